@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make help` lists the targets. Works as root, or as a user with sudo.
+PYTHON    ?= python3
+DEMO_ARGS ?=
+TEST_ARGS ?=
+SHELL     := /bin/bash
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint fuzz bench clean
+
+help:  ## this list
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## install the Debian packages that are missing, and both virtual environments
+	@scripts/setup.sh
+
+demo: setup  ## set up, then compare GRO on and off, the kernel's VXLAN and Open vSwitch (DEMO_ARGS=--quick: 45 s)
+	@scripts/as_root.sh .venv/bin/python -m experiments run overlay-gro $(DEMO_ARGS)
+
+test: setup lint  ## set up, check the style and the types, run all tests (TEST_ARGS goes to pytest)
+	@scripts/as_root.sh scripts/test.sh $(TEST_ARGS)
+
+lint: setup  ## ruff and mypy
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+
+fuzz: setup  ## the long tests: 10 million fuzzed frames and the like (nightly)
+	@scripts/as_root.sh env HYPOTHESIS_PROFILE=nightly .venv/bin/python -m pytest -m nightly -p no:cacheprovider --timeout=7200 $(TEST_ARGS)
+
+bench: setup  ## nanoseconds per frame and stage
+	@scripts/as_root.sh .venv/bin/python -m experiments bench
+
+clean:  ## remove the virtual environments and all caches (keeps runs/)
+	rm -rf .venv .venv-ryu .pytest_cache .hypothesis .mypy_cache .ruff_cache build ./*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs an experiment: starts the back ends, measures them in turn and in rounds, and fills the run folder.
+
+All back ends stay up for the whole run, since idle ones cost next to nothing; one is measured at a time. Each
+round measures every case once, in a seeded random order, so that a drift of the machine hits all alike.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from experiments import cpu, environment
+from experiments.errors import ExperimentError
+from experiments.iperf import Load, transfer
+from experiments.options import format_cores
+from experiments.peers.base import BackEnd, Servers, Variant
+from experiments.plan import Case, Experiment, Plan
+from experiments.progress import Reporter
+from experiments.summary import Sample, config_text, summarise
+from experiments.system import require_programs, require_root
+from experiments.validity import reasons_against
+
+RETRIES = 2  # of one disturbed run
+ALL_RETRIES = 6  # of an experiment, so that its length stays bounded
+ALL_RETRIES_QUICK = 2
+CALIBRATION_LOAD_S = 1
+MARKER = "config.json"  # a folder that has it is a run folder of ours
+
+
+class Harness:
+    """One run of an experiment into the folder `out`.
+
+    `options` are the values of the experiment's options.
+    """
+
+    def __init__(
+        self, experiment: Experiment, options: dict[str, Any], out: Path, reporter: Reporter, quick: bool
+    ) -> None:
+        self.experiment = experiment
+        self.options = options
+        self.out = out
+        self.reporter = reporter
+        self.quick = quick
+        self.plan: Plan = experiment.plan(options)
+        self.back_ends: dict[str, BackEnd] = {}
+        self.variants: dict[str, Variant] = {}  # the best, by config_text of the case
+        self.retries = ALL_RETRIES_QUICK if quick else ALL_RETRIES
+
+    def run(self) -> dict[str, Any]:
+        """Measure everything and return the summary, which is also in the run folder."""
+        require_root()
+        require_programs(["iperf3", *(name for kind in self.plan.back_ends for name in kind.programs)])
+        prepare_folder(self.out)
+        stamp = environment.stamp(self.options["seed"])
+        plain = printable(self.options)
+        write_json(self.out / MARKER, {"experiment": self.experiment.name, "quick": self.quick, **plain})
+        write_json(self.out / "environment.json", stamp)
+        with ExitStack() as stack:
+            self._start(stack)
+            self._calibrate()
+            rounds = self._measure()
+        chosen = {text: str(variant) for text, variant in self.variants.items()}
+        summary = summarise(self.experiment.name, stamp, plain, self.plan, rounds, chosen)
+        write_json(self.out / "summary.json", summary)
+        return summary
+
+    def _start(self, stack: ExitStack) -> None:
+        first, second = self.options["cores"]
+        servers = Servers(first, second, self.out / "logs")
+        servers.run_dir.mkdir()
+        for kind in self.plan.back_ends:
+            self.reporter.phase(f"starting {kind.name}")
+            back_end = kind(servers)
+            stack.callback(self._stop, back_end)
+            back_end.start()
+            self.back_ends[kind.name] = back_end
+
+    @staticmethod
+    def _stop(back_end: BackEnd) -> None:
+        with uninterrupted():
+            back_end.stop()
+
+    def _calibrate(self) -> None:
+        """Find the fastest variant of each case whose back end has several, so that peers are at their best.
+
+        A quick run tries a back end's quick variants with its last case only (the one with the most flows)
+        and takes the result for all its cases.
+        """
+        for name, back_end in self.back_ends.items():
+            cases = [case for case in self.plan.cases if case.back_end == name]
+            variants = back_end.quick_variants() if self.quick else back_end.variants()
+            for case in cases[-1:] if self.quick else cases:
+                best = self._fastest(back_end, variants, case) if len(variants) > 1 else variants[0]
+                for served in cases if self.quick else [case]:
+                    self.variants[config_text(served.config)] = best
+
+    def _fastest(self, back_end: BackEnd, variants: list[Variant], case: Case) -> Variant:
+        self.reporter.phase(f"looking for the fastest way to run {config_text(case.config)}")
+        load = replace(case.load, seconds=CALIBRATION_LOAD_S, warmup_s=0.25)
+        rates = {variant: self._rate(back_end, variant, case, load) for variant in variants}
+        plain = {str(variant): rate for variant, rate in rates.items()}
+        write_json(self.out / "raw" / f"{slug(case)}-calibration.json", plain)
+        return max(rates, key=lambda variant: rates[variant])
+
+    def _rate(self, back_end: BackEnd, variant: Variant, case: Case, load: Load) -> float:
+        back_end.use(variant)
+        back_end.prepare(case.config)
+        return transfer(*back_end.endpoints(), load).throughput_bps
+
+    def _measure(self) -> list[list[Sample]]:
+        order = random.Random(self.options["seed"])
+        rounds = []
+        self.reporter.expect(self.options["runs"] * len(self.plan.cases))
+        for number in range(self.options["runs"]):
+            cases = list(self.plan.cases)
+            order.shuffle(cases)
+            rounds.append([self._sample(case, number) for case in cases])
+        return rounds
+
+    def _sample(self, case: Case, number: int) -> Sample:
+        """Measure a case; when the run was disturbed, again, at most `RETRIES` times."""
+        for attempt in range(RETRIES + 1):
+            sample = self._attempt(case, number, attempt)
+            if sample.valid or not self.retries:
+                break
+            self.retries -= attempt < RETRIES
+        rate = f"{sample.transfer.throughput_bps / 1e9:.2f} Gbit/s"
+        flaw = "" if sample.valid else f", invalid: {'; '.join(sample.reasons)}"
+        self.reporter.finished(config_text(case.config), rate + flaw)
+        return sample
+
+    def _attempt(self, case: Case, number: int, attempt: int) -> Sample:
+        back_end = self.back_ends[case.back_end]
+        back_end.use(self.variants[config_text(case.config)])
+        back_end.prepare(case.config)
+        counters_before, cpu_before, began = back_end.counters(), cpu.snapshot(), time.monotonic()
+        moved = transfer(*back_end.endpoints(), case.load)
+        cpu_after, elapsed = cpu.snapshot(), time.monotonic() - began
+        counters_after = back_end.counters()
+        use = cpu.use_between(cpu_before, cpu_after, elapsed, os.getpid())
+        growth = {name: value - counters_before.get(name, 0) for name, value in counters_after.items()}
+        reasons = reasons_against(use, growth, self.options["other_cpu"])
+        sample = Sample(case, number, attempt, moved, use, growth, reasons)
+        record = {"config": case.config, "cpu": asdict(use), "reasons": reasons, "iperf3": moved.raw}
+        record |= {"counters_before": counters_before, "counters_after": counters_after}
+        write_json(self.out / "raw" / f"{slug(case)}-{number + 1}-{attempt + 1}.json", record)
+        return sample
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait: for removing what was built."""
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def prepare_folder(out: Path) -> None:
+    """Make the run folder; one of an earlier run is replaced, any other that is not empty is refused."""
+    if out.exists() and not out.is_dir():
+        raise ExperimentError(f"{out} is not a directory: give another with --out")
+    if out.exists() and any(out.iterdir()):
+        if not (out / MARKER).exists():
+            raise ExperimentError(
+                f"{out} is not empty and holds no earlier run: give another directory with --out"
+            )
+        shutil.rmtree(out)
+    try:
+        (out / "raw").mkdir(parents=True)
+    except OSError as error:
+        raise ExperimentError(f"cannot make the run folder {out}: {error.strerror}") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def printable(options: dict[str, Any]) -> dict[str, Any]:
+    """Option values as plain JSON, in the form in which they are given on the command line."""
+    plain = dict(options)
+    plain["cores"] = ",".join(format_cores(cores) for cores in options["cores"])
+    return plain
+
+
+def slug(case: Case) -> str:
+    return config_text(case.config).replace(" ", "-").replace("=", "-")

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One measurement with iperf3 between two endpoints, each a network namespace and a set of cores."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.errors import ExperimentError
+from experiments.system import listening, wait_until
+from topologies.processes import end, spawn
+
+PORT = 5301  # not iperf3's own 5201, where a VM's server may listen
+INTERVAL_S = 0.25  # of iperf3's reports: the warm-up is a multiple of it
+MARGIN_S = 10.0  # for connecting and exchanging results
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One end of a measurement. `pid`: a process in its network namespace; `cpus`: None for any core."""
+
+    pid: int
+    ip: str
+    cpus: frozenset[int] | None
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What one iperf3 run moved after its warm-up."""
+
+    throughput_bps: float  # TCP payload that the receiver got
+    retransmits: int
+    seconds: float
+    raw: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Load:
+    """How to load the path: `flows` TCP connections for `seconds`, the first `warmup_s` not counted."""
+
+    flows: int
+    seconds: int
+    warmup_s: float = 0.5
+    congestion: str = "cubic"
+
+
+def transfer(client: Endpoint, server: Endpoint, load: Load) -> Transfer:
+    """Send from `client` to `server` and return what arrived.
+
+    The server is started for this run and ends with it. iperf3's own warm-up option takes whole seconds only,
+    so the warm-up is left out of the sum of the receiver's intervals here.
+    """
+    interval = f"{INTERVAL_S:g}"
+    listener = spawn(
+        ["iperf3", "-s", "-1", "-J", "-i", interval, "-p", str(PORT)], pid=server.pid, cpus=server.cpus
+    )
+    try:
+        wait_until(
+            lambda: listening(server.pid, PORT) or listener.poll() is not None,
+            5,
+            "the iperf3 server did not start",
+        )
+        if listener.poll() is not None:
+            raise ExperimentError(f"the iperf3 server ended at once: TCP port {PORT} may be in use in the VM")
+        return parse(_client(client, server, load, interval), load)
+    finally:
+        end(listener)
+
+
+def _client(client: Endpoint, server: Endpoint, load: Load, interval: str) -> dict[str, Any]:
+    argv = ["iperf3", "-c", server.ip, "-p", str(PORT), "-t", str(load.seconds), "-P", str(load.flows)]
+    argv += ["-C", load.congestion, "-i", interval, "-J", "--get-server-output", "--connect-timeout", "3000"]
+    with tempfile.TemporaryFile() as output:
+        process = spawn(argv, pid=client.pid, cpus=client.cpus, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            process.wait(load.seconds + MARGIN_S)
+        except subprocess.TimeoutExpired:
+            raise ExperimentError(
+                f"iperf3 did not end {MARGIN_S:g} s after its time: no traffic passes"
+            ) from None
+        finally:
+            end(process)
+        output.seek(0)
+        text = output.read().decode(errors="replace")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise ExperimentError(f"iperf3 failed: {text.strip()[-300:] or 'it printed nothing'}") from None
+
+
+def parse(raw: dict[str, Any], load: Load) -> Transfer:
+    """The receiver's intervals after the warm-up, summed; retransmissions are the sender's."""
+    if "error" in raw:
+        raise ExperimentError(f"iperf3 failed: {raw['error']}")
+    received = _after(raw["server_output_json"]["intervals"], load.warmup_s)
+    sent = _after(raw["intervals"], load.warmup_s)
+    seconds = sum(interval["seconds"] for interval in received)
+    if not seconds:
+        raise ExperimentError(f"iperf3 reported nothing after the warm-up of {load.warmup_s:g} s")
+    return Transfer(
+        throughput_bps=8 * sum(interval["bytes"] for interval in received) / seconds,
+        retransmits=sum(interval.get("retransmits", 0) for interval in sent),
+        seconds=seconds,
+        raw=raw,
+    )
+
+
+def _after(intervals: list[dict[str, Any]], warmup_s: float) -> list[dict[str, Any]]:
+    """The sums of the intervals that begin after the warm-up; the last one may be a short rest, which counts
+    too.
+    """
+    sums = [interval["sum"] for interval in intervals]
+    return [total for total in sums if total["start"] >= warmup_s - INTERVAL_S / 10]

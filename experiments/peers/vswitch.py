@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The overlay by the switch: the topology `two_servers` with its controller, as a user runs it with Mininet.
+
+GRO is switched between runs as a user does it: by a new intent to the controller.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mininet.net import Mininet
+
+from experiments.iperf import Endpoint
+from experiments.peers.base import BackEnd, Servers
+from topologies.controllers import Orchestrator
+from topologies.lab import Lab
+from topologies.links import TapLink, WireLink
+from topologies.nodes import VM, VSwitch
+
+
+class VSwitchOverlay(BackEnd):
+    name = "vswitch"
+    programs = ("mnexec", "ip", "nsenter")
+
+    def __init__(self, servers: Servers) -> None:
+        super().__init__(servers)
+        self.net: Mininet | None = None
+        self.lab: Lab | None = None
+        self.gro: bool | None = None
+
+    def start(self) -> None:
+        self.lab = lab = Lab(run_dir=self.servers.run_dir / "vswitch")
+        self.net = net = Mininet(controller=None, build=False)
+        controller = net.addController("c0", Orchestrator, lab=lab)
+        cores = (self.servers.first, self.servers.second)
+        switches = [
+            net.addSwitch(f"s{n}", cls=VSwitch, cpu=min(cpus), lab=lab, batch=True)
+            for n, cpus in enumerate(cores, start=1)
+        ]
+        net.addLink(*switches, port1=1, port2=1, cls=WireLink)
+        for n, switch in enumerate(switches, start=1):
+            vm = net.addHost(f"vm{n}", cls=VM, lab=lab, iperf3=False, ip=f"10.0.0.{n}/24")
+            net.addLink(vm, switch, cls=TapLink)
+        net.start()
+        self.gro = controller.gro
+
+    def stop(self) -> None:
+        net, self.net = self.net, None
+        if net:
+            net.stop()
+        if self.lab:
+            self.lab.close()
+
+    def prepare(self, config: dict[str, Any]) -> None:
+        if self.lab and self.lab.orchestrator and config["gro"] != self.gro:
+            intent = self.lab.orchestrator.intent()
+            self.lab.orchestrator.set_intent({**intent, "offload": {"gro": config["gro"]}})
+            self.gro = config["gro"]
+
+    def endpoints(self) -> tuple[Endpoint, Endpoint]:
+        first, second = self._vms()
+        return (
+            Endpoint(first.pid, first.IP(), self.servers.first),
+            Endpoint(second.pid, second.IP(), self.servers.second),
+        )
+
+    def counters(self) -> dict[str, int]:
+        """The switches' counters by reason, each under its switch's name."""
+        if not self.lab:
+            return {}
+        counts: dict[str, int] = {}
+        for switch in self.lab.switches.values():
+            reasons = switch.control("counters")["reasons"]
+            counts |= {f"{switch.name}.{reason}": count for reason, count in reasons.items()}
+        return counts
+
+    def _vms(self) -> list[VM]:
+        assert self.lab
+        return list(self.lab.vms.values())

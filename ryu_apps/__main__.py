@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m ryu_apps`: run the overlay's controller or stock Ryu applications, or check an intent file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from ryu_apps import framework
+from vswitch.errors import VSwitchError
+
+OVERLAY = "ryu_apps.shim"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parse(arguments)
+    name = options.framework or framework.installed()
+    if name and not options.check:
+        framework.prepare(name)
+    try:
+        if options.intent:
+            _check(options.intent, report=options.check)
+        if options.check:
+            return 0
+        _check_free(options.listen, options.ofp_port, "--ofp-port")
+        _check_free(options.listen, options.rest_port, "--rest-port")
+        if name is None:
+            raise VSwitchError("neither Ryu nor os-ken is installed in this Python: use .venv-ryu/bin/python")
+    except VSwitchError as error:
+        print(f"ryu_apps: {error}", file=sys.stderr)
+        return 1
+    if options.intent:
+        os.environ["RYU_APPS_INTENT"] = options.intent
+    os.environ["RYU_APPS_REST"] = f"{options.listen}:{options.rest_port}"
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Nothing to save: switches keep their rules, and the next start compares.
+        signal.signal(number, lambda *_: os._exit(0))
+    framework.run(name, _apps(options), options.listen, options.ofp_port, options.rest_port)
+    return 0
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="ryu_apps", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--intent", metavar="FILE", help="the intent (YAML); runs the overlay's controller")
+    parser.add_argument(
+        "--check", action="store_true", help="only check the intent file; the exit status tells"
+    )
+    parser.add_argument(
+        "--app", metavar="MODULE", action="append", default=[], help="also run this application"
+    )
+    parser.add_argument(
+        "--listen", metavar="IP", default="127.0.0.1", help="address to listen on (%(default)s)"
+    )
+    parser.add_argument("--ofp-port", metavar="PORT", type=_port, default=6653, help="OpenFlow (%(default)s)")
+    parser.add_argument("--rest-port", metavar="PORT", type=_port, default=8080, help="REST (%(default)s)")
+    parser.add_argument(
+        "--framework", choices=(framework.RYU, framework.OS_KEN), help="which, if both are there"
+    )
+    options = parser.parse_args(arguments)
+    if options.check and not options.intent:
+        parser.error("--check needs --intent FILE")
+    if not options.intent and not options.app:
+        parser.error("give --intent FILE, or --app MODULE for stock applications")
+    return options
+
+
+def _port(text: str) -> int:
+    port = int(text) if text.isdigit() else 0
+    if not 1 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not a port (allowed: 1 to 65535)")
+    return port
+
+
+def _apps(options: argparse.Namespace) -> list[str]:
+    return [*([OVERLAY] if options.intent else []), *options.app]
+
+
+def _check(path: str, report: bool) -> None:
+    """Raise VSwitchError unless the file is an intent from which rules follow."""
+    from ryu_apps.core import intent as intents  # only now: framework.prepare() must come first
+    from ryu_apps.core.rules import desired_states
+
+    try:
+        text = Path(path).read_bytes()
+    except OSError as error:
+        raise VSwitchError(f"{path}: {error.strerror}") from error
+    try:
+        intent = intents.from_yaml(text)
+    except VSwitchError as error:
+        raise VSwitchError(f"{path}: {error}") from error
+    rules = sum(len(state.rules) for state in desired_states(intent).values())
+    if report:
+        print(
+            f"{path}: valid: {len(intent.virtual_networks)} virtual networks, {len(intent.servers)} servers, "
+            f"{len(intent.vms)} VMs, {rules} rules"
+        )
+
+
+def _check_free(host: str, port: int, option: str) -> None:
+    """Raise VSwitchError when something listens there. (Ryu would start all the same, and hear nothing.)"""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            probe.listen()
+    except OSError as error:
+        raise VSwitchError(f"cannot listen on {host} port {port} ({option}): {error.strerror}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

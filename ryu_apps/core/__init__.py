@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The controller without Ryu: intent -> desired state of each switch -> difference to what is there. Pure."""

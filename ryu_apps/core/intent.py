@@ -1,0 +1,413 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the user wants: virtual networks, servers, VMs, tunnels, offloads. Read from YAML and checked as a
+whole.
+
+Every mistake is a `ConfigError` of one sentence that names the path to the wrong value and says what is
+allowed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+from collections.abc import Callable, Iterable, Iterator
+from itertools import combinations
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+
+from vswitch.errors import ConfigError
+from vswitch.openflow import spec
+
+MAX_VNI = (1 << 24) - 1
+MAX_DPID = (1 << 64) - 1
+MAX_QUEUE = 255
+FORMATS = ("vxlan",)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A mapping of the intent file with these keys and no other."""
+
+
+class VirtualNetwork(_Section, frozen=True):
+    """An isolated layer-2 network. vni: its identifier in the tunnel header, 24 bits."""
+
+    vni: int
+
+
+class Server(_Section, frozen=True):
+    """An emulated server: one switch. A server whose networks are all its own needs no underlay."""
+
+    dpid: int
+    underlay_ip: str | None = None
+    uplink_port: int | None = None
+
+
+class VM(_Section, frozen=True):
+    """A virtual machine. port: the switch port its vNIC is on. ip: IPv4 or IPv6, if it is known."""
+
+    server: str
+    port: int
+    network: str
+    mac: str
+    ip: str | None = None
+
+
+class TunnelPolicy(_Section, frozen=True):
+    """How packets travel between servers. format: a row of the switches' table of tunnel formats."""
+
+    format: str = "vxlan"
+
+
+class OffloadOverride(_Section, frozen=True):
+    """GRO of one receive queue, against the general setting."""
+
+    server: str
+    port: int
+    gro: bool
+    queue: int = 0
+
+
+class OffloadPolicy(_Section, frozen=True):
+    """gro: coalesce what arrives from the other servers."""
+
+    gro: bool = True
+    overrides: tuple[OffloadOverride, ...] = ()
+
+
+class Intent(_Section, frozen=True):
+    """The whole file. Made by `parse`, `from_yaml` or `from_object`; an `Intent` that exists is valid."""
+
+    virtual_networks: dict[str, VirtualNetwork] = {}
+    servers: dict[str, Server] = {}
+    vms: dict[str, VM] = {}
+    tunnel: TunnelPolicy = TunnelPolicy()
+    offload: OffloadPolicy = OffloadPolicy()
+    proactive_reverse: bool = True
+
+    def server_of(self, dpid: int) -> str | None:
+        """The name of the server whose switch has this datapath id."""
+        return next((name for name, server in self.servers.items() if server.dpid == dpid), None)
+
+    def networks_of(self, server: str) -> set[str]:
+        """The virtual networks that have a VM on this server."""
+        return {vm.network for vm in self.vms.values() if vm.server == server}
+
+    def revision(self) -> int:
+        """A number of 48 bits that tells one intent from another, the same after a restart of the
+        controller."""
+        text = msgspec.json.encode(self, order="deterministic")
+        return int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
+
+    def to_object(self) -> dict[str, Any]:
+        """The intent as plain mappings, as YAML or JSON has them."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
+
+
+def from_yaml(text: str | bytes) -> Intent:
+    """The intent of a YAML (or JSON) document. Raises ConfigError."""
+    try:
+        document = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "the document"
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError("intent", f"{place}: {problem}", "YAML or JSON") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError("intent", "is not text in UTF-8", "YAML or JSON") from error
+    return from_object({} if document is None else document)
+
+
+def from_object(document: object) -> Intent:
+    """The intent of plain mappings. Raises ConfigError."""
+    sections = _mapping("intent", document)
+    known = Intent.__struct_fields__
+    for key in sections:
+        if key not in known:
+            raise ConfigError(str(key), "is not a known key", _listing(known))
+    intent = Intent(
+        virtual_networks=_entries("virtual_networks", sections, VirtualNetwork),
+        servers=_entries("servers", sections, Server),
+        vms=_entries("vms", sections, VM),
+        tunnel=_convert("tunnel", sections.get("tunnel", {}), TunnelPolicy),
+        offload=_convert("offload", sections.get("offload", {}), OffloadPolicy),
+        proactive_reverse=_convert("proactive_reverse", sections.get("proactive_reverse", True), bool),
+    )
+    intent = _canonical(intent)
+    for check in _CHECKS:
+        check(intent)
+    return intent
+
+
+# ---- from plain objects to structures ----
+
+_T = TypeVar("_T")
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key given twice is an error and 00:00:00:00:00:01 is a text, not a number to
+    base 60."""
+
+
+def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys: set[Any] = set()
+    for key_node, _ in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(None, None, "a key is not a name", key_node.start_mark)
+        key = loader.construct_object(key_node)
+        if key in keys:
+            raise yaml.constructor.ConstructorError(None, None, f"{key} is given twice", key_node.start_mark)
+        keys.add(key)
+    mapping: dict[Any, Any] = loader.construct_mapping(node, deep=True)
+    return mapping
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, regexp)
+        for tag, regexp in resolvers
+        if tag.rpartition(":")[2] not in ("int", "float", "timestamp")
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"[-+]?(0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)$"), list("-+0123456789")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?$"), list("-+0123456789")
+)
+
+
+def _mapping(path: str, value: object) -> dict[Any, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(path, f"is {_kind(value)}", "a mapping of names")
+    return value
+
+
+def _entries(section: str, sections: dict[Any, Any], kind: type[_T]) -> dict[str, _T]:
+    """A section that maps names to entries of one kind."""
+    entries = {}
+    for name, value in _mapping(section, sections.get(section, {})).items():
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"{section}.{name}", "is not a name", "letters, digits, and _ . - after the first"
+            )
+        entries[name] = _convert(f"{section}.{name}", value, kind)
+    return entries
+
+
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a mapping",
+    "null": "nothing",
+}
+_WRONG_TYPE = re.compile(r"Expected `([^`]+)`(?:, got `([^`]+)`)?")
+_UNKNOWN_KEY = re.compile(r"Object contains unknown field `([^`]*)`")
+_MISSING_KEY = re.compile(r"Object missing required field `([^`]*)`")
+
+
+def _convert(path: str, value: object, kind: type[_T]) -> _T:
+    """`value` as `kind`; msgspec's complaint is put in our words."""
+    if kind is not bool:
+        _mapping(path, value)
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        problem, _, place = str(error).partition(" - at `$")
+        path += place.rstrip("`")
+        if match := _UNKNOWN_KEY.match(problem):
+            raise ConfigError(
+                f"{path}.{match[1]}", "is not a known key", _listing(_keys(kind, place))
+            ) from error
+        if match := _MISSING_KEY.match(problem):
+            raise ConfigError(f"{path}.{match[1]}", "is missing", "a value must be given") from error
+        if match := _WRONG_TYPE.match(problem):
+            expected = " or ".join(_KINDS.get(part.strip(), part.strip()) for part in match[1].split("|"))
+            got = _KINDS.get(match[2] or "", "something else")
+            raise ConfigError(path, f"is {got}", expected) from error
+        raise ConfigError(path, problem[:1].lower() + problem[1:]) from error
+
+
+def _keys(kind: type, place: str) -> tuple[str, ...]:
+    """The keys that a mapping at `place` below a value of `kind` may have."""
+    structure = OffloadOverride if place.startswith(".overrides") else kind
+    return getattr(structure, "__struct_fields__", ())
+
+
+def _kind(value: object) -> str:
+    names = {dict: "a mapping", list: "a list", str: "a text", bool: "true or false", int: "a whole number"}
+    return "empty" if value is None else names.get(type(value), "a number")
+
+
+def _listing(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+# ---- values in their usual form ----
+
+
+def _canonical(intent: Intent) -> Intent:
+    """The same intent with addresses in their usual form. Raises ConfigError on what is no address."""
+    servers = {
+        name: msgspec.structs.replace(
+            server,
+            underlay_ip=server.underlay_ip
+            and _underlay_ip(f"servers.{name}.underlay_ip", server.underlay_ip),
+        )
+        for name, server in intent.servers.items()
+    }
+    vms = {
+        name: msgspec.structs.replace(
+            vm, mac=_mac(f"vms.{name}.mac", vm.mac), ip=vm.ip and _ip(f"vms.{name}.ip", vm.ip)
+        )
+        for name, vm in intent.vms.items()
+    }
+    return msgspec.structs.replace(intent, servers=servers, vms=vms)
+
+
+def _underlay_ip(path: str, text: str) -> str:
+    try:
+        address = ipaddress.IPv4Address(text)
+    except ValueError:
+        raise ConfigError(
+            path, f"{text!r} is not an address", "an IPv4 address such as 192.168.0.1"
+        ) from None
+    if address.is_multicast or address.is_unspecified or address == ipaddress.IPv4Address("255.255.255.255"):
+        raise ConfigError(path, f"{text} is not the address of one server", "a unicast IPv4 address")
+    return str(address)
+
+
+def _ip(path: str, text: str) -> str:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        raise ConfigError(
+            path, f"{text!r} is not an address", "an IPv4 or IPv6 address without prefix length"
+        ) from None
+    if address.is_multicast or address.is_unspecified:
+        raise ConfigError(path, f"{text} is not the address of one VM", "a unicast address")
+    return str(address)
+
+
+def _mac(path: str, text: str) -> str:
+    address = text.lower().replace("-", ":")
+    if not _MAC.fullmatch(address):
+        raise ConfigError(path, f"{text!r} is not a MAC address", "six bytes such as 00:00:00:00:00:01")
+    if int(address[:2], 16) & 1 or address == "00:00:00:00:00:00":
+        raise ConfigError(path, f"{text} is not the address of one vNIC", "a unicast MAC address")
+    return address
+
+
+# ---- what must hold between values ----
+
+
+def _in_range(path: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ConfigError(path, f"{value} is out of range", f"{low} to {high}")
+
+
+def _unique(values: Iterable[tuple[str, object, str]]) -> None:
+    """values: (path, identity, what to call it). The first one that was there before is an error."""
+    seen: dict[object, str] = {}
+    for path, identity, label in values:
+        if identity in seen:
+            raise ConfigError(path, f"{label} is also that of {seen[identity]}", "each only once")
+        seen[identity] = path.rpartition(".")[0]
+
+
+def _known(path: str, name: str, names: Iterable[str], what: str) -> None:
+    names = sorted(names)
+    if name not in names:
+        raise ConfigError(path, f"there is no {what} {name!r}", _listing(names))
+
+
+def _check_networks(intent: Intent) -> None:
+    for name, network in intent.virtual_networks.items():
+        _in_range(f"virtual_networks.{name}.vni", network.vni, 1, MAX_VNI)
+    _unique((f"virtual_networks.{n}.vni", v.vni, f"{v.vni}") for n, v in intent.virtual_networks.items())
+
+
+def _check_servers(intent: Intent) -> None:
+    for name, server in intent.servers.items():
+        _in_range(f"servers.{name}.dpid", server.dpid, 1, MAX_DPID)
+        if server.uplink_port is not None:
+            _in_range(f"servers.{name}.uplink_port", server.uplink_port, 1, spec.TUNNEL_PORT_BASE - 1)
+    _unique((f"servers.{n}.dpid", s.dpid, f"{s.dpid:#x}") for n, s in intent.servers.items())
+    _unique((f"servers.{n}.underlay_ip", s.underlay_ip, f"{s.underlay_ip}")
+            for n, s in intent.servers.items() if s.underlay_ip)  # fmt: skip
+
+
+def _check_vms(intent: Intent) -> None:
+    for name, vm in intent.vms.items():
+        _known(f"vms.{name}.server", vm.server, intent.servers, "server")
+        _known(f"vms.{name}.network", vm.network, intent.virtual_networks, "virtual network")
+        _in_range(f"vms.{name}.port", vm.port, 1, spec.TUNNEL_PORT_BASE - 1)
+    _unique(_port_uses(intent))
+    _unique((f"vms.{n}.mac", (v.network, v.mac), f"{v.mac} (in {v.network})") for n, v in intent.vms.items())
+    _unique(
+        (f"vms.{n}.ip", (v.network, v.ip), f"{v.ip} (in {v.network})") for n, v in intent.vms.items() if v.ip
+    )
+
+
+def _port_uses(intent: Intent) -> Iterator[tuple[str, object, str]]:
+    for name, server in intent.servers.items():
+        if server.uplink_port is not None:
+            yield f"servers.{name}.uplink_port", (name, server.uplink_port), f"{server.uplink_port}"
+    for name, vm in intent.vms.items():
+        yield f"vms.{name}.port", (vm.server, vm.port), f"{vm.port} (on {vm.server})"
+
+
+def _check_tunnels(intent: Intent) -> None:
+    if intent.tunnel.format not in FORMATS:
+        raise ConfigError(
+            "tunnel.format", f"{intent.tunnel.format!r} is not a known format", _listing(FORMATS)
+        )
+    for one, other in combinations(intent.servers, 2):
+        shared = intent.networks_of(one) & intent.networks_of(other)
+        for name, peer in ((one, other), (other, one)):
+            for key in ("underlay_ip", "uplink_port"):
+                if shared and getattr(intent.servers[name], key) is None:
+                    raise ConfigError(
+                        f"servers.{name}.{key}",
+                        f"is missing, and virtual network {min(shared)} has VMs on {name} and on {peer}",
+                        "a value must be given",
+                    )
+
+
+def _check_offload(intent: Intent) -> None:
+    paths = []
+    for index, override in enumerate(intent.offload.overrides):
+        path = f"offload.overrides[{index}]"
+        _known(f"{path}.server", override.server, intent.servers, "server")
+        _in_range(f"{path}.port", override.port, 1, spec.TUNNEL_PORT_BASE - 1)
+        _in_range(f"{path}.queue", override.queue, 0, MAX_QUEUE)
+        ports = {vm.port for vm in intent.vms.values() if vm.server == override.server}
+        ports |= {intent.servers[override.server].uplink_port or 0} - {0}
+        if override.port not in ports:
+            raise ConfigError(
+                f"{path}.port",
+                f"{override.server} has no port {override.port}",
+                _listing(map(str, sorted(ports))),
+            )
+        identity = (override.server, override.port, override.queue)
+        paths.append((f"{path}.queue", identity, f"queue {override.queue} of port {override.port}"))
+    _unique(paths)
+
+
+_CHECKS: tuple[Callable[[Intent], None], ...] = (
+    _check_networks,
+    _check_servers,
+    _check_vms,
+    _check_tunnels,
+    _check_offload,
+)

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the intent to the desired state of each switch: tunnels, rules, GRO settings.
+
+Each server's switch holds the whole forwarding table of the virtual networks that have a VM on it: a
+unicast packet goes straight to the server of its destination, and one for a MAC address that no VM has is
+dropped. Broadcast and multicast are replicated by the sender's switch (head-end replication): to its own
+VMs of the network and once to each server that has others. What came through a tunnel is flooded to local
+VMs only, so no packet can go round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ryu_apps.core.intent import Intent
+from vswitch.openflow import spec
+from vswitch.openflow.actions import Action, Output, SetField
+from vswitch.openflow.experimenter import TunnelAdd
+from vswitch.openflow.instructions import ApplyActions, GotoTable, Instruction, Instructions, WriteMetadata
+from vswitch.openflow.oxm import BY_NAME, Canonical, Match, Oxm
+from vswitch.openflow.spec import Cookie, Priority, Table
+
+MULTICAST = (0x0100_0000_0000, 0x0100_0000_0000)
+"""(value, mask) of eth_dst: the group bit, that is broadcast and multicast."""
+
+COOKIE = 0x4F << 56
+COOKIE_MASK = 0xFF << 56
+"""The cookies of all our rules (spec.Cookie) and of no other application's."""
+
+MAX_INDEXED_DPID = 0xFFFF
+
+RuleKey = tuple[int, int, Canonical]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One OpenFlow rule. Two rules with the same key cannot both be in a switch."""
+
+    table: int
+    priority: int
+    match: Match
+    instructions: Instructions
+    cookie: int
+
+    @property
+    def key(self) -> RuleKey:
+        return self.table, self.priority, self.match.canonical
+
+    def same_effect(self, other: Rule) -> bool:
+        """True when a switch that has `other` need not be told this rule."""
+        return self.cookie == other.cookie and set(self.instructions.items) == set(other.instructions.items)
+
+    def __str__(self) -> str:
+        match = str(self.match) or "any"
+        return f"table {self.table} priority {self.priority} {match} -> {self.instructions}"
+
+
+@dataclass(frozen=True)
+class SwitchState:
+    """What a switch is to hold, or holds.
+
+    tunnels: by port number; None when a switch has one there whose settings it did not tell.
+    gro: by (port, queue); gro_default is what queues that are not named have.
+    """
+
+    rules: dict[RuleKey, Rule] = field(default_factory=dict)
+    tunnels: dict[int, TunnelAdd | None] = field(default_factory=dict)
+    gro: dict[tuple[int, int], bool] = field(default_factory=dict)
+    gro_default: bool = True
+
+
+def desired_states(intent: Intent) -> dict[str, SwitchState]:
+    """The state of every server's switch, by server name."""
+    return {server: desired_state(intent, server) for server in intent.servers}
+
+
+def desired_state(intent: Intent, server: str) -> SwitchState:
+    """The state of the switch of one server. Raises spec.SpecError if a rule does not fit its table."""
+    rules: dict[RuleKey, Rule] = {}
+    for rule in _rules(intent, server):
+        spec.check(rule.table, rule.match, rule.instructions)
+        rules[rule.key] = rule
+    tunnels: dict[int, TunnelAdd | None] = {tunnel.port_no: tunnel for tunnel in _tunnels(intent, server)}
+    return SwitchState(rules, tunnels, _gro(intent, server), intent.offload.gro)
+
+
+def tunnel_port(intent: Intent, remote: str) -> int:
+    """The number of the tunnel port to `remote`, the same on all switches.
+
+    It follows from the remote's datapath id, so that a server that comes or goes does not renumber the
+    others; only when a datapath id is above MAX_INDEXED_DPID it follows from its rank.
+    """
+    dpids = sorted(server.dpid for server in intent.servers.values())
+    dpid = intent.servers[remote].dpid
+    return spec.TUNNEL_PORT_BASE + (dpid if dpids[-1] <= MAX_INDEXED_DPID else dpids.index(dpid))
+
+
+def peers(intent: Intent, server: str, network: str | None = None) -> list[str]:
+    """The other servers that share `network` (None: any virtual network) with `server`."""
+    ours = intent.networks_of(server) if network is None else intent.networks_of(server) & {network}
+    return [other for other in intent.servers if other != server and intent.networks_of(other) & ours]
+
+
+# ---- tunnels and offloads ----
+
+
+def _tunnels(intent: Intent, server: str) -> Iterator[TunnelAdd]:
+    local = intent.servers[server]
+    for peer in peers(intent, server):
+        remote = intent.servers[peer]
+        # intent._check_tunnels: servers that share a network have both.
+        assert local.underlay_ip and local.uplink_port and remote.underlay_ip and remote.uplink_port
+        port_no = tunnel_port(intent, peer)
+        yield TunnelAdd(
+            port_no=port_no,
+            name=f"tun{port_no}",
+            format=intent.tunnel.format,
+            local_ip=local.underlay_ip,
+            remote_ip=remote.underlay_ip,
+            local_mac=spec.port_mac(local.dpid, local.uplink_port),
+            remote_mac=spec.port_mac(remote.dpid, remote.uplink_port),
+            uplink_port=local.uplink_port,
+        )
+
+
+def _gro(intent: Intent, server: str) -> dict[tuple[int, int], bool]:
+    uplink = intent.servers[server].uplink_port
+    gro = {} if uplink is None else {(uplink, 0): intent.offload.gro}
+    for override in intent.offload.overrides:
+        if override.server == server:
+            gro[override.port, override.queue] = override.gro
+    return gro
+
+
+# ---- rules, in the order in which a packet meets them ----
+
+
+def _rules(intent: Intent, server: str) -> Iterator[Rule]:
+    networks = sorted(intent.networks_of(server))
+    if networks:
+        yield _rule(Table.POLICY, Priority.DEFAULT, Match.of(), Cookie.POLICY, 0, GotoTable(Table.FORWARDING))
+    for network in networks:
+        yield from _classification(intent, server, network)
+        yield from _forwarding(intent, server, network)
+        yield from _output(intent, server, network)
+
+
+def _classification(intent: Intent, server: str, network: str) -> Iterator[Rule]:
+    vni = intent.virtual_networks[network].vni
+    enter = WriteMetadata(*spec.vni_metadata(vni)), GotoTable(Table.POLICY)
+    for port in _local_ports(intent, server, network):
+        yield _rule(
+            Table.CLASSIFICATION, Priority.DEFAULT, Match.of(in_port=port), Cookie.CLASSIFY_PORT, vni, *enter
+        )
+    for port in _tunnel_ports(intent, server, network):
+        match = Match.of(in_port=port, tunnel_id=vni)
+        yield _rule(Table.CLASSIFICATION, Priority.DEFAULT, match, Cookie.CLASSIFY_TUNNEL, vni, *enter)
+
+
+def _forwarding(intent: Intent, server: str, network: str) -> Iterator[Rule]:
+    vni = intent.virtual_networks[network].vni
+    metadata = spec.vni_metadata(vni)
+    for vm in intent.vms.values():
+        if vm.network == network:
+            next_hop = vm.port if vm.server == server else tunnel_port(intent, vm.server)
+            match = Match.of(metadata=metadata, eth_dst=int(vm.mac.replace(":", ""), 16))
+            yield _rule(
+                Table.FORWARDING, Priority.HOST, match, Cookie.FORWARD_UNICAST, vni, *_to_next_hop(next_hop)
+            )
+    match = Match.of(metadata=metadata, eth_dst=MULTICAST)
+    flood = _to_next_hop(spec.FLOOD_NEXT_HOP)
+    yield _rule(Table.FORWARDING, Priority.FLOOD, match, Cookie.FORWARD_FLOOD, vni, *flood)
+
+
+def _output(intent: Intent, server: str, network: str) -> Iterator[Rule]:
+    vni = intent.virtual_networks[network].vni
+    local = tuple(Output(port) for port in _local_ports(intent, server, network))
+    tunnels = tuple(Output(port) for port in _tunnel_ports(intent, server, network))
+    set_tunnel = SetField(Oxm(BY_NAME["tunnel_id"], vni))
+
+    def rule(next_hop: int, *actions: Action, priority: int = Priority.DEFAULT, **in_port: int) -> Rule:
+        match = Match.of(metadata=spec.output_metadata(vni, next_hop), **in_port)
+        return _rule(Table.OUTPUT, priority, match, Cookie.OUTPUT, vni, ApplyActions(actions))
+
+    for output in local:
+        yield rule(output.port, output)
+    for output in tunnels:
+        yield rule(output.port, set_tunnel, output)
+    # A switch never outputs to in_port, so the sender is left out of these without a rule for each.
+    remote: tuple[Action, ...] = (set_tunnel, *tunnels) if tunnels else ()
+    yield rule(spec.FLOOD_NEXT_HOP, *local, *remote)
+    for output in tunnels:
+        yield rule(spec.FLOOD_NEXT_HOP, *local, priority=Priority.FLOOD, in_port=output.port)
+
+
+def _rule(
+    table: int, priority: int, match: Match, kind: Cookie, vni: int, *instructions: Instruction
+) -> Rule:
+    return Rule(int(table), int(priority), match, Instructions.of(*instructions), spec.cookie(kind, vni))
+
+
+def _to_next_hop(next_hop: int) -> tuple[WriteMetadata, GotoTable]:
+    return WriteMetadata(*spec.next_hop_metadata(next_hop)), GotoTable(Table.OUTPUT)
+
+
+def _local_ports(intent: Intent, server: str, network: str) -> list[int]:
+    return sorted(vm.port for vm in intent.vms.values() if vm.server == server and vm.network == network)
+
+
+def _tunnel_ports(intent: Intent, server: str, network: str) -> list[int]:
+    return sorted(tunnel_port(intent, peer) for peer in peers(intent, server, network))

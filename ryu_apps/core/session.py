@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeping one connected switch as it should be. Sans-IO: what it said comes in, messages to send come out.
+
+DISCOVERING --capabilities and rules known--> APPLYING --barrier reply--> SYNCED
+                                                 ^________update()___________|
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Union
+
+from ryu_apps.core.plan import AddRule, DeleteRule, Step, apply, plan
+from ryu_apps.core.rules import Rule, SwitchState
+from vswitch.openflow.experimenter import CapabilitiesReply, CapabilitiesRequest, IntentRevision
+
+
+@dataclass(frozen=True)
+class RulesRequest:
+    """Ask for all rules with our cookies."""
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """Ask to be told when everything before it is done; its reply stands for this revision."""
+
+    revision: int
+
+
+Message = Union[Step, CapabilitiesRequest, RulesRequest, Barrier, IntentRevision]
+
+
+class State(enum.Enum):
+    DISCOVERING = "discovering"  # what the switch holds is not known yet
+    APPLYING = "applying"  # the steps are sent, the barrier reply is awaited
+    SYNCED = "synced"  # the switch holds what it should
+
+
+class SwitchSession:
+    """From the connection of a switch to its end.
+
+    desired: what the switch is to hold for `revision` of the intent.
+    errors: sentences, since the last change of the intent; with one, the revision is not reported as held.
+    """
+
+    def __init__(self, desired: SwitchState, revision: int) -> None:
+        self.desired = desired
+        self.revision = revision
+        self.synced_revision: int | None = None
+        self.state = State.DISCOVERING
+        self.errors: list[str] = []
+        self._held = SwitchState()  # what the switch has, as far as we know
+        self._capabilities: CapabilitiesReply | None = None
+        self._rules_known = False
+
+    def start(self) -> list[Message]:
+        return [CapabilitiesRequest(), RulesRequest()]
+
+    def capabilities(self, reply: CapabilitiesReply) -> list[Message]:
+        self._capabilities = reply
+        self._held = replace(self._held, tunnels=dict.fromkeys(reply.tunnels))
+        return self._discovered()
+
+    def rules(self, rules: Iterable[Rule], more: bool) -> list[Message]:
+        """A part of the answer to RulesRequest; more: others follow."""
+        self._held.rules.update({rule.key: rule for rule in rules})
+        self._rules_known = not more
+        return self._discovered()
+
+    def update(self, desired: SwitchState, revision: int) -> list[Message]:
+        """The intent changed."""
+        self.desired, self.revision, self.errors = desired, revision, []
+        return [] if self.state is State.DISCOVERING else self._apply()
+
+    def barrier_reply(self, barrier: Barrier) -> list[Message]:
+        if barrier.revision != self.revision or self.errors:
+            return []  # of an intent that has changed since, or with rules missing
+        self.state = State.SYNCED
+        self.synced_revision = self.revision
+        return [IntentRevision(self.revision)]
+
+    def refused(self, message: Message | None, reason: str) -> None:
+        """The switch answered `message` (None: it is not known which) with an error."""
+        self.errors.append(f"{reason}, in answer to {describe(message)}")
+        if isinstance(message, CapabilitiesRequest):
+            self.errors.append("the switch does not know the offload messages: it is not a VSwitch")
+        elif isinstance(message, AddRule):
+            self._held.rules.pop(message.rule.key, None)
+        self.synced_revision = None
+
+    def _discovered(self) -> list[Message]:
+        if self._capabilities is None or not self._rules_known or self.state is not State.DISCOVERING:
+            return []
+        return self._apply()
+
+    def _apply(self) -> list[Message]:
+        steps = plan(self._held, self.desired)
+        self._held = apply(self._held, steps)
+        self.state = State.APPLYING
+        self.synced_revision = None
+        self._check_formats()
+        return [*steps, Barrier(self.revision)]
+
+    def _check_formats(self) -> None:
+        assert self._capabilities is not None  # _apply comes after it
+        formats = {tunnel.format for tunnel in self.desired.tunnels.values() if tunnel}
+        for unknown in sorted(formats - set(self._capabilities.formats)):
+            known = ", ".join(self._capabilities.formats) or "none"
+            self.errors.append(f"the switch has no tunnel format {unknown!r} (it has: {known})")
+
+
+def describe(message: Message | None) -> str:
+    """A message as the log and /status show it."""
+    if isinstance(message, AddRule):
+        return f"adding {message.rule}"
+    if isinstance(message, DeleteRule):
+        return f"deleting {message.rule}"
+    return "an unknown message" if message is None else str(message)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place that imports Ryu or os-ken, its maintained fork: which of them runs decides, Ryu by default.
+
+`run()` starts their application manager; `ryu_apps.shim` takes what it needs of them from here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import warnings
+from typing import Any
+
+RYU, OS_KEN = "ryu", "os_ken"
+
+
+def running() -> str:
+    """The framework whose manager runs. (An `except ImportError` would hide what Ryu itself fails to
+    import.)"""
+    return OS_KEN if f"{OS_KEN}.base.app_manager" in sys.modules else RYU
+
+
+def installed() -> str | None:
+    """The framework to start; None when there is none."""
+    return next((name for name in (RYU, OS_KEN) if importlib.util.find_spec(name)), None)
+
+
+def load(module: str) -> Any:
+    """A module of the running framework, e.g. load("lib.hub")."""
+    return importlib.import_module(f"{running()}.{module}")
+
+
+def has(module: str) -> bool:
+    """True when the running framework has this module (os-ken has no app.wsgi)."""
+    return importlib.util.find_spec(f"{running()}.{module}") is not None
+
+
+def application_class() -> Any:
+    """The base class of applications."""
+    return load("base.app_manager").OSKenApp if running() == OS_KEN else load("base.app_manager").RyuApp
+
+
+def prepare(framework: str) -> None:
+    """Make the process ready for the framework's green threads; before imports that make locks."""
+    warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")
+    if framework == RYU:
+        import eventlet.wsgi
+
+        if not hasattr(eventlet.wsgi, "ALREADY_HANDLED"):
+            # Ryu 4.34 imports it; eventlet dropped it in 0.30.3. Only an identity is asked of it.
+            eventlet.wsgi.ALREADY_HANDLED = object()
+    os.environ.setdefault(
+        "OSKEN_HUB_TYPE", "eventlet"
+    )  # os-ken 4 can do with threads, but misses lost connections
+    importlib.import_module(f"{framework}.lib.hub").patch(thread=True)
+
+
+def run(framework: str, apps: list[str], host: str, ofp_port: int, rest_port: int) -> None:
+    """Run applications until the process is ended; after prepare()."""
+    arguments = ["--ofp-listen-host", host, "--ofp-tcp-listen-port", str(ofp_port)]
+    if framework == OS_KEN:
+        _run_os_ken(apps, arguments)
+    else:
+        from ryu.cmd.manager import main
+
+        main(args=[*arguments, "--wsapi-host", host, "--wsapi-port", str(rest_port), *apps], prog="ryu_apps")
+
+
+def _run_os_ken(apps: list[str], arguments: list[str]) -> None:
+    """os-ken 4 has no manager any more; what Ryu's does is not much."""
+    manager = importlib.import_module("os_ken.base.app_manager")  # registers the options too
+    log = importlib.import_module("os_ken.log")
+    log.early_init_log()
+    importlib.import_module("os_ken.cfg").CONF(args=arguments, project="os_ken", prog="ryu_apps")
+    log.init_log()
+    manager.AppManager.run_apps(apps or ["os_ken.controller.ofp_handler"])

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From one state of a switch to another, by the difference and in a safe order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ryu_apps.core.intent import Intent, from_object
+from ryu_apps.core.lookup import outputs
+from ryu_apps.core.plan import AddRule, DeleteRule, apply, plan
+from ryu_apps.core.rules import SwitchState, desired_state
+from tests.controller.strategies import intents
+from vswitch.openflow.experimenter import GroSet, TunnelAdd, TunnelDelete
+
+states = intents().map(lambda intent: desired_state(intent, next(iter(intent.servers))))
+
+
+@given(states, states)
+def test_leads_to_the_wanted_state(old: SwitchState, new: SwitchState) -> None:
+    reached = apply(old, plan(old, new))
+    assert reached.rules == new.rules
+    assert reached.tunnels == new.tunnels
+    for queue in old.gro | new.gro:
+        assert reached.gro[queue] == new.gro.get(queue, new.gro_default)
+    assert plan(reached, new) == []
+
+
+@given(states)
+def test_nothing_to_do_for_the_same_state(state: SwitchState) -> None:
+    assert plan(state, state) == []
+
+
+@given(states)
+def test_from_nothing_and_back(state: SwitchState) -> None:
+    built = apply(SwitchState(), plan(SwitchState(), state))
+    assert built.rules == state.rules
+    emptied = apply(built, plan(built, SwitchState()))
+    assert (emptied.rules, emptied.tunnels) == ({}, {})
+
+
+@given(states, states)
+def test_touches_only_what_differs(old: SwitchState, new: SwitchState) -> None:
+    kept = {key for key, rule in new.rules.items() if old.rules.get(key) == rule}
+    for step in plan(old, new):
+        if isinstance(step, (AddRule, DeleteRule)):
+            assert step.rule.key not in kept
+
+
+@given(states, states)
+def test_no_step_leaves_a_rule_without_what_it_leads_to(old: SwitchState, new: SwitchState) -> None:
+    """New rules appear after their tunnels, from the last table to the first; old ones go the other way."""
+    steps = plan(old, new)
+    added = [step.rule.table for step in steps if isinstance(step, AddRule)]
+    deleted = [step.rule.table for step in steps if isinstance(step, DeleteRule)]
+    assert added == sorted(added, reverse=True)
+    assert deleted == sorted(deleted)
+    order = [type(step) for step in steps if not isinstance(step, (GroSet, TunnelDelete))]
+    assert order == sorted(order, key=[TunnelAdd, AddRule, DeleteRule].index)
+
+
+@given(intents(), st.data())
+def test_what_both_intents_want_works_after_every_step(intent: Intent, data: st.DataObject) -> None:
+    """A VM goes away; the others' packets take the same way throughout."""
+    if not intent.vms:
+        return
+    gone = data.draw(st.sampled_from(sorted(intent.vms)))
+    server = intent.vms[gone].server
+    smaller = replace_vms(intent, gone)
+    state, new = desired_state(intent, server), desired_state(smaller, server)
+    kept = [vm for vm in smaller.vms.values() if vm.server == server]
+    ways = {}
+    for vm in kept:
+        for other in smaller.vms.values():
+            if other.network == vm.network and other.mac != vm.mac:
+                packet = (vm.port, int(other.mac.replace(":", ""), 16))
+                ways[packet] = outputs(state, in_port=packet[0], eth_dst=packet[1])
+    for step in plan(state, new):
+        state = apply(state, [step])
+        for (port, eth_dst), way in ways.items():
+            assert outputs(state, in_port=port, eth_dst=eth_dst) == way
+
+
+def replace_vms(intent: Intent, gone: str) -> Intent:
+    document = intent.to_object()
+    del document["vms"][gone]
+    document["offload"]["overrides"] = []
+    return from_object(document)
+
+
+def tunnel(port_no: int, remote: int, uplink_port: int = 1) -> TunnelAdd:
+    return TunnelAdd(
+        port_no=port_no,
+        name=f"tun{port_no}",
+        format="vxlan",
+        local_ip="192.168.0.1",
+        remote_ip=f"192.168.0.{remote}",
+        local_mac="02:00:00:00:00:01",
+        remote_mac="02:00:00:00:00:02",
+        uplink_port=uplink_port,
+    )
+
+
+def test_a_tunnel_that_changes_is_replaced_in_one_step() -> None:
+    old, new = tunnel(1002, 2), tunnel(1002, 2, uplink_port=7)
+    assert plan(SwitchState(tunnels={1002: old}), SwitchState(tunnels={1002: new})) == [new]
+
+
+def test_a_remote_that_gets_another_port_loses_the_old_one_first() -> None:
+    steps = plan(SwitchState(tunnels={1002: tunnel(1002, 2)}), SwitchState(tunnels={1003: tunnel(1003, 2)}))
+    assert steps == [TunnelDelete(port_no=1002), tunnel(1003, 2)]
+
+
+def test_a_tunnel_of_unknown_settings_is_sent_again_if_wanted_and_removed_if_not() -> None:
+    old = SwitchState(tunnels={1002: None, 1003: None})
+    assert plan(old, SwitchState(tunnels={1002: tunnel(1002, 2)})) == [
+        TunnelDelete(port_no=1003),
+        tunnel(1002, 2),
+    ]
+
+
+def test_a_queue_that_is_no_longer_named_goes_back_to_the_default() -> None:
+    old = SwitchState(gro={(1, 0): True, (1, 3): False})
+    assert plan(old, SwitchState(gro={(1, 0): True})) == [GroSet(port_no=1, queue=3, enabled=True)]
+    off = SwitchState(gro={(1, 0): False}, gro_default=False)
+    assert plan(old, off) == [GroSet(port_no=1, queue=0, enabled=False)]
+
+
+@given(states)
+def test_a_rule_with_other_instructions_is_put_in_its_place(state: SwitchState) -> None:
+    for key, rule in state.rules.items():
+        other = replace(rule, cookie=rule.cookie ^ 1)
+        assert plan(replace(state, rules=state.rules | {key: other}), state) == [AddRule(rule)]

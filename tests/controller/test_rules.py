@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules, judged by what packets do: who reaches whom through the fake network."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ryu_apps.core.intent import Intent, from_object
+from ryu_apps.core.lookup import Exit, outputs, receivers
+from ryu_apps.core.rules import COOKIE, COOKIE_MASK, desired_state, desired_states, tunnel_port
+from tests.controller.strategies import intents
+from vswitch.openflow.experimenter import from_wire, to_wire
+from vswitch.openflow.oxm import Match
+
+BROADCAST = 0xFFFF_FFFF_FFFF
+
+
+def mac(intent: Intent, vm: str) -> int:
+    return int(intent.vms[vm].mac.replace(":", ""), 16)
+
+
+def two_servers(**sections: object) -> Intent:
+    return from_object(
+        {
+            "virtual_networks": {"blue": {"vni": 42}},
+            "servers": {
+                "s1": {"dpid": 1, "underlay_ip": "192.168.0.1", "uplink_port": 1},
+                "s2": {"dpid": 2, "underlay_ip": "192.168.0.2", "uplink_port": 1},
+            },
+            "vms": {
+                "vm1": {"server": "s1", "port": 2, "network": "blue", "mac": "00:00:00:00:00:01"},
+                "vm2": {"server": "s2", "port": 2, "network": "blue", "mac": "00:00:00:00:00:02"},
+                "vm3": {"server": "s1", "port": 3, "network": "blue", "mac": "00:00:00:00:00:03"},
+            },
+            **sections,
+        }
+    )
+
+
+@given(intents())
+def test_unicast_reaches_the_vm_of_the_same_network_once_and_no_other(intent: Intent) -> None:
+    states = desired_states(intent)
+    for sender, one in intent.vms.items():
+        for receiver, other in intent.vms.items():
+            if sender == receiver:
+                continue
+            in_same = one.network == other.network
+            # An address may exist in the sender's network too: then that VM, and only it, is meant.
+            namesake = [
+                name
+                for name, vm in intent.vms.items()
+                if vm.network == one.network and vm.mac == other.mac and name != sender
+            ]
+            expected = [receiver] if in_same else namesake
+            assert receivers(intent, states, sender, mac(intent, receiver)) == expected
+
+
+@given(intents(), st.sampled_from([BROADCAST, 0x0100_5E00_0001, 0x3333_0000_0001]))
+def test_flood_reaches_each_other_vm_of_the_network_exactly_once(intent: Intent, eth_dst: int) -> None:
+    states = desired_states(intent)
+    for sender, one in intent.vms.items():
+        others = sorted(
+            name for name, vm in intent.vms.items() if vm.network == one.network and name != sender
+        )
+        assert receivers(intent, states, sender, eth_dst) == others
+
+
+@given(intents())
+def test_unknown_unicast_goes_nowhere(intent: Intent) -> None:
+    states = desired_states(intent)
+    for sender in intent.vms:
+        assert receivers(intent, states, sender, 0x0200_0000_0099) == []
+
+
+@given(intents())
+def test_only_tunnels_and_vms_are_believed(intent: Intent) -> None:
+    """A packet from the uplink itself, an unknown port, or a tunnel with a foreign VNI goes nowhere."""
+    for name, state in desired_states(intent).items():
+        for vm in intent.vms.values():
+            eth_dst = int(vm.mac.replace(":", ""), 16)
+            assert outputs(state, in_port=intent.servers[name].uplink_port or 0, eth_dst=eth_dst) == []
+            assert outputs(state, in_port=999, eth_dst=eth_dst) == []
+            for port in state.tunnels:
+                assert outputs(state, in_port=port, tunnel_id=0, eth_dst=eth_dst) == []
+
+
+@given(intents())
+def test_no_packet_matches_two_rules_of_one_priority(intent: Intent) -> None:
+    for state in desired_states(intent).values():
+        for one, other in combinations(state.rules.values(), 2):
+            if (one.table, one.priority) == (other.table, other.priority):
+                assert not overlap(one.match, other.match), f"{one} and {other}"
+
+
+def overlap(one: Match, other: Match) -> bool:
+    """True when a packet can match both."""
+    fields = {number: (value, mask) for number, value, mask in other.canonical}
+    return all(
+        (value ^ fields[number][0]) & mask & fields[number][1] == 0
+        for number, value, mask in one.canonical
+        if number in fields
+    )
+
+
+@given(intents())
+def test_all_our_rules_carry_our_cookie(intent: Intent) -> None:
+    for state in desired_states(intent).values():
+        assert all(rule.cookie & COOKIE_MASK == COOKIE for rule in state.rules.values())
+
+
+@given(intents())
+def test_tunnels_are_a_full_mesh_of_the_servers_that_share_a_network(intent: Intent) -> None:
+    states = desired_states(intent)
+    for one in intent.servers:
+        for other in intent.servers:
+            share = one != other and bool(intent.networks_of(one) & intent.networks_of(other))
+            tunnel = states[one].tunnels.get(tunnel_port(intent, other))
+            assert (tunnel is not None) == share
+            if tunnel:
+                back = states[other].tunnels[tunnel_port(intent, one)]
+                assert back
+                assert (tunnel.local_ip, tunnel.remote_ip) == (back.remote_ip, back.local_ip)
+                assert (tunnel.local_mac, tunnel.remote_mac) == (back.remote_mac, back.local_mac)
+                assert from_wire(*to_wire(tunnel)) == tunnel  # the switch accepts it
+
+
+def test_tunnel_addresses_are_those_of_the_uplinks() -> None:
+    (tunnel,) = desired_state(two_servers(), "s1").tunnels.values()
+    assert tunnel
+    assert tunnel.port_no == 1002
+    assert (tunnel.local_ip, tunnel.remote_ip) == ("192.168.0.1", "192.168.0.2")
+    assert (tunnel.local_mac, tunnel.remote_mac) == ("02:4f:00:00:01:01", "02:4f:00:00:02:01")
+    assert tunnel.uplink_port == 1
+
+
+def test_the_sender_floods_for_all_and_the_receiver_for_its_own() -> None:
+    state = desired_state(two_servers(), "s1")
+    assert outputs(state, in_port=2, eth_dst=BROADCAST) == [Exit(3, 0), Exit(1002, 42)]
+    assert outputs(state, in_port=1002, tunnel_id=42, eth_dst=BROADCAST) == [Exit(2, 42), Exit(3, 42)]
+
+
+def test_large_datapath_ids_still_give_small_tunnel_ports() -> None:
+    intent = from_object(
+        {"servers": {"a": {"dpid": 0xFFFF_FFFF_0000_0002}, "b": {"dpid": 5}, "c": {"dpid": 0x10000}}}
+    )
+    assert [tunnel_port(intent, name) for name in "abc"] == [1002, 1000, 1001]
+
+
+def test_gro_is_set_on_the_uplink_and_overridden_by_queue() -> None:
+    offload = {"gro": True, "overrides": [{"server": "s1", "port": 1, "queue": 2, "gro": False}]}
+    intent = two_servers(offload=offload)
+    assert desired_state(intent, "s1").gro == {(1, 0): True, (1, 2): False}
+    assert desired_state(intent, "s2").gro == {(1, 0): True}

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m experiments`: a sentence for each thing that a user can get wrong, and the right exit status."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from experiments import system
+from experiments.__main__ import main
+from experiments.errors import ExperimentError
+from experiments.options import parse_options, server_cores
+from experiments.overlay_gro import EXPERIMENT
+from experiments.system import require_programs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nope"], "unknown experiment 'nope': there is overlay-gro"),
+        (["overlay-gro", "speed=1"], "unknown option 'speed': the options are runs, "),
+        (["overlay-gro", "runs"], "'runs' is not an option: write key=value"),
+        (["overlay-gro", "runs=0"], "runs=0: must be a whole number from 1 to 1000"),
+        (["overlay-gro", "runs=x"], "runs=x: must be a whole number"),
+        (["overlay-gro", "flows=1,200"], "flows=1,200: must be a whole number from 1 to 128"),
+        (["overlay-gro", "cores=0"], "cores=0: must give the cores of both servers"),
+        (["overlay-gro", "cores=0,4096"], "cores=0,4096: core 4096 is not available here"),
+        (["overlay-gro", "switches=hub"], "switches=hub: must be one of vswitch, kernel, ovs-userspace"),
+        (["overlay-gro", "other_cpu=-1"], "other_cpu=-1: must be a number from 0"),
+        (["overlay-gro", "seconds=1", "warmup=1"], "warmup must be shorter than seconds"),
+    ],
+)
+def test_a_wrong_word_is_one_sentence(arguments, sentence, capsys, tmp_path):
+    assert main(["run", *arguments, "--out", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"experiments: {sentence}")
+    assert printed.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_not_root(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert main(["run", "overlay-gro", "--out", str(tmp_path / "out")]) == 1
+    assert "run this as root, e.g. with sudo" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_program_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(system.shutil, "which", lambda name: None)
+    with pytest.raises(ExperimentError, match=r"iperf3, mnexec not found: .*apt-get install iperf3 mininet$"):
+        require_programs(["iperf3", "mnexec"])
+
+
+def test_a_folder_with_something_else_is_refused(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(system.shutil, "which", lambda name: name)
+    (tmp_path / "thesis.tex").write_text("…")
+    assert main(["run", "overlay-gro", "--out", str(tmp_path)]) == 1
+    assert "is not empty and holds no earlier run" in capsys.readouterr().err
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_report_of_nothing(capsys, tmp_path):
+    assert main(["report", str(tmp_path)]) == 1
+    assert "summary.json does not exist" in capsys.readouterr().err
+
+
+def test_usage_errors_are_status_2():
+    for arguments in (["frobnicate"], ["run"], ["run", "overlay-gro", "--fast"]):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert end.value.code == 2
+
+
+def test_list_names_every_option(capsys):
+    assert main(["list"]) == 0
+    printed = capsys.readouterr().out
+    assert "overlay-gro: " in printed
+    assert all(f"    {key} " in printed for key in EXPERIMENT.options)
+
+
+def test_quick_has_defaults_of_its_own():
+    quick, full = (parse_options(EXPERIMENT.options, ["flows=2"], quick) for quick in (True, False))
+    assert quick["runs"] < full["runs"]
+    assert quick["flows"] == full["flows"] == (2,)
+
+
+def test_several_cores_per_server():
+    core = min(os.sched_getaffinity(0))
+    assert server_cores(f"{core},{core}") == (frozenset({core}), frozenset({core}))

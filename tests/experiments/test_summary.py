@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""summary.json: the contract that scripts rely on (schema, keys, validity)."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from experiments.report import markdown_table, plot, table_rows
+from experiments.summary import summarise
+from tests.experiments.samples import ENVIRONMENT, overlay_plan, rounds, sample
+
+
+def summary_of(plan, samples, variants=None):
+    summary = summarise("overlay-gro", ENVIRONMENT, {"runs": 5}, plan, samples, variants or {})
+    return json.loads(json.dumps(summary))  # it must be plain JSON
+
+
+def row_of(summary, **config):
+    (row,) = [
+        row
+        for row in summary["rows"]
+        if row["metric"] == "throughput_bps" and config.items() <= row["config"].items()
+    ]
+    return row
+
+
+def test_the_contract():
+    plan = overlay_plan()
+    summary = summary_of(plan, rounds(plan))
+    assert summary["experiment"] == "overlay-gro"
+    assert (summary["valid"], summary["invalid_reasons"]) == (True, [])
+    assert summary["environment"] == ENVIRONMENT
+    row = row_of(summary, switch="vswitch", gro=True, flows=1)
+    assert row["config"] == {"switch": "vswitch", "encap": "vxlan", "gro": True, "flows": 1}
+    assert (row["median"], row["low"], row["high"]) == pytest.approx((15e9, 12e9, 18e9))
+    assert (row["runs"], row["valid"], row["confidence"]) == (5, True, 0.9375)
+    assert {row["metric"] for row in summary["rows"]} == {"throughput_bps", "retransmits", "cpu_cores"}
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        ("gro on / off, vxlan, 1 flow", 3),
+        ("vswitch / kernel, vxlan, 1 flow", 1.5),
+        ("vswitch / ovs-userspace, vxlan, 1 flow", 15),
+        ("vswitch / kernel, vxlan, 4 flows", 1.5),
+    ],
+)
+def test_ratios_by_name(label, expected):
+    plan = overlay_plan()
+    ratio = summary_of(plan, rounds(plan))["ratios"][label]
+    assert (ratio["median"], ratio["low"], ratio["high"]) == pytest.approx((expected,) * 3)
+
+
+def test_an_invalid_run_is_out_of_the_numbers_and_makes_the_experiment_invalid():
+    plan = overlay_plan(runs=3)
+    samples = rounds(plan, (1.0, 1.0, 1.0))
+    case = plan.cases[0]
+    samples[1][0] = sample(case, 1, speed=0.1, reasons=("others used 0.50 of a core (allowed: 0.05)",))
+    summary = summary_of(plan, samples)
+    assert not summary["valid"]
+    assert summary["invalid_reasons"] == [
+        "vswitch vxlan gro=on 1 flow: 1 of 3 runs invalid: others used 0.50 of a core (allowed: 0.05)"
+    ]
+    row = row_of(summary, switch="vswitch", gro=True, flows=1)
+    assert (row["runs"], row["valid"], row["low"]) == (2, False, 15e9)
+    assert row_of(summary, switch="kernel", flows=1)["valid"]
+    assert summary["ratios"]["gro on / off, vxlan, 1 flow"]["runs"] == 2
+
+
+def test_a_row_without_valid_runs_shows_what_was_measured():
+    plan = overlay_plan(switches=("kernel",), flows=(1,))
+    summary = summary_of(plan, [[sample(plan.cases[0], 0, reasons=("late",))]])
+    row = row_of(summary, switch="kernel")
+    assert (row["runs"], row["valid"], row["median"]) == (1, False, 10e9)
+
+
+def test_the_plan_has_only_the_chosen_switches():
+    plan = overlay_plan(switches=("kernel", "ovs-userspace"), flows=(2,))
+    assert [case.config["switch"] for case in plan.cases] == ["kernel", "ovs-userspace"]
+    assert [ratio.label for ratio in plan.ratios] == ["ovs-userspace / kernel, vxlan, 2 flows"]
+
+
+def test_the_table_compares_with_the_kernel():
+    plan = overlay_plan(flows=(1,))
+    rows = table_rows(summary_of(plan, rounds(plan)))
+    assert rows[0] == (
+        "vswitch", "on", "1", "15.00", "12.00 - 18.00", "1.50 (1.50 - 1.50)", "0", "1.50", "5",
+    )  # fmt: skip
+    assert rows[2][5] == "1"
+    assert markdown_table(rows).count("\n") == len(rows) + 2
+
+
+def test_the_table_marks_invalid_rows():
+    plan = overlay_plan(switches=("kernel",), flows=(1,))
+    rows = table_rows(summary_of(plan, [[sample(plan.cases[0], 0, reasons=("late",))]]))
+    assert rows[0][-1] == "1 INVALID"
+
+
+def test_plots_are_written_in_both_formats(tmp_path):
+    plan = overlay_plan()
+    plot(summary_of(plan, rounds(plan)), "a title", tmp_path)
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert "a title" in (tmp_path / "plot.svg").read_text()

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user can get wrong in a lab: one sentence each, before anything is started, and nothing is left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
+from mininet.net import Mininet
+from mininet.node import Node, Switch
+
+from tests.mininet.mn_cli import TWO_SERVERS, run_mn
+from topologies import controllers, lab
+from topologies.controllers import Orchestrator
+from topologies.errors import LabError
+from topologies.lab import Lab
+from topologies.links import TapLink, WireLink
+from topologies.nodes import VM, VSwitch
+from topologies.topos import TwoServers
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def net():
+    network = Mininet(controller=None)
+    yield network
+    network.stop()
+    Lab.close_current()
+
+
+def test_mtu_too_large_for_the_wire(overlay):
+    network = overlay(tap={"mtu": 1451})
+    with pytest.raises(LabError) as error:
+        network.start()
+    assert str(error.value) == (
+        "vm1: an MTU of 1451 does not fit the wire s1-eth1<->s2-eth1 of MTU 1500: "
+        "at most 1450 does, as vxlan adds 50 bytes"
+    )
+
+
+def test_a_larger_wire_takes_a_larger_mtu(overlay):
+    network = overlay(wire={"mtu": 9000}, tap={"mtu": 8950})
+    network.net.build()
+    network.lab.validate()
+
+
+@pytest.mark.parametrize(
+    ("vm", "sentence"),
+    [
+        (
+            {"mac": "00:00:00:00:00:01"},
+            "vm1 and vm2 in network blue have the same MAC address 00:00:00:00:00:01",
+        ),
+        ({"ip": "10.0.0.7/8"}, "vm1 and vm2 in network blue have the same IP address 10.0.0.7"),
+    ],
+)
+def test_duplicate_addresses(overlay, vm, sentence):
+    network = overlay(vm=vm)
+    network.net.build()
+    with pytest.raises(LabError, match=f"^{sentence}$"):
+        network.start()
+
+
+def test_tenants_may_overlap(net):
+    """The same addresses in two virtual networks are what an overlay is for."""
+    switch = net.addSwitch("s1", cls=VSwitch)
+    for name, network in (("vm1", "blue"), ("vm2", "red")):
+        vm = net.addHost(name, cls=VM, network=network, ip="10.0.0.1/8", mac="00:00:00:00:00:01")
+        net.addLink(vm, switch, cls=TapLink)
+    net.addController("c0", Orchestrator)
+    net.build()
+    switch.lab.validate()
+    assert switch.lab.intent()["virtual_networks"] == {"blue": {"vni": 42}, "red": {"vni": 43}}
+
+
+def test_one_network_has_one_number(net):
+    switch = net.addSwitch("s1", cls=VSwitch)
+    net.addController("c0", Orchestrator)
+    for name, vni in (("vm1", 7), ("vm2", 8)):
+        net.addLink(net.addHost(name, cls=VM, vni=vni), switch, cls=TapLink)
+    net.build()
+    with pytest.raises(LabError, match=r"^vm2: network blue has VNI 7, not 8$"):
+        switch.lab.intent()
+
+
+def test_a_name_over_the_interface_limit(net):
+    vm = net.addHost("averylongname", cls=VM)
+    with pytest.raises(
+        LabError, match=r"^averylongname-eth0 has 18 characters, and an interface's name at most 15"
+    ):
+        net.addLink(vm, net.addSwitch("s1", cls=VSwitch), cls=TapLink)
+
+
+def test_a_plain_link_at_the_switch(net):
+    switch = net.addSwitch("s1", cls=VSwitch)
+    net.addLink(net.addHost("h1"), switch)
+    with pytest.raises(
+        LabError, match=r"^s1-eth1: this kind of link cannot end at the switch s1: use TapLink"
+    ):
+        net.start()
+
+
+def test_links_know_what_they_join(net):
+    s1, vm1 = net.addSwitch("s1", cls=VSwitch), net.addHost("vm1", cls=VM)
+    with pytest.raises(LabError, match=r"^vm1-s1: a WireLink joins two VSwitches"):
+        net.addLink(vm1, s1, cls=WireLink)
+    with pytest.raises(LabError, match=r"^s1-s2: a TapLink joins a VM and a VSwitch"):
+        net.addLink(s1, net.addSwitch("s2", cls=VSwitch), cls=TapLink)
+
+
+def test_a_vm_has_one_taplink(net):
+    s1, vm1 = net.addSwitch("s1", cls=VSwitch), net.addHost("vm1", cls=VM)
+    net.addLink(vm1, s1, cls=TapLink)
+    with pytest.raises(LabError, match=r"^vm1 has a TapLink to s1 already"):
+        net.addLink(vm1, s1, cls=TapLink)
+
+
+def test_an_unknown_wire_setting(net):
+    switches = [net.addSwitch(name, cls=VSwitch) for name in ("s1", "s2")]
+    with pytest.raises(
+        LabError, match=r"^s1-eth1-s2-eth1: a wire has no setting 'speed'; it has bw, delay, "
+    ):
+        net.addLink(*switches, cls=WireLink, speed=10)
+
+
+def test_an_impossible_mtu(net):
+    switches = [net.addSwitch(name, cls=VSwitch) for name in ("s1", "s2")]
+    with pytest.raises(LabError, match=r"an MTU of 70000 is out of range: it is from 68 to 65535$"):
+        net.addLink(*switches, cls=WireLink, mtu=70000)
+
+
+def test_equal_datapath_ids(net):
+    net.addSwitch("s1", cls=VSwitch)
+    with pytest.raises(LabError, match=r"^s1 and t1 have the same datapath id 1$"):
+        net.addSwitch("t1", cls=VSwitch)
+
+
+def test_two_networks_in_one_lab(net):
+    net.addSwitch("s1", cls=VSwitch)
+    other = Mininet(controller=None)
+    with pytest.raises(LabError, match=r"^there is a node s1 in this lab already: .* lab=Lab\(\)"):
+        other.addSwitch("s1", cls=VSwitch)
+
+
+def test_a_controllers_port_in_use(net):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        port = listener.getsockname()[1]
+        with pytest.raises(LabError, match=f"^TCP port {port} of 127.0.0.1 is in use: "):
+            net.addController("c0", Orchestrator, port=port)
+        with pytest.raises(LabError, match=f"^TCP port {port} of 127.0.0.1 is in use: "):
+            net.addController("c0", Orchestrator, rest_port=port)
+
+
+def test_a_missing_intent_file(net):
+    with pytest.raises(LabError, match=r"^c0: there is no intent file /nowhere/intent\.yaml$"):
+        net.addController("c0", Orchestrator, intent="/nowhere/intent.yaml")
+
+
+def test_an_intent_that_the_controller_refuses(overlay, tmp_path):
+    intent = tmp_path / "intent.yaml"
+    intent.write_text("virtual_networks: {blue: {vni: 99999999}}\n")
+    network = overlay(controller={"intent": str(intent)})
+    with pytest.raises(LabError, match=r"^c0 ended while it was starting: .*vni"):
+        network.start()
+
+
+def test_the_controllers_python_is_missing(overlay, monkeypatch):
+    monkeypatch.setenv(controllers.PYTHON_VARIABLE, "/nowhere/python")
+    with pytest.raises(
+        LabError, match=r"^the controller's Python /nowhere/python does not exist: run `make setup`"
+    ):
+        overlay().start()
+
+
+@pytest.mark.parametrize("program", lab.PROGRAMS)
+def test_a_missing_program(monkeypatch, program):
+    which = shutil.which
+    monkeypatch.setattr(lab.shutil, "which", lambda name: None if name == program else which(name))
+    with pytest.raises(LabError, match=f"^{program} not found: install it, on Debian with: apt-get install "):
+        Lab()
+
+
+def test_not_root(monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(LabError, match=r"run this as root, e.g. with sudo$"):
+        Lab()
+
+
+def test_mn_prints_the_sentence_and_nothing_else_of_it():
+    result = run_mn(*TWO_SERVERS[:1], "two_servers,mtu=40", *TWO_SERVERS[2:])
+    assert result.returncode == 1
+    assert "*** Error: s1-eth1-s2-eth1: an MTU of 40 is out of range" in result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    assert "Cleaning up" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("topo", "sentence"),
+    [
+        ("two_servers,vms=0", "two_servers: vms=0: a server has from 1 to 100 VMs"),
+        ("two_servers,colour=red", "a wire has no setting 'colour'"),
+    ],
+)
+def test_a_wrong_parameter_of_the_topology(topo, sentence):
+    result = run_mn("--topo", topo, *TWO_SERVERS[2:])
+    assert (result.returncode, sentence in result.stderr) == (1, True), result.stderr
+
+
+def test_the_topology_without_our_switch():
+    with pytest.raises(
+        LabError, match=r"^s1-s2: a WireLink joins two VSwitches: start mn with --switch vswitch$"
+    ):
+        Mininet(topo=TwoServers(), switch=Switch, controller=None)
+    Lab.close_current()
+    for node in Node.outToNode.values():
+        if node.shell:
+            node.terminate()
+
+
+def test_a_script_that_ends_with_an_error_leaves_nothing():
+    """Without `finally: net.stop()`: the lab ends with its process."""
+    script = (
+        "from mininet.net import Mininet\n"
+        "from topologies.nodes import VM, VSwitch\nfrom topologies.links import TapLink\n"
+        "net = Mininet(controller=None)\n"
+        "net.addLink(net.addHost('vm1', cls=VM), net.addSwitch('s1', cls=VSwitch), cls=TapLink)\n"
+        "print(net['s1'].lab.run_dir, net['s1'].lab.wire_dir)\nnet.build()\n1 / 0\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "ZeroDivisionError" in result.stderr
+    assert not any(os.path.exists(path) for path in result.stdout.split())

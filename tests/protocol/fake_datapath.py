@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A datapath in plain Python, for tests of the agent: what the compiled one must do, slowly."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import Counter
+from dataclasses import dataclass, field
+
+from vswitch.errors import ConfigError
+from vswitch.flow import (
+    FRAG_FIRST,
+    FRAG_LATER,
+    VLAN_PRESENT,
+    Controller,
+    FlowKey,
+    FlowStats,
+    Output,
+    PortCounters,
+    PortInfo,
+    Punt,
+    PuntReason,
+    SetTunnel,
+)
+from vswitch.openflow.spec import port_mac
+
+
+@dataclass
+class Entry:
+    program: tuple
+    idle_timeout_s: float
+    packets: int = 0
+    bytes: int = 0
+    last_used_ns: int = 0
+
+    @property
+    def stats(self):
+        return FlowStats(self.packets, self.bytes, self.last_used_ns)
+
+
+@dataclass
+class Sent:
+    """A frame that left through a port."""
+
+    port: int
+    frame: bytes
+    tunnel_id: int = 0
+
+
+@dataclass
+class FakeClock:
+    now_ns: int = 1_000_000_000
+
+    def __call__(self):
+        return self.now_ns
+
+    def advance(self, seconds):
+        self.now_ns += int(seconds * 1e9)
+
+
+def tap(port_no, name=None, up=True):
+    mac = bytes.fromhex(port_mac(1, port_no).replace(":", ""))
+    return PortInfo(port_no, name or f"tap{port_no}", "tap", mac, 1500, up, "", PortCounters())
+
+
+@dataclass
+class FakeDatapath:
+    clock: FakeClock
+    infos: dict = field(default_factory=lambda: {n: tap(n) for n in (1, 2, 3)})
+    entries: dict = field(default_factory=dict)
+    sent: list = field(default_factory=list)
+    discarded: list = field(default_factory=list)
+    gro: dict = field(default_factory=dict)
+    wires: dict = field(default_factory=dict)
+    installs: int = 0
+    drains: int = 0
+
+    def __post_init__(self):
+        self.punt_fd = os.eventfd(0, os.EFD_NONBLOCK)
+        self._punts = []
+        self._held = {}
+        self._next_packet = 1
+        self._evicted = []
+        self._ports_touched = False
+
+    # --- the wire side, for tests ---
+
+    def receive(self, port, frame, tunnel_id=0):
+        """A frame arrives."""
+        key = self.key_of(frame, port, tunnel_id)
+        counters = self.infos[port].counters if port in self.infos else PortCounters()
+        if port in self.infos:
+            rx = counters._replace(
+                rx_packets=counters.rx_packets + 1, rx_bytes=counters.rx_bytes + len(frame)
+            )
+            self.infos[port] = self.infos[port]._replace(counters=rx)
+        entry = self.entries.get(key)
+        if entry is None:
+            self._punt(PuntReason.MISS, key, frame)
+            return
+        entry.packets += 1
+        entry.bytes += len(frame)
+        entry.last_used_ns = self.clock()
+        self._run(entry.program, key, frame)
+        if any(isinstance(action, Controller) for action in entry.program):
+            self._punt(PuntReason.ACTION, key, frame)
+
+    def idle_out(self):
+        """Entries that were idle too long end."""
+        for key, entry in list(self.entries.items()):
+            last_ns = entry.last_used_ns or self.clock()
+            if entry.idle_timeout_s and self.clock() - last_ns >= entry.idle_timeout_s * 1e9:
+                del self.entries[key]
+                self._evicted.append((key, entry.stats))
+
+    def evict(self, key):
+        self._evicted.append((key, self.entries.pop(key).stats))
+
+    def set_up(self, port, up):
+        self.infos[port] = self.infos[port]._replace(up=up)
+        self._ports_touched = True
+
+    def take_sent(self):
+        sent, self.sent = self.sent, []
+        return sent
+
+    @property
+    def held(self):
+        """Packets that nobody has disposed of yet."""
+        return len(self._held)
+
+    def _punt(self, reason, key, frame):
+        self._held[self._next_packet] = (key, frame)
+        self._punts.append(Punt(reason, key, frame, self._next_packet))
+        self._next_packet += 1
+        os.eventfd_write(self.punt_fd, 1)
+
+    def _run(self, program, key, frame):
+        tunnel_id = key.tunnel_id
+        for action in program:
+            if isinstance(action, SetTunnel):
+                tunnel_id = action.tunnel_id
+            elif isinstance(action, Output):
+                self._output(action.port, frame, tunnel_id)
+
+    def _output(self, port, frame, tunnel_id):
+        info = self.infos.get(port)
+        if info is None or not info.up:
+            return
+        counters = info.counters
+        tx = counters._replace(tx_packets=counters.tx_packets + 1, tx_bytes=counters.tx_bytes + len(frame))
+        self.infos[port] = info._replace(counters=tx)
+        self.sent.append(Sent(port, frame, tunnel_id if info.kind == "tunnel" else 0))
+
+    # --- the facade ---
+
+    def poll_punts(self, limit=64):
+        punts, self._punts = self._punts[:limit], self._punts[limit:]
+        if not self._punts:
+            try:
+                os.eventfd_read(self.punt_fd)
+            except BlockingIOError:
+                pass
+        return punts
+
+    def key_of(self, frame, in_port=0, tunnel_id=0):
+        return parse(frame, in_port, tunnel_id)
+
+    def install(self, key, program, idle_timeout_s=0):
+        self.installs += 1
+        if key in self.entries:
+            self.entries[key].program = program
+            self.entries[key].idle_timeout_s = idle_timeout_s
+        else:
+            self.entries[key] = Entry(program, idle_timeout_s)
+
+    def remove(self, key):
+        self.entries.pop(key, None)
+
+    def execute(self, packet, program):
+        key, frame = self._held.pop(packet)
+        self._run(program, key, frame)
+
+    def discard(self, packet, reason):
+        self._held.pop(packet)
+        self.discarded.append(reason)
+
+    def send(self, frame, program, in_port=0, tunnel_id=0):
+        self._run(program, parse(frame, in_port, tunnel_id), frame)
+
+    async def drained(self):
+        self.drains += 1
+
+    def flow_stats(self, keys=None):
+        wanted = self.entries if keys is None else [key for key in keys if key in self.entries]
+        return {key: self.entries[key].stats for key in wanted}
+
+    def evicted(self):
+        evicted, self._evicted = self._evicted, []
+        return evicted
+
+    def ports(self):
+        return list(self.infos.values())
+
+    def refresh_ports(self):
+        touched, self._ports_touched = self._ports_touched, False
+        return touched
+
+    def counters(self):
+        return dict(Counter(reason.name.lower() for reason in self.discarded))
+
+    def capabilities(self):
+        return {"version": "0.1.0", "formats": ["vxlan"], "queues": 1, "workers": 1}
+
+    def set_gro(self, port_no, queue, enabled):
+        if port_no not in self.infos:
+            raise ConfigError("port_no", f"there is no port {port_no}")
+        self.gro[port_no, queue] = enabled
+
+    def set_wire(self, port_no, **settings):
+        if self.infos[port_no].kind != "wire":
+            raise ConfigError("port", f"port {port_no} is no wire")
+        self.wires.setdefault(port_no, {}).update(settings)
+
+    def add_tunnel(self, port_no, name, format, local_ip, remote_ip, local_mac, remote_mac, uplink_port):
+        if format != "vxlan":
+            raise ConfigError("format", f"{format!r} is not known", "vxlan")
+        self.infos[port_no] = PortInfo(
+            port_no, name, "tunnel", bytes(6), 1450, True, remote_ip, PortCounters()
+        )
+
+    def remove_tunnel(self, port_no):
+        del self.infos[port_no]
+
+
+def parse(frame, in_port=0, tunnel_id=0):
+    """The flow key of a frame, the slow and obvious way."""
+    eth_dst, eth_src = int.from_bytes(frame[0:6], "big"), int.from_bytes(frame[6:12], "big")
+    (eth_type,) = struct.unpack_from("!H", frame, 12)
+    vlan_tci, offset = 0, 14
+    if eth_type in (0x8100, 0x88A8):
+        tci, eth_type = struct.unpack_from("!HH", frame, 14)
+        vlan_tci, offset = tci & 0xEFFF | VLAN_PRESENT, 18
+    key = FlowKey(in_port, tunnel_id, eth_dst, eth_src, vlan_tci, eth_type, 0, 0, 0, 0, 0, 0, 0)
+    payload = frame[offset:]
+    if eth_type == 0x0806 and len(payload) >= 28:
+        (operation,) = struct.unpack_from("!H", payload, 6)
+        return key._replace(
+            ip_proto=operation,
+            ip_src=int.from_bytes(payload[14:18], "big"),
+            ip_dst=int.from_bytes(payload[24:28], "big"),
+        )
+    if eth_type == 0x0800 and len(payload) >= 20:
+        fragment = struct.unpack_from("!H", payload, 6)[0]
+        frag = FRAG_LATER if fragment & 0x1FFF else FRAG_FIRST if fragment & 0x2000 else 0
+        key = key._replace(
+            ip_proto=payload[9],
+            ip_tos=payload[1],
+            ip_frag=frag,
+            ip_src=int.from_bytes(payload[12:16], "big"),
+            ip_dst=int.from_bytes(payload[16:20], "big"),
+        )
+        return _with_l4(key, payload[(payload[0] & 15) * 4 :])
+    if eth_type == 0x86DD and len(payload) >= 40:
+        key = key._replace(
+            ip_proto=payload[6],
+            ip_tos=struct.unpack_from("!H", payload)[0] >> 4 & 0xFF,
+            ip_src=int.from_bytes(payload[8:24], "big"),
+            ip_dst=int.from_bytes(payload[24:40], "big"),
+        )
+        return _with_l4(key, payload[40:])
+    return key
+
+
+def _with_l4(key, segment):
+    if key.ip_frag == FRAG_LATER or len(segment) < 4:
+        return key
+    if key.ip_proto in (6, 17, 132):
+        return key._replace(l4_src=segment[0] << 8 | segment[1], l4_dst=segment[2] << 8 | segment[3])
+    if key.ip_proto in (1, 58):
+        return key._replace(l4_src=segment[0], l4_dst=segment[1])
+    return key

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real peers: ovs-ofctl against the listener, and Ryu's simple_switch_13 as the controller."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+
+import pytest
+
+from tests.protocol.frames import udp
+from tests.protocol.live import LiveAgent, eventually
+
+RYU_MANAGER = """
+import eventlet.wsgi
+if not hasattr(eventlet.wsgi, "ALREADY_HANDLED"):
+    eventlet.wsgi.ALREADY_HANDLED = None
+import sys
+from ryu.cmd.manager import main
+main(args=["--ofp-listen-host=127.0.0.1", "--ofp-tcp-listen-port", sys.argv[1], "ryu.app.simple_switch_13"])
+"""
+
+
+@pytest.fixture
+def live():
+    agent = LiveAgent(listeners=["ptcp:0"])
+    yield agent
+    agent.close()
+
+
+@pytest.fixture
+def ofctl(live):
+    if shutil.which("ovs-ofctl") is None:
+        pytest.skip("ovs-ofctl is not installed")
+
+    def run(command, *args, check=True):
+        target = f"tcp:127.0.0.1:{live.port}"
+        done = subprocess.run(
+            ["ovs-ofctl", "-O", "OpenFlow13", command, target, *args],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+        assert not check or done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    return run
+
+
+def test_show(ofctl):
+    text = ofctl("show")
+    assert "dpid:0000000000000001" in text and "n_tables:254" in text
+    assert "FLOW_STATS TABLE_STATS PORT_STATS" in text
+    assert "1(tap1): addr:02:4f:00:00:01:01" in text
+    assert "OFPT_GET_CONFIG_REPLY" in text and "frags=normal" in text
+
+
+FLOWS = (
+    "table=0, priority=7,ip,in_port=1,nw_dst=10.0.0.0/8 actions=output:2",
+    "table=0, priority=6,tcp,tp_dst=80 actions=set_field:0x2a->tun_id,output:3,goto_table:1",
+    "table=0, priority=5,arp,arp_tpa=10.0.0.2 actions=FLOOD",
+    "table=0, priority=4,dl_vlan=5 actions=CONTROLLER:128",
+    "table=1, priority=3,metadata=0x5/0xf actions=write_metadata:0x1/0x3,goto_table:9",
+    "table=2, priority=2,icmp6,icmp_type=128 actions=drop",
+    "table=9, priority=0 actions=write_actions(output:1)",
+)
+
+
+def test_add_and_dump_flows(ofctl):
+    for flow in FLOWS:
+        ofctl("add-flow", flow)
+    dumped = ofctl("dump-flows")
+    for number in (1, 2, 3):
+        dumped = dumped.replace(f'"tap{number}"', str(number)).replace(f"tap{number}", str(number))
+    for expected in (
+        "priority=7,ip,in_port=1,nw_dst=10.0.0.0/8 actions=output:2",
+        "priority=6,tcp,tp_dst=80 actions=set_field:0x2a->tun_id,output:3,goto_table:1",
+        "priority=5,arp,arp_tpa=10.0.0.2 actions=FLOOD",
+        "priority=4,dl_vlan=5 actions=CONTROLLER:128",
+        "metadata=0x5/0xf actions=write_metadata:0x1/0x3,goto_table:9",
+        "icmp6,icmp_type=128 actions=drop",
+        "actions=write_actions(output:1)",
+    ):
+        assert expected in dumped
+
+
+def test_traffic_is_counted_in_dump_flows_and_dump_ports(live, ofctl):
+    ofctl("add-flow", "in_port=1 actions=output:2")
+    live.receive(1, udp())
+    eventually(lambda: live.datapath.sent, "the frame is forwarded")
+    assert re.search(rf"n_packets=1, n_bytes={len(udp())}.*in_port=\"?(1|tap1)\"? ", ofctl("dump-flows"))
+    assert re.search(r"port\s+\"?(1|tap1)\"?: rx pkts=1", ofctl("dump-ports"))
+    assert re.search(r"port\s+\"?(2|tap2)\"?: rx pkts=0", ofctl("dump-ports", "2"))
+    assert "packet_count=1" in ofctl("dump-aggregate")
+
+
+def test_del_and_mod_flows(ofctl):
+    ofctl("add-flow", "in_port=1,cookie=0x1 actions=output:2")
+    ofctl("add-flow", "in_port=2,cookie=0x2 actions=output:1")
+    ofctl("mod-flows", "in_port=1 actions=output:3")
+    assert re.search(r"actions=output:\"?(3|tap3)", ofctl("dump-flows", "in_port=1"))
+    ofctl("del-flows", "cookie=0x2/-1")
+    assert "cookie=0x2" not in ofctl("dump-flows")
+    ofctl("del-flows")
+    assert "actions" not in ofctl("dump-flows")
+
+
+def test_port_descriptions_and_mod_port(ofctl):
+    assert "3(tap3): addr:02:4f:00:00:01:03" in ofctl("dump-ports-desc")
+    ofctl("mod-port", "3", "no-forward")
+    assert re.search(r"3\(tap3\).*\n\s+config:\s+NO_FWD", ofctl("dump-ports-desc"))
+
+
+def test_dump_tables(ofctl):
+    ofctl("add-flow", "table=4 actions=drop")
+    assert "active=1" in ofctl("dump-tables")
+
+
+def test_packet_out(live, ofctl):
+    ofctl("packet-out", f"in_port=controller packet={udp().hex()} actions=output:2,output:3")
+    assert eventually(lambda: live.datapath.take_sent(), "the frame is sent")[0].frame == udp()
+
+
+def test_what_is_refused_is_said_so(ofctl):
+    assert "OFPBAC_BAD_TYPE" in ofctl("add-flow", "ip,actions=dec_ttl", check=False)
+    assert "OFPBMC_BAD_FIELD" in ofctl("add-flow", "ipv6,ipv6_label=5 actions=drop", check=False)
+    assert "OFPBRC_BAD_TYPE" in ofctl("add-group", "group_id=1,type=all", check=False)
+
+
+def test_simple_switch_13(ryu_python, tmp_path):
+    """Packet-in, flow-mod, packet-out by Ryu's own learning switch."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [ryu_python, "-W", "ignore", "-c", RYU_MANAGER, str(port)]
+    with open(tmp_path / "ryu.log", "w") as log:
+        manager = subprocess.Popen(command, stdout=log, stderr=log)
+    live = LiveAgent(controllers=[f"tcp:127.0.0.1:{port}"])
+    rules = live.agent.switch.tables
+    try:
+        eventually(lambda: len(list(rules)) == 1, "the table-miss rule came", timeout_s=20)
+        live.receive(1, udp())
+        eventually(lambda: {s.port for s in live.datapath.sent} == {2, 3}, "the first frame is flooded")
+        live.datapath.take_sent()
+        live.receive(2, udp(reverse=True))
+        eventually(lambda: [s.port for s in live.datapath.sent] == [1], "the answer is sent to its port")
+        eventually(lambda: len(list(rules)) == 2, "a rule is installed for the answer")
+        live.datapath.take_sent()
+        live.receive(1, udp())
+        eventually(lambda: len(list(rules)) == 3, "a rule is installed for the way there")
+        eventually(lambda: [s.port for s in live.datapath.sent] == [2], "the frame is sent to its port")
+        misses = live.agent.switch.slowpath.misses
+        live.datapath.take_sent()
+        live.receive(1, udp())
+        live.receive(2, udp(reverse=True))
+        assert [s.port for s in live.datapath.take_sent()] == [2, 1]
+        assert live.agent.switch.slowpath.misses == misses
+    finally:
+        live.close()
+        manager.terminate()
+        manager.wait(timeout=10)

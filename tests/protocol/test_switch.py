@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests about the switch itself: features, configuration, ports, roles, Experimenter messages."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.protocol.fake_datapath import FakeClock, FakeDatapath
+from tests.protocol.frames import udp
+from tests.protocol.harness import TO_CONTROLLER, FakeSwitch, Peer, add, delete, goto, m, out
+from vswitch.openflow import experimenter as ex
+from vswitch.openflow import multipart as mp
+from vswitch.openflow.actions import Output
+from vswitch.openflow.constants import (
+    BadRequest,
+    ErrorType,
+    MultipartType,
+    Port,
+    PortModFailed,
+    PortReason,
+    PortState,
+    Role,
+    RoleRequestFailed,
+    SwitchConfigFailed,
+    TableFeaturesFailed,
+)
+from vswitch.openflow.errors import EXPERIMENTER_ID
+from vswitch.openflow.flow_mod import FlowRemoved
+from vswitch.openflow.oxm import Match
+from vswitch.openflow.table_features import TableFeaturesRequest
+
+
+def test_features(switch):
+    assert switch.asks(m.FeaturesRequest(xid=5)) == m.FeaturesReply(1, 0, 254, 0, 7, xid=5)
+
+
+def test_description(switch):
+    (desc,) = switch.stats(MultipartType.DESC)
+    assert (desc.manufacturer, desc.software, desc.datapath) == ("mininet-offload", "0.1.0", "s1")
+
+
+def test_configuration(switch):
+    switch.says(m.SetConfig(0, 99))
+    assert switch.asks(m.GetConfigRequest(xid=1)) == m.GetConfigReply(0, 99, xid=1)
+    error = switch.asks(m.SetConfig(2, 99))
+    assert (error.type, error.code) == (ErrorType.SWITCH_CONFIG_FAILED, SwitchConfigFailed.BAD_FLAGS)
+
+
+def test_messages_that_are_not_for_a_switch(switch):
+    error = switch.asks(m.BarrierReply(xid=3))
+    assert (error.type, error.code, error.xid) == (ErrorType.BAD_REQUEST, BadRequest.BAD_TYPE, 3)
+
+
+def test_table_features_can_be_read_but_not_changed(switch):
+    parts = switch.says(mp.MultipartRequest(MultipartType.TABLE_FEATURES, TableFeaturesRequest()))
+    tables = [table for part in parts for table in part.items]
+    assert [table.table_id for table in tables] == list(range(254))
+    change = TableFeaturesRequest(tables[0].encode())
+    error = switch.asks(mp.MultipartRequest(MultipartType.TABLE_FEATURES, change))
+    assert (error.type, error.code) == (ErrorType.TABLE_FEATURES_FAILED, TableFeaturesFailed.EPERM)
+
+
+# --- ports -----------------------------------------------------------------------------------------------
+
+
+def test_port_descriptions(switch, datapath):
+    ports = switch.stats(MultipartType.PORT_DESC)
+    assert [(p.port_no, p.name, p.state) for p in ports] == [
+        (1, "tap1", PortState.LIVE),
+        (2, "tap2", PortState.LIVE),
+        (3, "tap3", PortState.LIVE),
+    ]
+    assert ports[0].hw_addr == bytes.fromhex("024f00000101")
+
+
+def test_port_status(switch, datapath):
+    datapath.set_up(2, False)
+    switch.of.refresh_ports()
+    (status,) = switch.hears()
+    assert (status.reason, status.port.port_no, status.port.state) == (
+        PortReason.MODIFY,
+        2,
+        PortState.LINK_DOWN,
+    )
+    del datapath.infos[2]
+    switch.of.refresh_ports()
+    (status,) = switch.hears()
+    assert (status.reason, status.port.port_no) == (PortReason.DELETE, 2)
+    switch.of.refresh_ports()
+    assert switch.hears() == []
+
+
+def test_port_mod_errors(switch, datapath):
+    def error(*args):
+        answer = switch.asks(m.PortMod(*args))
+        return answer.type, answer.code
+
+    failed = ErrorType.PORT_MOD_FAILED
+    mac = datapath.infos[1].mac
+    assert error(77, mac, 0, 0) == (failed, PortModFailed.BAD_PORT)
+    assert error(0xFFFFFFFC, mac, 0, 0) == (failed, PortModFailed.BAD_PORT)
+    assert error(1, bytes(6), 0, 0) == (failed, PortModFailed.BAD_HW_ADDR)
+    assert error(1, mac, 2, 2) == (failed, PortModFailed.BAD_CONFIG)
+
+
+def test_statistics_of_a_port_that_is_not_there(switch):
+    error = switch.asks(mp.MultipartRequest(MultipartType.PORT_STATS, mp.PortStatsRequest(9)))
+    assert (error.type, error.code) == (ErrorType.BAD_REQUEST, BadRequest.BAD_PORT)
+
+
+# --- roles -----------------------------------------------------------------------------------------------
+
+
+def test_a_new_master_makes_the_old_one_a_slave(switch):
+    other = Peer(switch.of)
+    assert switch.asks(m.RoleRequest(Role.MASTER, 1)) == m.RoleReply(Role.MASTER, 1)
+    assert other.asks(m.RoleRequest(Role.MASTER, 2)) == m.RoleReply(Role.MASTER, 2)
+    assert switch.asks(m.RoleRequest(Role.NOCHANGE, 0)) == m.RoleReply(Role.SLAVE, 2)
+
+
+def test_slave_may_look_but_not_touch(switch, datapath):
+    switch.says(m.RoleRequest(Role.SLAVE, 1))
+    forbidden = (
+        add({}, out(1)),
+        m.PacketOut(1, (), bytes(20)),
+        m.PortMod(1, datapath.infos[1].mac, 0, 0),
+        experimenter(ex.GroSet(1, 0, True)),
+    )
+    for message in forbidden:
+        error = switch.asks(message)
+        assert (error.type, error.code) == (ErrorType.BAD_REQUEST, BadRequest.IS_SLAVE)
+    assert switch.stats() == ()
+    datapath.set_up(2, False)
+    switch.of.refresh_ports()
+    assert len(switch.hears()) == 1
+
+
+def test_stale_generation(switch):
+    switch.says(m.RoleRequest(Role.MASTER, 2**64 - 1))
+    switch.says(m.RoleRequest(Role.MASTER, 3))
+    for role in (Role.MASTER, Role.SLAVE):
+        error = switch.asks(m.RoleRequest(role, 2))
+        assert (error.type, error.code) == (ErrorType.ROLE_REQUEST_FAILED, RoleRequestFailed.STALE)
+    assert switch.asks(m.RoleRequest(Role.EQUAL, 0)) == m.RoleReply(Role.EQUAL, 3)
+    error = switch.asks(m.RoleRequest(9, 3))
+    assert (error.type, error.code) == (ErrorType.ROLE_REQUEST_FAILED, RoleRequestFailed.BAD_ROLE)
+
+
+def test_all_controllers_hear_of_removed_rules(switch):
+    other = Peer(switch.of)
+    switch.says(add({}, out(2), flags=1, hard_timeout=1))
+    switch.of.clock.advance(1)
+    switch.of.expire_rules()
+    assert [type(x) for x in other.hears()] == [type(x) for x in switch.hears()] == [FlowRemoved]
+
+
+# --- Experimenter ----------------------------------------------------------------------------------------
+
+TUNNEL = ex.TunnelAdd(
+    1000, "vxlan0", "vxlan", "10.0.0.1", "10.0.0.2", "02:00:00:00:00:01", "02:00:00:00:00:02", 2
+)
+
+
+def experimenter(body):
+    return m.Experimenter(EXPERIMENTER_ID, *ex.to_wire(body))
+
+
+def test_gro(switch, datapath):
+    assert switch.says(experimenter(ex.GroSet(1, 0, False))) == []
+    assert datapath.gro == {(1, 0): False}
+
+
+def test_tunnel_comes_and_goes_as_a_port(switch, datapath):
+    (status,) = switch.says(experimenter(TUNNEL))
+    assert (status.reason, status.port.port_no, status.port.name) == (PortReason.ADD, 1000, "vxlan0")
+    assert switch.says(experimenter(TUNNEL)) == []
+    (status,) = switch.says(experimenter(ex.TunnelDelete(1000)))
+    assert status.reason == PortReason.DELETE
+
+
+def test_capabilities(switch):
+    answer = switch.asks(experimenter(ex.CapabilitiesRequest()))
+    reply = ex.from_wire(answer.exp_type, answer.data)
+    assert reply == ex.CapabilitiesReply("0.1.0", ("vxlan",), (1, 2, 3), 1, ())
+
+
+def test_intent_revision(switch):
+    switch.says(experimenter(ex.IntentRevision(7)))
+    assert switch.of.extensions.intent_revision == 7
+
+
+GOOD_TUNNEL = json.loads(ex.to_wire(TUNNEL)[1])
+INVALID = {
+    "no JSON": (1, b"{", "truncated"),
+    "no UTF-8": (1, b"\xff\xfe", "JSON is malformed"),
+    "wrong type": (1, b'{"port_no": 1, "queue": 0, "enabled": "yes"}', "Expected `bool`"),
+    "missing key": (1, b'{"port_no": 1, "queue": 0}', "missing required field `enabled`"),
+    "unknown key": (6, b'{"revision": 1, "x": 2}', "unknown field `x`"),
+    "out of range": (6, b'{"revision": -1}', ">= 0"),
+    "bad address": (2, json.dumps({**GOOD_TUNNEL, "local_ip": "10.0.0"}).encode(), "10.0.0"),
+    "mixed versions": (2, json.dumps({**GOOD_TUNNEL, "local_ip": "::1"}).encode(), "IP versions"),
+    "bad MAC": (2, json.dumps({**GOOD_TUNNEL, "local_mac": "02:00"}).encode(), "local_mac"),
+    "long name": (2, json.dumps({**GOOD_TUNNEL, "name": "x" * 16}).encode(), "15"),
+    "unknown format": (2, json.dumps({**GOOD_TUNNEL, "format": "stt"}).encode(), "'stt' is not known"),
+    "no such port": (1, b'{"port_no": 9, "queue": 0, "enabled": true}', "no port 9"),
+    "no such tunnel": (3, b'{"port_no": 1000}', "no tunnel port 1000"),
+}
+
+
+@pytest.mark.parametrize(("exp_type", "data", "why"), INVALID.values(), ids=INVALID.keys())
+def test_invalid_experimenter_bodies_are_answered_with_the_reason(switch, exp_type, data, why):
+    error = switch.asks(m.Experimenter(EXPERIMENTER_ID, exp_type, data))
+    assert (error.type, error.code) == (ErrorType.EXPERIMENTER, exp_type)
+    assert error.data[:4] == EXPERIMENTER_ID.to_bytes(4, "big")
+    assert why in error.data[4:].decode()
+
+
+def test_unknown_experimenters(switch):
+    error = switch.asks(m.Experimenter(1, 1, b""))
+    assert (error.type, error.code) == (ErrorType.BAD_REQUEST, BadRequest.BAD_EXPERIMENTER)
+    error = switch.asks(m.Experimenter(EXPERIMENTER_ID, 999, b""))
+    assert (error.type, error.code) == (ErrorType.BAD_REQUEST, BadRequest.BAD_EXP_TYPE)
+    reply = ex.CapabilitiesReply("1", (), (), 1, ())
+    error = switch.asks(experimenter(reply))
+    assert (error.type, error.code) == (ErrorType.BAD_REQUEST, BadRequest.BAD_EXP_TYPE)
+
+
+SEEDS = [
+    add({"in_port": 1, "eth_type": 0x800, "ipv4_dst": (0x0A000000, 0xFF000000)}, out(2), goto(1)),
+    m.PacketOut(1, (Output(2), Output(Port.TABLE)), udp()),
+    m.PortMod(1, bytes.fromhex("024f00000101"), 1, 1),
+    m.RoleRequest(2, 1),
+    experimenter(TUNNEL),
+    mp.MultipartRequest(MultipartType.FLOW, mp.FlowFilter(Match.of(in_port=1))),
+]
+changes = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=5)
+
+
+@given(st.lists(st.tuples(st.sampled_from(SEEDS), changes), min_size=1, max_size=4))
+def test_mutated_messages_never_hurt_the_switch(mutants):
+    """Whatever comes is carried out or answered by an error; afterwards the switch works as before."""
+    clock = FakeClock()
+    datapath = FakeDatapath(clock)
+    switch = FakeSwitch(datapath, clock)
+    hostile = Peer(switch.of)
+    for message, bytes_changed in mutants:
+        data = bytearray(message.encode())
+        for position, value in bytes_changed:
+            if position % len(data) not in (2, 3):  # the length, which only ends the connection
+                data[position % len(data)] = value
+        hostile.says_bytes(bytes(data))
+        switch.receives(1)
+    switch.says(m.RoleRequest(2, switch.of.generation_id or 0), delete(table_id=255), add({}, out(2)))
+    assert len(switch.stats()) == 1
+    assert datapath.held == 0
+    os.close(datapath.punt_fd)
+
+
+def test_backlog_drops_packet_ins_only(datapath, clock):
+    switch = FakeSwitch(datapath, clock)
+    switch.says(add({}, TO_CONTROLLER, priority=0))
+    switch.session._backlog = 1 << 30
+    switch.receives(1)
+    assert switch.hears() == []
+    assert switch.session.packet_ins_dropped == 1
+    datapath.set_up(2, False)
+    switch.of.refresh_ports()
+    assert len(switch.hears()) == 1

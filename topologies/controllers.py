@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The controller of a lab: the Ryu application `ryu_apps`, started with the intent of the network."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from mininet.node import Controller, Node
+
+from topologies.errors import LabError
+from topologies.lab import TUNNEL_OVERHEAD, Lab
+from topologies.processes import end, poll_until, spawn
+
+if TYPE_CHECKING:
+    from topologies.nodes import VSwitch
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON_VARIABLE = "MININET_OFFLOAD_RYU_PYTHON"
+START_TIMEOUT_S = 20.0
+REST_TIMEOUT_S = 5.0
+RULES_TIMEOUT_S = 15.0
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class Orchestrator(Controller):
+    """Pushes every rule of the lab's switches from one intent.
+
+    intent: a YAML file; by default the intent follows from the network itself (`Lab.intent`).
+    gro: whether the uplinks coalesce (on, off).
+    tunnel: the tunnel format.
+    proactive_reverse: whether the reverse flow's entry is installed with a flow's.
+    port, rest_port: TCP ports for OpenFlow and REST; by default free ones, so that labs do not clash.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        ip: str = "127.0.0.1",
+        port: int | None = None,
+        rest_port: int | None = None,
+        intent: str | None = None,
+        gro: bool | str | int = True,
+        tunnel: str = "vxlan",
+        proactive_reverse: bool | str | int = True,
+        lab: Lab | None = None,
+        **params: Any,
+    ) -> None:
+        self.lab = lab or Lab.current()
+        self.process: subprocess.Popen | None = None
+        self.shell = None
+        if tunnel not in TUNNEL_OVERHEAD:
+            raise LabError(f"{name}: unknown tunnel format {tunnel!r}: there is {', '.join(TUNNEL_OVERHEAD)}")
+        if self.lab.orchestrator:
+            raise LabError(f"{name}: the lab has an orchestrator already, {self.lab.orchestrator.name}")
+        self.gro = boolean(f"{name}: gro", gro)
+        self.proactive_reverse = boolean(f"{name}: proactive_reverse", proactive_reverse)
+        self.tunnel_format = tunnel
+        self.intent_file = Path(intent).absolute() if intent else None
+        if self.intent_file and not self.intent_file.is_file():
+            raise LabError(f"{name}: there is no intent file {intent}")
+        self.rest_port = self.lab.reserve_port(rest_port, ip)
+        super().__init__(name, ip=ip, port=self.lab.reserve_port(port, ip), **params)
+        self.lab.orchestrator = self
+
+    def checkListening(self) -> None:
+        """Mininet's check needs telnet; the port was found free when it was chosen."""
+
+    # Life
+
+    def start(self) -> None:
+        """Start the controller; returns when it answers on its REST port."""
+        self.lab.validate()
+        if self.intent_file is None:
+            self.intent_file = self.lab.run_dir / "intent.yaml"
+            self.intent_file.write_text(yaml.safe_dump(self.lab.intent(), sort_keys=False))
+        self._spawn()
+        if not poll_until(self._answers, START_TIMEOUT_S, 0.05):
+            raise LabError(
+                f"{self.name} did not start within {START_TIMEOUT_S:g} s; its log is {self._log_path}"
+            )
+
+    def stop(self, *args: Any, **kwargs: Any) -> None:
+        self.end_process()
+        Node.stop(self, *args, **kwargs)
+
+    def terminate(self) -> None:
+        self.end_process()
+        super().terminate()
+        self.lab.node_stopped()
+
+    def end_process(self) -> None:
+        if self.process:
+            end(self.process)
+            self.process = None
+
+    def _spawn(self) -> None:
+        argv = [str(ryu_python()), "-m", "ryu_apps", "--intent", str(self.intent_file), "--listen", self.ip]
+        argv += ["--ofp-port", str(self.port), "--rest-port", str(self.rest_port)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        with self._log_path.open("w") as log:
+            self.process = spawn(argv, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=ROOT)
+        self.lab.registry.add_process(self.process.pid)
+
+    def _answers(self) -> bool:
+        if self.process is None or self.process.poll() is not None:
+            lines = self._log_path.read_text(errors="replace").strip().splitlines()
+            raise LabError(
+                f"{self.name} ended while it was starting: {lines[-1] if lines else 'it said nothing'}"
+            )
+        try:
+            self.status()
+        except OSError:
+            return False
+        return True
+
+    @property
+    def _log_path(self) -> Path:
+        return self.lab.run_dir / f"{self.name}.log"
+
+    # REST
+
+    def status(self) -> dict[str, Any]:
+        """Revision and state of every switch as the controller sees them."""
+        return self._request("GET", "/status")
+
+    def intent(self) -> dict[str, Any]:
+        """The intent that is in force."""
+        return self._request("GET", "/intent")
+
+    def set_intent(self, intent: dict[str, Any]) -> None:
+        """Replace the intent; returns when all switches of the lab have its rules."""
+        self._request("PUT", "/intent", intent)
+        for switch in self.lab.switches.values():
+            self.await_rules(switch)
+
+    def await_rules(self, switch: VSwitch) -> None:
+        """Return when the switch has all rules of the intent in force; raises LabError when it refuses one.
+
+        A switch that an intent file does not name has none.
+        """
+        status: dict[str, Any] = {}
+
+        def settled() -> bool:
+            status.update(self.status())
+            state = status["switches"].get(switch.name)
+            return (
+                state is None
+                or bool(state["errors"])
+                or switch.show()["intent_revision"] == status["revision"]
+            )
+
+        in_time = poll_until(settled, RULES_TIMEOUT_S)
+        errors = status["switches"].get(switch.name, {}).get("errors", [])
+        if errors:
+            raise LabError(f"{switch.name} did not take a rule of the controller: {errors[0]}")
+        if not in_time:
+            raise LabError(
+                f"{switch.name} did not get its rules from {self.name} within {RULES_TIMEOUT_S:g} s"
+            )
+
+    def _request(self, method: str, path: str, body: Any = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            f"http://{self.ip}:{self.rest_port}{path}",
+            data,
+            {"Content-Type": "application/json"},
+            method=method,
+        )
+        try:
+            with DIRECT.open(request, timeout=REST_TIMEOUT_S) as answer:
+                return json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as error:
+            raise LabError(f"{self.name}: {json.loads(error.read())['error']}") from None
+
+
+def ryu_python() -> Path:
+    """The interpreter of the controller's virtual environment."""
+    path = Path(os.environ.get(PYTHON_VARIABLE) or ROOT / ".venv-ryu" / "bin" / "python")
+    if not path.exists():
+        raise LabError(
+            f"the controller's Python {path} does not exist: run `make setup`, or set {PYTHON_VARIABLE}"
+        )
+    return path
+
+
+def boolean(where: str, value: bool | str | int) -> bool:
+    """A truth value as `mn` hands it over: on, off, true, false, yes, no, 1, 0."""
+    word = str(value).lower()
+    if word in ("on", "true", "yes", "1"):
+        return True
+    if word in ("off", "false", "no", "0"):
+        return False
+    raise LabError(f"{where} must be on or off, not {value!r}")

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A lab: the nodes and links of one network, its run folder, and the intent that follows from them.
+
+Nodes join the current lab as they are made, so that a topology needs no word about it. Labs are separate in
+everything that can clash: run folder, wires, ports; two of them, in two processes or in one, run side by
+side.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import os
+import re
+import shutil
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from topologies.errors import LabError
+from topologies.registry import LABS_DIR, Registry, remove_leftovers
+
+if TYPE_CHECKING:
+    from topologies.controllers import Orchestrator
+    from topologies.links import WireLink
+    from topologies.nodes import VM, VSwitch
+
+PROGRAMS = {"mnexec": "mininet", "ip": "iproute2", "ifconfig": "net-tools", "nsenter": "util-linux"}
+SHM_DIR = Path("/dev/shm")
+MAX_INTERFACE_NAME = 15  # IFNAMSIZ - 1
+MAX_SOCKET_PATH = 107  # sun_path of unix(7), less the final zero byte
+FIRST_VNI = 42
+# Bytes from the wire's MTU to the VM's: outer IPv4, the tunnel's own headers, inner Ethernet.
+TUNNEL_OVERHEAD = {"vxlan": 20 + 8 + 8 + 14}
+
+
+class Lab:
+    """One network.
+
+    run_dir: a folder of the user's for logs, which is kept; by default one that is removed.
+    """
+
+    _current: ClassVar[Lab | None] = None
+    _serial = itertools.count(1)
+
+    def __init__(self, run_dir: Path | None = None) -> None:
+        require_root()
+        for program, package in PROGRAMS.items():
+            require_program(program, package)
+        remove_leftovers()
+        serial = next(Lab._serial)
+        self.name = f"{os.getpid()}" if serial == 1 else f"{os.getpid()}-{serial}"
+        self.keep = run_dir is not None
+        self.run_dir = (run_dir or LABS_DIR / self.name).absolute()
+        self.wire_dir = SHM_DIR / f"mn-offload-{self.name}"
+        self.vms: dict[str, VM] = {}
+        self.switches: dict[str, VSwitch] = {}
+        self.wires: list[WireLink] = []
+        self.orchestrator: Orchestrator | None = None
+        self.closed = False
+        self._reservations: list[socket.socket] = []
+        self._validated = False
+        self._make_folders()
+        atexit.register(self.close)
+
+    def _make_folders(self) -> None:
+        if len(str(self.run_dir)) > MAX_SOCKET_PATH - len("/0123456789.ctl"):
+            raise LabError(
+                f"the run folder {self.run_dir} has too long a name for the switches' sockets in it"
+            )
+        try:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            record_dir = LABS_DIR / self.name
+            record_dir.mkdir(parents=True, exist_ok=True)
+            self.registry = Registry(record_dir)
+            self.registry.add_directory(self.wire_dir)
+            self.wire_dir.mkdir(mode=0o700)
+        except OSError as error:
+            raise LabError(f"cannot make the run folder {self.run_dir}: {error.strerror}") from None
+
+    @classmethod
+    def current(cls) -> Lab:
+        """The lab that a new node joins when it is given none: the last one made, while it is open."""
+        if cls._current is None or cls._current.closed:
+            cls._current = Lab()
+        return cls._current
+
+    @classmethod
+    def close_current(cls) -> None:
+        """Close the current lab, if there is one."""
+        if cls._current is not None:
+            cls._current.close()
+
+    # What the lab consists of
+
+    def add_switch(self, switch: VSwitch) -> None:
+        for other in self.switches.values():
+            if int(other.dpid, 16) == int(switch.dpid, 16):
+                raise LabError(
+                    f"{other.name} and {switch.name} have the same datapath id {int(switch.dpid, 16):x}"
+                )
+        self.switches[switch.name] = switch
+
+    def add_vm(self, vm: VM) -> None:
+        self.vms[vm.name] = vm
+
+    def add_wire(self, wire: WireLink) -> None:
+        self.wires.append(wire)
+
+    def require_new(self, name: str) -> None:
+        """Raise when the lab has a node of this name."""
+        if name in self.vms or name in self.switches:
+            raise LabError(
+                f"there is a node {name} in this lab already: give a second network of the same process "
+                "a lab of its own, lab=Lab(), for all its nodes"
+            )
+
+    def node_stopped(self) -> None:
+        """A node ended: with the last one the lab is over."""
+        if not any(node.shell for node in self._nodes()):
+            self.close()
+
+    def _nodes(self) -> list[Any]:
+        """All nodes, in the order in which they are to be ended."""
+        controllers = [self.orchestrator] if self.orchestrator else []
+        return [*controllers, *self.switches.values(), *self.vms.values()]
+
+    def close(self) -> None:
+        """End all nodes of the lab and remove its files. May be called more than once, at any time."""
+        if self.closed:
+            return
+        self.closed = True
+        for node in self._nodes():
+            node.terminate()
+        for lock in self._reservations:
+            lock.close()
+        shutil.rmtree(self.wire_dir, ignore_errors=True)
+        shutil.rmtree(LABS_DIR / self.name, ignore_errors=True)
+        if not self.keep:
+            shutil.rmtree(self.run_dir, ignore_errors=True)
+        atexit.unregister(self.close)
+
+    def reserve_port(self, wanted: int | None = None, address: str = "127.0.0.1") -> int:
+        """A TCP port for a process of this lab: `wanted` (raises LabError when it is taken), or any free one."""
+        while True:
+            port = wanted or ephemeral_port(address)
+            lock = None if listens(port, address) else reservation(port)
+            if lock:
+                self._reservations.append(lock)
+                return port
+            if wanted:
+                raise LabError(f"TCP port {wanted} of {address} is in use: give another, or none for a free one")
+
+    # What follows from the nodes
+
+    def validate(self) -> None:
+        """Check the network as a whole; raises LabError. Called once, when its first process is started."""
+        if self._validated:
+            return
+        for switch in self.switches.values():
+            switch.require_known_ports()
+        self._require_unique_addresses()
+        self._require_fitting_mtu()
+        self._validated = True
+
+    def _require_unique_addresses(self) -> None:
+        seen: dict[tuple[str, str, str], str] = {}
+        for vm in self.vms.values():
+            for kind, address in (("MAC address", vm.mac), ("IP address", vm.address)):
+                other = seen.setdefault((vm.network, kind, address), vm.name)
+                if address and other != vm.name:
+                    raise LabError(
+                        f"{other} and {vm.name} in network {vm.network} have the same {kind} {address}"
+                    )
+        underlays: dict[str, str] = {}
+        for switch in self.switches.values():
+            other = underlays.setdefault(switch.underlay_ip, switch.name)
+            if other != switch.name:
+                raise LabError(
+                    f"{other} and {switch.name} have the same underlay address {switch.underlay_ip}"
+                )
+
+    def _require_fitting_mtu(self) -> None:
+        """A VM's frame, encapsulated, must fit the wires of its server: nothing fragments on the way."""
+        if not self.orchestrator:
+            return
+        overhead = TUNNEL_OVERHEAD[self.orchestrator.tunnel_format]
+        for vm in self.vms.values():
+            wires = [wire for wire in self.wires if vm.server in (wire.intf1.node, wire.intf2.node)]
+            for wire in wires:
+                most = wire.mtu - overhead
+                if vm.mtu > most:
+                    raise LabError(
+                        f"{vm.name}: an MTU of {vm.mtu} does not fit the wire {wire} of MTU {wire.mtu}: "
+                        f"at most {most} does, as {self.orchestrator.tunnel_format} adds {overhead} bytes"
+                    )
+
+    def intent(self) -> dict[str, Any]:
+        """The intent for the controller: who is where, from the network itself."""
+        orchestrator = self.orchestrator
+        if not orchestrator:
+            raise LabError("this lab has no orchestrator: there is nobody to give an intent to")
+        return {
+            "virtual_networks": {name: {"vni": vni} for name, vni in self._vnis().items()},
+            "servers": {name: self._server(switch) for name, switch in self.switches.items()},
+            "vms": {
+                vm.name: {
+                    "server": vm.server.name,
+                    "port": vm.server_port,
+                    "network": vm.network,
+                    "mac": vm.mac,
+                    "ip": vm.address,
+                }
+                for vm in self.vms.values()
+                if vm.server
+            },
+            "tunnel": {"format": orchestrator.tunnel_format},
+            "offload": {"gro": orchestrator.gro},
+            "proactive_reverse": orchestrator.proactive_reverse,
+        }
+
+    def _server(self, switch: VSwitch) -> dict[str, Any]:
+        server: dict[str, Any] = {"dpid": int(switch.dpid, 16), "underlay_ip": switch.underlay_ip}
+        uplink = switch.uplink_port()
+        return server | ({"uplink_port": uplink} if uplink is not None else {})
+
+    def _vnis(self) -> dict[str, int]:
+        """VNI of each virtual network: as a VM of it says, else the next that is free from 42 on."""
+        given: dict[str, int] = {}
+        for vm in self.vms.values():
+            if vm.vni is not None and given.setdefault(vm.network, vm.vni) != vm.vni:
+                raise LabError(f"{vm.name}: network {vm.network} has VNI {given[vm.network]}, not {vm.vni}")
+        free = (vni for vni in itertools.count(FIRST_VNI) if vni not in given.values())
+        names = dict.fromkeys(vm.network for vm in self.vms.values())
+        return {name: given[name] if name in given else next(free) for name in names}
+
+
+def require_root() -> None:
+    if os.geteuid() != 0:
+        raise LabError("a lab makes network namespaces and devices: run this as root, e.g. with sudo")
+
+
+def require_program(name: str, package: str) -> None:
+    """Raise when a program is not installed, and say which package has it."""
+    if not shutil.which(name):
+        raise LabError(f"{name} not found: install it, on Debian with: apt-get install {package}")
+
+
+def check_interface_name(name: str) -> str:
+    """An interface's name that the kernel takes; raises LabError otherwise."""
+    if len(name) > MAX_INTERFACE_NAME:
+        raise LabError(
+            f"{name} has {len(name)} characters, and an interface's name at most {MAX_INTERFACE_NAME}: "
+            "give the node a shorter name"
+        )
+    if not re.fullmatch(r"[^\s/:]+", name):
+        raise LabError(f"{name!r} cannot be an interface's name: no spaces, slashes or colons")
+    return name
+
+
+def reservation(port: int) -> socket.socket | None:
+    """Keep a TCP port from other labs until the socket that is returned is closed; None when it is taken.
+
+    Between choosing a port and the start of the process that listens on it, another lab may choose too. What is
+    bound is an abstract UNIX name, which, as the port, is of this network namespace, and ends with its process.
+    """
+    lock = socket.socket(socket.AF_UNIX)
+    try:
+        lock.bind(f"\0mininet-offload/tcp/{port}")
+    except OSError:
+        lock.close()
+        return None
+    return lock
+
+
+def listens(port: int, address: str) -> bool:
+    """Whether something listens on a TCP port of a local address."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+            probe.listen(1)
+        except OSError:
+            return True
+        return False
+
+
+def ephemeral_port(address: str) -> int:
+    """A TCP port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return probe.getsockname()[1]

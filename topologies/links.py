@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The links of a lab: `TapLink` between a VM and its switch, `WireLink` between two switches."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Any
+
+from mininet.link import Intf, Link
+
+from topologies.errors import LabError
+from topologies.lab import check_interface_name
+
+DEFAULT_WIRE_MTU = 1500
+DEFAULT_VM_MTU = 1450  # what VXLAN leaves of the wire's
+MTU_RANGE = range(68, 65536)  # RFC 791's least, and what an IP packet can hold
+
+# What a WireLink takes, as `python -m vswitch` knows it; the first five are Mininet's own words.
+WIRE_SETTINGS = (
+    "bw",
+    "delay",
+    "jitter",
+    "loss",
+    "max_queue_size",
+    "duplicate",
+    "reorder",
+    "ecn_threshold",
+    "seed",
+)
+
+
+class TapIntf(Intf):
+    """A VM's end of a TapLink: an ordinary interface."""
+
+    mtu = DEFAULT_VM_MTU
+
+
+class SwitchPort(Intf):
+    """A switch's end of a link: a port of its process, not a device of the kernel."""
+
+    def __init__(self, name: str, node: Any, port: int | None, link: Link, **settings: Any) -> None:
+        self.settings: dict[str, Any] = {}
+        super().__init__(name, node=node, port=port, link=link, moveIntfFn=Link._ignore, **settings)
+
+    def argument(self) -> str:
+        """How it is described on the switch's command line."""
+        raise NotImplementedError
+
+    def ifconfig(self, *args: str) -> str:
+        """There is no device to configure; `up` and `down` are Mininet's way to set the link's state."""
+        return ""
+
+    def config(self, **settings: Any) -> dict[str, Any]:
+        self.settings.update(settings)
+        return {}
+
+    def delete(self) -> None:
+        self.node.delIntf(self)
+        self.link = None
+
+    def status(self) -> str:
+        return "OK"
+
+
+class TapPort(SwitchPort):
+    """The switch's end of a TapLink: it opens the VM's TAP device in the VM's namespace."""
+
+    def argument(self) -> str:
+        return f"tap:{self.settings['tap']}@{self.settings['vm'].pid}"
+
+
+class WirePort(SwitchPort):
+    """A switch's end of a WireLink. Its settings are those of the direction that it sends in."""
+
+    link: Any
+
+    def argument(self) -> str:
+        words = [f"{key}={value}" for key, value in self.settings.items() if value is not None]
+        return ",".join(
+            [f"wire:{self.link.path}", f"end={self.link.end_of(self)}", f"name={self.name}", *words]
+        )
+
+    def config(self, **settings: Any) -> dict[str, Any]:
+        """Change settings, also of a running switch: `link.intf1.config(bw=100, delay="5ms")`."""
+        super().config(**settings)
+        changes = {key: value for key, value in settings.items() if value is not None}
+        if changes and self.link is not None and self.node.running:
+            self.node.control("wire.set", port=self.node.ports[self], **changes)
+        return {}
+
+    @property
+    def up(self) -> bool:
+        """Whether the switch sees the other end."""
+        return next(port["up"] for port in self.node.control("ports") if port["name"] == self.name)
+
+    def ifconfig(self, *args: str) -> str:
+        """`down` cuts the cable in this direction (every frame is lost), `up` mends it (CLI: `link s1 s2
+        down`).
+        """
+        if args[:1] in (("down",), ("up",)) and self.node.running:
+            loss = 100 if args[0] == "down" else self.settings.get("loss") or 0
+            self.node.control("wire.set", port=self.node.ports[self], loss=loss)
+        return ""
+
+
+class LabLink(Link):
+    """What both kinds of link share: the two ends, and that their ports are fixed while a switch runs."""
+
+    intf1: Intf
+    intf2: Intf
+
+    def stop(self) -> None:
+        """Mininet stops links before switches. Nothing is done here: a VM's TAP ends with its namespace and
+        the wires' files with the lab, so that no running switch loses a port."""
+
+    def delete(self) -> None:
+        """Remove the link; raises LabError while a switch at an end of it runs."""
+        for intf in (self.intf1, self.intf2):
+            if isinstance(intf, SwitchPort) and intf.node.running:
+                raise LabError(
+                    f"{self} cannot be removed while {intf.node} runs: its ports are given at its start"
+                )
+        super().delete()
+
+
+class TapLink(LabLink):
+    """A VM's vNIC: a multi-queue TAP device in the VM's namespace, which the switch opens.
+
+    mtu: of the VM's interface, in bytes. Checksum and segmentation offloads are left to the VM's kernel.
+    """
+
+    def __init__(
+        self,
+        node1: Any,
+        node2: Any,
+        port1: int | None = None,
+        port2: int | None = None,
+        intfName1: str | None = None,
+        intfName2: str | None = None,
+        addr1: str | None = None,
+        addr2: str | None = None,
+        mtu: int = DEFAULT_VM_MTU,
+        **ignored: Any,
+    ) -> None:
+        ends = [(node1, port1, intfName1, addr1), (node2, port2, intfName2, addr2)]
+        ends.sort(key=lambda end: hasattr(end[0], "switch_ports"))  # the VM first
+        (vm, vm_port, vm_name, address), (switch, switch_port, switch_name, _) = ends
+        if not hasattr(vm, "server") or not hasattr(switch, "switch_ports"):
+            raise LabError(
+                f"{node1}-{node2}: a TapLink joins a VM and a VSwitch: start mn with --switch vswitch"
+            )
+        if vm.port:
+            raise LabError(f"{vm} has a TapLink to {vm.server} already, and can have one only")
+        vm_port = vm.newPort() if vm_port is None else vm_port
+        switch_port = switch.newPort() if switch_port is None else switch_port
+        vm_name = check_interface_name(vm_name or f"{vm}-eth{vm_port}")
+        switch_name = check_interface_name(switch_name or f"{switch}-eth{switch_port}")
+        check_mtu(vm_name, mtu)
+        address = vm.params.get("mac") or address
+        make_tap(vm.pid, vm_name, address, int(mtu))
+        vm.tap = TapIntf(vm_name, node=vm, port=vm_port, link=self, mac=address, moveIntfFn=Link._ignore)
+        vm.tap.mtu = int(mtu)
+        vm.port = TapPort(switch_name, switch, switch_port, self, tap=vm_name, vm=vm)
+        self.intf1, self.intf2 = (vm.tap, vm.port) if vm is node1 else (vm.port, vm.tap)
+
+
+class WireLink(LabLink):
+    """A cable between two switches: a shared-memory ring each way that carries frames of at most `mtu` bytes.
+
+    bw (Mbit/s), delay and jitter (`5ms`, `10us`, or a number of ms), loss, duplicate and reorder (percent),
+    max_queue_size and ecn_threshold (packets), seed. They hold for both directions; `params1` and `params2`
+    give those of one, from node1 and from node2. `set` changes them while the switches run.
+    """
+
+    def __init__(
+        self,
+        node1: Any,
+        node2: Any,
+        port1: int | None = None,
+        port2: int | None = None,
+        intfName1: str | None = None,
+        intfName2: str | None = None,
+        addr1: str | None = None,
+        addr2: str | None = None,
+        intf: Any = None,
+        mtu: int = DEFAULT_WIRE_MTU,
+        params1: dict[str, Any] | None = None,
+        params2: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        for node in (node1, node2):
+            if not hasattr(node, "switch_ports"):
+                raise LabError(
+                    f"{node1}-{node2}: a WireLink joins two VSwitches: start mn with --switch vswitch"
+                )
+        if node1 is node2:
+            raise LabError(f"{node1}-{node2}: a WireLink joins two different switches")
+        port1 = node1.newPort() if port1 is None else port1
+        port2 = node2.newPort() if port2 is None else port2
+        name1 = check_interface_name(intfName1 or f"{node1}-eth{port1}")
+        name2 = check_interface_name(intfName2 or f"{node2}-eth{port2}")
+        check_mtu(f"{name1}-{name2}", mtu)
+        self.mtu = int(mtu)
+        self.path = node1.lab.wire_dir / f"{name1}.{name2}"
+        first, second = {**settings, **(params1 or {})}, {**settings, **(params2 or {})}
+        for given in (first, second):
+            check_settings(f"{name1}-{name2}", given)
+        self.intf1 = WirePort(name1, node1, port1, self, mtu=self.mtu, **first)
+        self.intf2 = WirePort(name2, node2, port2, self, mtu=self.mtu, **second)
+        node1.lab.add_wire(self)
+
+    def end_of(self, port: WirePort) -> str:
+        return "a" if port is self.intf1 else "b"
+
+    def other_end(self, port: WirePort) -> WirePort:
+        return self.intf2 if port is self.intf1 else self.intf1
+
+    def set(self, **settings: Any) -> None:
+        """Change settings of both directions, also of running switches: `link.set(loss=1, delay="2ms")`."""
+        check_settings(str(self), settings)
+        for port in (self.intf1, self.intf2):
+            port.config(**settings)
+
+
+def check_settings(where: str, settings: dict[str, Any]) -> None:
+    """Raise for a setting that a wire does not have; the switch checks the values."""
+    for name in settings:
+        if name not in WIRE_SETTINGS:
+            raise LabError(
+                f"{where}: a wire has no setting {name!r}; it has {', '.join(WIRE_SETTINGS)} and mtu"
+            )
+
+
+def check_mtu(where: str, mtu: Any) -> None:
+    if not str(mtu).isdigit() or int(mtu) not in MTU_RANGE:
+        raise LabError(
+            f"{where}: an MTU of {mtu} is out of range: it is from {MTU_RANGE[0]} to {MTU_RANGE[-1]}"
+        )
+
+
+def make_tap(pid: int, name: str, address: str | None, mtu: int) -> None:
+    """Make a persistent multi-queue TAP device in the namespace of process `pid`."""
+    commands = [
+        f"ip tuntap add dev {name} mode tap multi_queue vnet_hdr",
+        f"ip link set dev {name} mtu {mtu}",
+    ]
+    if address:
+        commands.append(f"ip link set dev {name} address {address}")
+    argv = ["nsenter", f"--target={pid}", "--net", "--", "sh", "-ec", "\n".join(commands)]
+    result = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise LabError(f"{name}: cannot make the TAP device: {result.stderr.strip()}")

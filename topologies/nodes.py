@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The nodes of a lab: `VSwitch`, the software switch of an emulated server, and `VM`, a host behind it."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mininet.link import Intf
+from mininet.log import info, warn
+from mininet.node import Controller, Host, Switch
+
+from topologies.controllers import ROOT, Orchestrator
+from topologies.errors import LabError
+from topologies.lab import Lab
+from topologies.links import DEFAULT_VM_MTU, SwitchPort, WirePort
+from topologies.processes import end, poll_until, spawn
+from vswitch import ctl
+
+READY_TIMEOUT_S = 90.0  # a first start compiles the dataplane
+WIRE_TIMEOUT_S = 5.0
+PATIENCE_S = 3.0  # after which the user is told what is being waited for
+UNDERLAY = ipaddress.IPv4Network("192.168.0.0/16")
+
+
+class VSwitch(Switch):
+    """An emulated server's software switch: one process, `python -m vswitch`.
+
+    name, dpid, listenPort: as for Mininet's switches; when `listenPort` is taken, a free port is used.
+    underlay_ip: the server's tunnel end point; by default 192.168.x.y from the datapath id.
+    cpu: core that its worker is pinned to; None leaves it to the scheduler.
+    lab: the lab that it belongs to; by default the current one.
+    batch: set by Mininet when it starts several switches: they then start at the same time.
+
+    Its shell has `vswitchctl` on the path and speaks to this switch: `s1 vswitchctl show`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dpid: str | None = None,
+        listenPort: int | None = None,
+        underlay_ip: str | None = None,
+        cpu: int | None = None,
+        lab: Lab | None = None,
+        batch: bool = False,
+        **params: Any,
+    ) -> None:
+        self.lab = lab or Lab.current()
+        self.process: subprocess.Popen | None = None
+        self.shell = None
+        self.listenPort: int | None = None
+        self._listen_port_reserved = False
+        self.lab.require_new(name)
+        super().__init__(name, dpid=dpid, listenPort=listenPort, **params)
+        number = int(self.dpid, 16)
+        self.underlay_ip = underlay_ip or str(UNDERLAY[number % UNDERLAY.num_addresses])
+        self.cpu = cpu
+        self.batch = batch
+        self.controllers: list[Controller] = []
+        try:
+            self.lab.add_switch(self)
+        except LabError:
+            super().terminate()
+            raise
+        self._prepare_shell()
+
+    def _prepare_shell(self) -> None:
+        programs = Path(sys.executable).parent
+        self.cmd(f'export PATH="{programs}:$PATH"')
+        self.cmd(f'export VSWITCH_CTL="{self.control_path}" VSWITCH_RUN_DIR="{self.lab.run_dir}"')
+
+    # Life
+
+    def start(self, controllers: Sequence[Controller]) -> None:
+        """Start the switch process; returns when it forwards as its controller wants."""
+        self.lab.validate()
+        self.controllers = list(controllers)
+        self._spawn()
+        if not self.batch:
+            self.await_ready()
+
+    @classmethod
+    def batchStartup(cls, switches: Sequence[VSwitch]) -> Sequence[VSwitch]:
+        """Wait for switches that were started together (Mininet calls it after `start` of each)."""
+        for switch in switches:
+            switch.batch = False  # started alone from now on, by `switch s1 start` or `restart`
+            switch.await_ready()
+        return switches
+
+    def stop(self, deleteIntfs: bool = True) -> None:
+        """End the switch process, cleanly if it lets us."""
+        self.end_process()
+        super().stop(deleteIntfs)
+
+    def terminate(self) -> None:
+        self.end_process()
+        super().terminate()
+        self.lab.node_stopped()
+
+    def restart(self) -> None:
+        """Start the process anew, whatever became of it; the network stays as it is."""
+        self.end_process()
+        self._spawn()
+        self.await_ready()
+
+    def end_process(self) -> None:
+        if self.process:
+            end(self.process)
+            self.process = None
+
+    def _spawn(self) -> None:
+        self.end_process()
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", ""))),
+        }
+        with self._output_path.open("w") as output:
+            self.process = spawn(
+                self._argv(),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                parting_signal=signal.SIGTERM,
+            )
+        self.lab.registry.add_process(self.process.pid)
+
+    def _argv(self) -> list[str]:
+        argv = [sys.executable, "-m", "vswitch", "--name", self.name, "--dpid", f"{int(self.dpid, 16):x}"]
+        for controller in self.controllers:
+            argv += ["--controller", f"{controller.protocol}:{controller.IP()}:{controller.port}"]
+        self._reserve_listen_port()
+        if self.listenPort:
+            argv += ["--listen", f"ptcp:{self.listenPort}"]
+        for number, port in sorted(self.switch_ports().items()):
+            argv += ["--port", f"{number}={port.argument()}"]
+        argv += ["--run-dir", str(self.lab.run_dir)]
+        return argv + (["--cpu", str(self.cpu)] if self.cpu is not None else [])
+
+    def _reserve_listen_port(self) -> None:
+        """Reserve the passive port, once; another one when it is taken, for instance by another lab."""
+        if self._listen_port_reserved or not self.listenPort:
+            return
+        wanted = self.listenPort
+        try:
+            self.lab.reserve_port(wanted)
+        except LabError:
+            self.listenPort = self.lab.reserve_port()
+            info(f"({self.name} listens on port {self.listenPort}: {wanted} is in use) ")
+        self._listen_port_reserved = True
+
+    # Readiness
+
+    def await_ready(self) -> None:
+        """Return when the process answers `ready`, its wires are up as far as the other ends run, and, with an
+        Orchestrator, it has the rules of its intent."""
+        if not poll_until(lambda: self._state() == "ready", PATIENCE_S):
+            info(f"({self.name} is {self._state() or 'starting'}: the first start compiles its dataplane) ")
+            if not poll_until(lambda: self._state() == "ready", READY_TIMEOUT_S, 0.1):
+                raise LabError(
+                    f"{self.name} was not ready within {READY_TIMEOUT_S:g} s; {self._last_words()}"
+                )
+        self._await_wires()
+        for controller in self.controllers:
+            if isinstance(controller, Orchestrator):
+                controller.await_rules(self)
+
+    def _await_wires(self) -> None:
+        """Return when both ends of each wire to a switch that is ready have seen each other."""
+        for port in self.switch_ports().values():
+            if isinstance(port, WirePort):
+                far = port.link.other_end(port)
+                if far.node.ready and not poll_until(lambda a=port, b=far: a.up and b.up, WIRE_TIMEOUT_S):
+                    raise LabError(f"the wire {port.link} did not come up within {WIRE_TIMEOUT_S:g} s")
+
+    def _state(self) -> str:
+        """What the process says of itself, empty while it does not answer; raises LabError when it ended."""
+        if self.process is None or self.process.poll() is not None:
+            raise LabError(f"{self.name} ended while it was starting; {self._last_words()}")
+        try:
+            return self.show()["state"]
+        except ctl.CtlError:
+            return ""
+
+    def _last_words(self) -> str:
+        lines = (
+            self._output_path.read_text(errors="replace").strip().splitlines()
+            if self._output_path.exists()
+            else []
+        )
+        return (
+            f"its last words: {lines[-1].strip()}"
+            if lines
+            else f"its log is {self.lab.run_dir / self.name}.log"
+        )
+
+    # Control
+
+    @property
+    def control_path(self) -> Path:
+        return self.lab.run_dir / f"{self.name}.ctl"
+
+    @property
+    def _output_path(self) -> Path:
+        return self.lab.run_dir / f"{self.name}.out"
+
+    @property
+    def ready(self) -> bool:
+        """Whether the process runs and answers `ready`."""
+        return self.running and self._state() == "ready"
+
+    @property
+    def running(self) -> bool:
+        """Whether the process runs."""
+        return self.process is not None and self.process.poll() is None
+
+    def control(self, method: str, **params: Any) -> Any:
+        """Call a method of the control socket, as in `control("show")`; raises CtlError."""
+        return ctl.call(self.control_path, method, **params)
+
+    def show(self) -> dict[str, Any]:
+        """State of the switch: `vswitchctl show`."""
+        return self.control("show")
+
+    def connected(self) -> bool:
+        """Whether a controller is connected (Mininet asks)."""
+        try:
+            return any(controller["connected"] for controller in self.show()["controllers"])
+        except ctl.CtlError:
+            return False
+
+    def dpctl(self, *args: str) -> str:
+        """`ovs-ofctl` on this switch (the CLI's `dpctl`)."""
+        if not self.listenPort:
+            return f"{self.name} has no passive port: start mn without --nolistenport\n"
+        target = f"tcp:127.0.0.1:{self.listenPort}"
+        return self.cmd("ovs-ofctl", "-O", "OpenFlow13", args[0], target, *args[1:])
+
+    # Ports
+
+    def switch_ports(self) -> dict[int, SwitchPort]:
+        """The OpenFlow ports by number."""
+        return {number: intf for number, intf in self.intfs.items() if isinstance(intf, SwitchPort)}
+
+    def uplink_port(self) -> int | None:
+        """Number of the first wire's port, which carries the tunnels."""
+        return min((n for n, port in self.switch_ports().items() if isinstance(port, WirePort)), default=None)
+
+    def require_known_ports(self) -> None:
+        """Raise when a link ends here that the switch cannot take."""
+        for intf in self.intfs.values():
+            if not isinstance(intf, SwitchPort) and intf.name != "lo":
+                raise LabError(
+                    f"{intf.name}: this kind of link cannot end at the switch {self.name}: "
+                    "use TapLink to a VM and WireLink to a switch"
+                )
+
+
+class VM(Host):
+    """A virtual machine: a Mininet host whose vNIC is a TAP device that its server's switch owns.
+
+    network: the virtual network that it is in.
+    vni: that network's number; None takes the next free one from 42.
+    iperf3: whether an iperf3 server runs in it, on its standard port, so that `vm1 iperf3 -c vm2` works at once.
+    lab: the lab that it belongs to; by default the current one.
+    Others (`ip`, `mac` …): as for Mininet's hosts.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        network: str = "blue",
+        vni: int | None = None,
+        iperf3: bool = True,
+        lab: Lab | None = None,
+        **params: Any,
+    ) -> None:
+        self.lab = lab or Lab.current()
+        self.network = network
+        self.vni = vni
+        self.iperf3 = iperf3
+        self.tap: Intf | None = None
+        self.port: SwitchPort | None = None  # the switch's end of its TapLink
+        self.process: subprocess.Popen | None = None
+        self.shell = None
+        self.lab.require_new(name)
+        super().__init__(name, **params)
+        self.lab.add_vm(self)
+
+    @property
+    def server(self) -> VSwitch | None:
+        """The switch that it hangs on."""
+        return self.port.node if self.port else None
+
+    @property
+    def server_port(self) -> int | None:
+        return self.port.node.ports[self.port] if self.port else None
+
+    @property
+    def mtu(self) -> int:
+        return self.tap.mtu if self.tap else DEFAULT_VM_MTU
+
+    @property
+    def mac(self) -> str:
+        return self.MAC()
+
+    @property
+    def address(self) -> str:
+        return self.IP()
+
+    def config(self, **params: Any) -> dict[str, Any]:
+        """Configure addresses (Mininet calls it when the network is built), and start the iperf3 server."""
+        result = super().config(**params)
+        if self.iperf3 and self.process is None:
+            if shutil.which("iperf3"):
+                self.process = spawn(["iperf3", "-s"], pid=self.pid)
+                self.lab.registry.add_process(self.process.pid)
+            else:
+                warn(f"({self.name} has no iperf3 server: iperf3 is not installed) ")
+        return result
+
+    def terminate(self) -> None:
+        self.end_process()
+        super().terminate()
+        self.lab.node_stopped()
+
+    def end_process(self) -> None:
+        if self.process:
+            end(self.process)
+            self.process = None

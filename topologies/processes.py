@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Child processes that end with us: started, awaited and ended by their own id, never by name."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO
+
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    pid: int | None = None,
+    cpus: frozenset[int] | None = None,
+    stdout: int | IO = subprocess.DEVNULL,
+    stderr: int | IO = subprocess.DEVNULL,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+    parting_signal: signal.Signals = signal.SIGKILL,
+) -> subprocess.Popen:
+    """Start a child, in the network and mount namespace of process `pid` and on the cores `cpus` when given.
+
+    It gets `parting_signal` when we die, even of SIGKILL (prctl(2), PR_SET_PDEATHSIG; bound to the thread
+    that starts it, hence for the main thread's children only). It has a session of its own, so that Ctrl-C on
+    the terminal reaches us only.
+    """
+    prefix = ["nsenter", f"--target={pid}", "--net", "--mount", "--"] if pid else []
+    in_main_thread = threading.current_thread() is threading.main_thread()
+
+    def in_child() -> None:
+        if in_main_thread:
+            LIBC.prctl(PR_SET_PDEATHSIG, parting_signal)
+        if cpus:
+            os.sched_setaffinity(0, cpus)
+
+    return subprocess.Popen(
+        [*prefix, *argv],
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        env=env,
+        cwd=cwd,
+        start_new_session=True,
+        preexec_fn=in_child,
+    )
+
+
+def end(process: subprocess.Popen, grace_s: float = 3.0) -> None:
+    """Ask a child to end (SIGTERM), then make it (SIGKILL); returns when it is gone."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def start_time(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot: with its id it names a process for good. None: no
+    such.
+
+    A zombie counts as gone: it only waits for its parent.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def end_orphan(pid: int, started: int, grace_s: float = 3.0) -> None:
+    """End a process that is not our child, if `pid` still is the one that started at `started`."""
+    for sent in (signal.SIGTERM, signal.SIGKILL):
+        if start_time(pid) != started:
+            return
+        try:
+            os.kill(pid, sent)
+        except ProcessLookupError:
+            return
+        poll_until(lambda: start_time(pid) != started, grace_s)
+
+
+def poll_until(condition: Callable[[], object], timeout_s: float, interval_s: float = 0.01) -> bool:
+    """Wait until `condition()` is true and return whether it became so within `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(interval_s)
+    return True

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a lab has made outside of its own process, written down so that it can be removed whatever happens.
+
+A lab's run folder holds `lab.json`, its owner, and `made.jsonl`, a line per process and directory. A later
+lab, or `mn -c`, removes what labs left behind whose owner is gone: processes by id and start time, never by
+name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from topologies.processes import end_orphan, start_time
+
+LABS_DIR = Path("/run/mininet-offload")
+OWNER = "lab.json"
+MADE = "made.jsonl"
+
+
+class Registry:
+    """The record of one lab, in its run folder."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        owner = {"pid": os.getpid(), "start_time": start_time(os.getpid()), "pid_namespace": pid_namespace()}
+        (run_dir / OWNER).write_text(json.dumps(owner))
+
+    def add_process(self, pid: int) -> None:
+        """Record a process that we started."""
+        self._append({"pid": pid, "start_time": start_time(pid)})
+
+    def add_directory(self, path: Path) -> None:
+        """Record a directory outside of the run folder that is the lab's alone."""
+        self._append({"directory": str(path)})
+
+    def _append(self, record: dict[str, object]) -> None:
+        with (self.run_dir / MADE).open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def remove_leftovers(labs_dir: Path = LABS_DIR) -> list[str]:
+    """Remove everything of labs whose owner is gone, and return their names.
+
+    Labs that run are left alone, and so are folders that no lab made.
+    """
+    removed = []
+    for run_dir in sorted(labs_dir.glob("*/")):
+        if _owner_is_gone(run_dir):
+            _end_processes(run_dir)
+            for record in _records(run_dir):
+                if "directory" in record:
+                    shutil.rmtree(str(record["directory"]), ignore_errors=True)
+            shutil.rmtree(run_dir, ignore_errors=True)
+            removed.append(run_dir.name)
+    return removed
+
+
+def _end_processes(run_dir: Path) -> None:
+    for record in _records(run_dir):
+        pid, started = record.get("pid"), record.get("start_time")
+        if isinstance(pid, int) and isinstance(started, int):
+            end_orphan(pid, started)
+
+
+def _owner_is_gone(run_dir: Path) -> bool:
+    try:
+        owner = json.loads((run_dir / OWNER).read_text())
+        here = owner["pid_namespace"] == pid_namespace()  # elsewhere the id means another process
+        return here and start_time(owner["pid"]) != owner["start_time"]
+    except (OSError, ValueError, KeyError):  # not a lab's folder, or one that is being made or removed
+        return False
+
+
+def pid_namespace() -> int:
+    """The PID namespace that we are in."""
+    return os.stat("/proc/self/ns/pid").st_ino
+
+
+def _records(run_dir: Path) -> Iterator[dict[str, object]]:
+    try:
+        lines = (run_dir / MADE).read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        try:
+            yield json.loads(line)
+        except ValueError:  # its owner died while writing this line
+            continue

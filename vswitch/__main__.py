@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m vswitch`: one switch, in the foreground, until SIGTERM. Options: docs/reference/vswitch.md."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from vswitch.config import parse_port
+from vswitch.errors import ConfigError, VSwitchError
+
+log = logging.getLogger("vswitch")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a switch; 0 after a clean stop, 1 after a sentence on stderr, 2 for wrong usage."""
+    options = _parser().parse_args(argv)
+    try:
+        return _run(options)
+    except VSwitchError as error:
+        print(f"vswitch: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="vswitch", description="A software switch for an emulated server.")
+    parser.add_argument(
+        "--name", required=True, help="name of the switch, also of its files in the run directory"
+    )
+    parser.add_argument("--dpid", required=True, help="datapath id in hexadecimal")
+    parser.add_argument("--controller", action="append", default=[], metavar="tcp:IP:PORT")
+    parser.add_argument("--listen", action="append", default=[], metavar="ptcp:PORT")
+    parser.add_argument(
+        "--port",
+        action="append",
+        default=[],
+        metavar="N=KIND:…",
+        help="tap:IFNAME@NETNS or wire:PATH[,key=value…]",
+    )
+    parser.add_argument("--run-dir", default=".", help="directory of log, pid file and control socket")
+    parser.add_argument("--cpu", type=int, help="processor for the worker")
+    parser.add_argument(
+        "--no-proactive-reverse",
+        action="store_true",
+        help="do not install the reverse flow together with a new flow",
+    )
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        dpid = int(options.dpid, 16)
+    except ValueError:
+        raise ConfigError(
+            "dpid", f"{options.dpid!r} is not hexadecimal", "up to 16 hexadecimal digits"
+        ) from None
+    if options.cpu is not None and options.cpu not in os.sched_getaffinity(0):
+        raise ConfigError("cpu", f"there is no processor {options.cpu}", _ranges(os.sched_getaffinity(0)))
+    ports = [parse_port(text) for text in options.port]
+    run_dir = Path(options.run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(
+        filename=run_dir / f"{options.name}.log",
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    _choose_cache()
+    # what follows imports Numba, which reads its settings once
+    from vswitch.agent.agent import Agent
+    from vswitch.datapath import Datapath
+
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    datapath = Datapath(dpid, ports, options.cpu)
+    pid_file = run_dir / f"{options.name}.pid"
+    try:
+        agent = Agent(
+            datapath,
+            options.name,
+            dpid,
+            options.controller,
+            options.listen,
+            run_dir / f"{options.name}.ctl",
+            not options.no_proactive_reverse,
+        )
+        started = time.monotonic()
+        log.info("starting the dataplane (compiling it takes a while the first time)")
+        datapath.start()
+        log.info("the dataplane runs after %.1f s", time.monotonic() - started)
+        pid_file.write_text(f"{os.getpid()}\n")
+        asyncio.run(agent.run((signal.SIGTERM, signal.SIGINT)))
+    finally:
+        datapath.close()
+        pid_file.unlink(missing_ok=True)
+    return 0
+
+
+def _ranges(processors: set[int]) -> str:
+    return ", ".join(str(number) for number in sorted(processors))
+
+
+def _choose_cache() -> None:
+    """Compiled code is kept by a hash of our sources, since Numba does not notice edits of imported files."""
+    if "NUMBA_CACHE_DIR" in os.environ:
+        return
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for source in sorted([package / "layout.py", *package.glob("dataplane/**/*.py")]):
+        digest.update(source.read_bytes())
+    mode = "checked" if os.environ.get("NUMBA_BOUNDSCHECK") == "1" else "plain"
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ["NUMBA_CACHE_DIR"] = str(base / "mininet-offload" / f"{digest.hexdigest()[:16]}-{mode}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent: one asyncio loop that owns a datapath and runs everything slow of a switch."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vswitch.agent.control import ControlServer
+from vswitch.agent.datapath import Datapath
+from vswitch.agent.session import Session
+from vswitch.agent.switch import OpenFlowSwitch
+from vswitch.agent.tables import SECOND_NS
+from vswitch.agent.transport import Controller, keep_connected, listen, parse_target
+from vswitch.agent.view import SwitchView
+from vswitch.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.2
+"""How often port states, ended flow entries and rules' time-outs are looked at."""
+
+PUNT_BURST = 64
+
+
+class Agent:
+    """A switch's slow half.
+
+    datapath: the fast half, started.
+    controllers: OpenFlow targets to stay connected to (`tcp:127.0.0.1:6653`).
+    listeners: OpenFlow targets to accept at (`ptcp:6654`).
+    control_path: the control socket; None for none.
+    proactive_reverse: install the mirror image of a new flow together with it (S4.5).
+
+    Raises ConfigError for a malformed target.
+    """
+
+    def __init__(
+        self,
+        datapath: Datapath,
+        name: str,
+        dpid: int,
+        controllers: Sequence[str] = (),
+        listeners: Sequence[str] = (),
+        control_path: str | os.PathLike[str] | None = None,
+        proactive_reverse: bool = True,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.datapath = datapath
+        self.clock = clock
+        self.state = "starting"
+        self.switch = OpenFlowSwitch(datapath, name, dpid, clock, proactive_reverse)
+        self._controllers = [
+            Controller(self._active(text, f"controller[{n}]")) for n, text in enumerate(controllers)
+        ]
+        self._listen_at = [self._passive(text, f"listen[{n}]") for n, text in enumerate(listeners)]
+        self._control = None if control_path is None else ControlServer(Path(control_path), self._methods())
+        self._servers: list[asyncio.Server] = []
+        self._started_ns = clock()
+        self._failure: BaseException | None = None
+        self._stopping: asyncio.Event | None = None
+
+    async def run(self, stop_signals: Iterable[signal.Signals] = ()) -> None:
+        """Run until stop() or one of `stop_signals`.
+
+        Raises ConfigError when a listener or the control socket cannot be had; an error in the agent itself
+        ends it and is raised.
+        """
+        loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        loop.set_exception_handler(lambda _loop, context: self._fail(context))
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            for target in self._listen_at:
+                self._servers.append(await listen(self.switch, target, self.clock))
+            if self._control is not None:
+                await self._control.start()
+            for number in stop_signals:
+                loop.add_signal_handler(number, self.stop)
+            loop.add_reader(self.datapath.punt_fd, self._punts_wait)
+            tasks = [self._task(self._tick())]
+            tasks += [self._task(keep_connected(self.switch, c, self.clock)) for c in self._controllers]
+            self.state = "ready"
+            log.info("%s: ready", self.switch.name)
+            await self._stopping.wait()
+        finally:
+            self.state = "stopping"
+            loop.remove_reader(self.datapath.punt_fd)
+            await self._close(tasks)
+        if self._failure is not None:
+            raise self._failure
+        log.info("%s: stopped", self.switch.name)
+
+    def stop(self) -> None:
+        """End run(); to be called in the loop's thread."""
+        if self._stopping is not None:
+            self._stopping.set()
+
+    @property
+    def listening_ports(self) -> list[int]:
+        """The TCP ports of the listeners, in order; useful with `ptcp:0`."""
+        return [server.sockets[0].getsockname()[1] for server in self._servers]
+
+    # --- events ------------------------------------------------------------------------------------------
+
+    def _punts_wait(self) -> None:
+        if self.switch.slowpath.handle_punts(PUNT_BURST) == PUNT_BURST and self.state == "ready":
+            asyncio.get_running_loop().call_soon(self._punts_wait)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            if self.datapath.refresh_ports():
+                self.switch.refresh_ports()
+            self.switch.slowpath.retire_evicted()
+            self.switch.expire_rules()
+
+    # --- control socket ----------------------------------------------------------------------------------
+
+    def _methods(self) -> dict[str, Callable[..., Any]]:
+        view = SwitchView(self.switch, self._describe_controllers)
+        return {
+            "show": lambda: {**self._describe(), **view.show()},
+            "ports": view.ports,
+            "counters": view.counters,
+            "flows": view.flows,
+            "rules": view.rules,
+            "wire.set": view.set_wire,
+            "gro.set": view.set_gro,
+            "stop": self.stop,
+        }
+
+    def _describe(self) -> dict[str, Any]:
+        uptime = round((self.clock() - self._started_ns) / SECOND_NS, 3)
+        return {"state": self.state, "pid": os.getpid(), "uptime": uptime}
+
+    def _describe_controllers(self) -> list[dict[str, Any]]:
+        own = [c.session for c in self._controllers if c.session is not None]
+        described = [_describe_session(c.target.text, c.session) for c in self._controllers]
+        others = [session for session in self.switch.sessions if session not in own]
+        return described + [_describe_session(session.target, session) for session in others]
+
+    # --- start and end -----------------------------------------------------------------------------------
+
+    @staticmethod
+    def _active(text: str, path: str):
+        target = parse_target(text, path)
+        if target.passive:
+            raise ConfigError(path, f"{text!r} is a listener", "tcp:ADDRESS[:PORT]")
+        return target
+
+    @staticmethod
+    def _passive(text: str, path: str):
+        target = parse_target(text, path)
+        if not target.passive:
+            raise ConfigError(path, f"{text!r} is no listener", "ptcp:PORT[:ADDRESS]")
+        return target
+
+    def _task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        task.add_done_callback(self._task_ended)
+        return task
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self._fail({"exception": task.exception()})
+
+    def _fail(self, context: dict[str, Any]) -> None:
+        """A bug in a callback or task: end the switch with it."""
+        failure = context.get("exception") or RuntimeError(context.get("message", "unknown failure"))
+        log.error("%s: internal error", self.switch.name, exc_info=failure)
+        if self._failure is None:
+            self._failure = failure
+        self.stop()
+
+    async def _close(self, tasks: list[asyncio.Task[None]]) -> None:
+        if self._control is not None:
+            self._control.stop()
+        for server in self._servers:
+            server.close()
+        for session in list(self.switch.sessions):
+            session.close()
+        pending = set(tasks)
+        while pending:
+            for (
+                task
+            ) in pending:  # again: before Python 3.12 wait_for() loses a cancellation that meets its result
+                task.cancel()
+            _done, pending = await asyncio.wait(pending, timeout=0.1)
+
+
+def _describe_session(target: str, session: Session | None) -> dict[str, Any]:
+    connected = session is not None and session.connection.established
+    return {
+        "target": target,
+        "connected": connected,
+        "role": session.role.name.lower() if session is not None and connected else None,
+    }

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the agent needs of a datapath: of `vswitch.datapath.Datapath`, or of a fake one in tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from vswitch.flow import DropReason, FlowKey, FlowStats, PortInfo, Program, Punt
+
+
+class Datapath(Protocol):
+    """Called from one thread only; nothing blocks for more than microseconds.
+
+    Commands are applied in the order in which they were given.
+    """
+
+    punt_fd: int  # readable while punts wait
+
+    def poll_punts(self, limit: int = 64) -> list[Punt]: ...
+
+    def key_of(self, frame: bytes, in_port: int = 0, tunnel_id: int = 0) -> FlowKey:
+        """The key that the dataplane's parser finds for a frame."""
+        ...
+
+    def install(self, key: FlowKey, program: Program, idle_timeout_s: float = 0) -> None:
+        """Add the entry, or replace its program; replacing keeps its counters."""
+        ...
+
+    def remove(self, key: FlowKey) -> None:
+        """Without effect when there is no such entry."""
+        ...
+
+    def execute(self, packet: int, program: Program) -> None: ...
+
+    def discard(self, packet: int, reason: DropReason) -> None: ...
+
+    def send(self, frame: bytes, program: Program, in_port: int = 0, tunnel_id: int = 0) -> None: ...
+
+    async def drained(self) -> None:
+        """Returns when every command given so far has been applied."""
+        ...
+
+    def flow_stats(self, keys: Iterable[FlowKey] | None = None) -> dict[FlowKey, FlowStats]:
+        """Counters of these entries (all of them by default); entries that do not exist are left out."""
+        ...
+
+    def evicted(self) -> list[tuple[FlowKey, FlowStats]]:
+        """Entries that ended by themselves since the last call (idle, or no room), with final counters."""
+        ...
+
+    def ports(self) -> list[PortInfo]: ...
+
+    def refresh_ports(self) -> bool: ...
+
+    def counters(self) -> dict[str, int]: ...
+
+    def capabilities(self) -> dict[str, Any]:
+        """{"version": str, "formats": [str], "queues": int, "workers": int}."""
+        ...
+
+    def set_gro(self, port_no: int, queue: int, enabled: bool) -> None: ...
+
+    def set_wire(self, port_no: int, **settings: Any) -> None: ...
+
+    def add_tunnel(
+        self,
+        port_no: int,
+        name: str,
+        format: str,
+        local_ip: str,
+        remote_ip: str,
+        local_mac: str,
+        remote_mac: str,
+        uplink_port: int,
+    ) -> None: ...
+
+    def remove_tunnel(self, port_no: int) -> None: ...

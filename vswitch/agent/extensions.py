@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our Experimenter messages, carried out on the datapath."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vswitch.agent.datapath import Datapath
+from vswitch.errors import ConfigError
+from vswitch.openflow import experimenter as ex
+from vswitch.openflow.constants import BadRequest
+from vswitch.openflow.errors import EXPERIMENTER_ID, ExperimenterError, OpenFlowError
+from vswitch.openflow.messages import Experimenter
+
+_READ_ONLY = (ex.CapabilitiesRequest,)
+
+
+class Extensions:
+    """What the controllers set by Experimenter messages. `ports_changed` is called after ports did."""
+
+    def __init__(self, datapath: Datapath, ports_changed: Callable[[], None]) -> None:
+        self.datapath = datapath
+        self.ports_changed = ports_changed
+        self.tunnels: dict[int, ex.TunnelAdd] = {}
+        self.intent_revision: int | None = None
+
+    def handle(self, message: Experimenter, is_slave: bool) -> Experimenter | None:
+        """Carry out `message`; returns the answer, if it has one.
+
+        Raises OpenFlowError or ExperimenterError for what is refused.
+        """
+        if message.experimenter != EXPERIMENTER_ID:
+            raise OpenFlowError(BadRequest.BAD_EXPERIMENTER, f"experimenter {message.experimenter:#x}")
+        body = ex.from_wire(message.exp_type, message.data)
+        if is_slave and not isinstance(body, _READ_ONLY):
+            raise OpenFlowError(BadRequest.IS_SLAVE)
+        try:
+            answer = self._carry_out(body)
+        except ConfigError as error:
+            raise ExperimenterError(message.exp_type, str(error)) from error
+        if answer is None:
+            return None
+        exp_type, data = ex.to_wire(answer)
+        return Experimenter(EXPERIMENTER_ID, exp_type, data, xid=message.xid)
+
+    def _carry_out(self, body: object) -> ex.CapabilitiesReply | None:
+        if isinstance(body, ex.GroSet):
+            self.datapath.set_gro(body.port_no, body.queue, body.enabled)
+        elif isinstance(body, ex.TunnelAdd):
+            self._add_tunnel(body)
+        elif isinstance(body, ex.TunnelDelete):
+            self._delete_tunnel(body)
+        elif isinstance(body, ex.IntentRevision):
+            self.intent_revision = body.revision
+        elif isinstance(body, ex.CapabilitiesRequest):
+            return self._capabilities()
+        else:
+            raise OpenFlowError(BadRequest.BAD_EXP_TYPE, f"{type(body).__name__} is not for a switch")
+        return None
+
+    def _add_tunnel(self, tunnel: ex.TunnelAdd) -> None:
+        if self.tunnels.get(tunnel.port_no) == tunnel:
+            return
+        if tunnel.port_no in self.tunnels:
+            self.datapath.remove_tunnel(tunnel.port_no)
+            del self.tunnels[tunnel.port_no]
+        self.datapath.add_tunnel(
+            tunnel.port_no,
+            tunnel.name,
+            tunnel.format,
+            tunnel.local_ip,
+            tunnel.remote_ip,
+            tunnel.local_mac,
+            tunnel.remote_mac,
+            tunnel.uplink_port,
+        )
+        self.tunnels[tunnel.port_no] = tunnel
+        self.ports_changed()
+
+    def _delete_tunnel(self, request: ex.TunnelDelete) -> None:
+        if request.port_no not in self.tunnels:
+            raise ConfigError("port_no", f"there is no tunnel port {request.port_no}")
+        self.datapath.remove_tunnel(request.port_no)
+        del self.tunnels[request.port_no]
+        self.ports_changed()
+
+    def _capabilities(self) -> ex.CapabilitiesReply:
+        can = self.datapath.capabilities()
+        ports = tuple(info.port_no for info in self.datapath.ports())
+        return ex.CapabilitiesReply(
+            can["version"], tuple(can["formats"]), ports, can["queues"], tuple(sorted(self.tunnels))
+        )

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ports as OpenFlow sees them: descriptions, configuration bits, changes to report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from vswitch.flow import PortInfo
+from vswitch.openflow.constants import (
+    PortConfig,
+    PortFeature,
+    PortModFailed,
+    PortReason,
+    PortState,
+)
+from vswitch.openflow.errors import OpenFlowError
+from vswitch.openflow.messages import PortDesc, PortMod
+
+SPEED_KBPS = 10_000_000
+"""What ports report as their speed, as TAP devices do; nothing depends on it."""
+
+_FEATURES = PortFeature.RATE_10GB_FD | PortFeature.COPPER
+_SETTABLE = PortConfig.PORT_DOWN | PortConfig.NO_RECV | PortConfig.NO_FWD | PortConfig.NO_PACKET_IN
+
+
+class PortChange(NamedTuple):
+    reason: PortReason
+    desc: PortDesc
+
+
+class PortTable:
+    """The switch's ports, kept in step with the datapath by refresh()."""
+
+    def __init__(self) -> None:
+        self.infos: dict[int, PortInfo] = {}
+        self.since_ns: dict[int, int] = {}
+        self._config: dict[int, PortConfig] = {}
+
+    def __contains__(self, port_no: int) -> bool:
+        return port_no in self.infos
+
+    def kind(self, port_no: int) -> str | None:
+        """ "tap", "wire", "tunnel", "packet", or None when there is no such port."""
+        info = self.infos.get(port_no)
+        return None if info is None else info.kind
+
+    def config(self, port_no: int) -> PortConfig:
+        return self._config.get(port_no, PortConfig.NONE)
+
+    def receives(self, port_no: int) -> bool:
+        return not self.config(port_no) & (PortConfig.NO_RECV | PortConfig.PORT_DOWN)
+
+    def forwards(self, port_no: int) -> bool:
+        return not self.config(port_no) & (PortConfig.NO_FWD | PortConfig.PORT_DOWN)
+
+    def punts(self, port_no: int) -> bool:
+        """May packets of this port go to the controller?"""
+        return not self.config(port_no) & PortConfig.NO_PACKET_IN
+
+    def flood(self, in_port: int) -> list[int]:
+        """The ports that OFPP_FLOOD and OFPP_ALL stand for."""
+        return [port_no for port_no in sorted(self.infos) if port_no != in_port and self.forwards(port_no)]
+
+    def describe(self, port_no: int) -> PortDesc:
+        info = self.infos[port_no]
+        config = self.config(port_no)
+        up = info.up and not config & PortConfig.PORT_DOWN
+        state = PortState.LIVE if up else PortState.LINK_DOWN
+        return PortDesc(
+            port_no, info.mac, info.name, config, state, _FEATURES, 0, 0, 0, SPEED_KBPS, SPEED_KBPS
+        )
+
+    def descriptions(self) -> list[PortDesc]:
+        return [self.describe(port_no) for port_no in sorted(self.infos)]
+
+    def refresh(self, infos: Iterable[PortInfo], now_ns: int) -> list[PortChange]:
+        """Take over what the datapath says; returns what controllers should hear of it."""
+        before = {port_no: self.describe(port_no) for port_no in self.infos}
+        self.infos = {info.port_no: info for info in infos}
+        for port_no in self.infos:
+            self.since_ns.setdefault(port_no, now_ns)
+        changes = []
+        for port_no, desc in before.items():
+            if port_no not in self.infos:
+                self._config.pop(port_no, None)
+                del self.since_ns[port_no]
+                changes.append(PortChange(PortReason.DELETE, desc))
+        for desc in self.descriptions():
+            if desc.port_no not in before:
+                changes.append(PortChange(PortReason.ADD, desc))
+            elif desc != before[desc.port_no]:
+                changes.append(PortChange(PortReason.MODIFY, desc))
+        return changes
+
+    def modify(self, mod: PortMod) -> list[PortChange]:
+        """Carry out a port-mod; raises OpenFlowError(PORT_MOD_FAILED/…)."""
+        info = self.infos.get(mod.port_no)
+        if info is None:
+            raise OpenFlowError(PortModFailed.BAD_PORT, f"port {mod.port_no}")
+        if mod.hw_addr != info.mac:
+            raise OpenFlowError(PortModFailed.BAD_HW_ADDR, mod.hw_addr.hex(":"))
+        if (mod.config | mod.mask) & ~_SETTABLE:
+            raise OpenFlowError(PortModFailed.BAD_CONFIG, f"config {mod.config:#x} mask {mod.mask:#x}")
+        before = self.config(mod.port_no)
+        after = PortConfig(before & ~mod.mask | mod.config & mod.mask)
+        self._config[mod.port_no] = after
+        return [PortChange(PortReason.MODIFY, self.describe(mod.port_no))] if after != before else []

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the control socket shows of a switch, as plain JSON values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+from vswitch.agent.slowpath import CachedFlow
+from vswitch.agent.switch import OpenFlowSwitch, port_config_names
+from vswitch.agent.tables import SECOND_NS, Rule
+from vswitch.errors import ConfigError
+from vswitch.flow import VLAN_PRESENT, Action, Controller, FlowKey, FlowStats, Output, PortInfo, SetTunnel
+from vswitch.openflow.oxm import ARP, IPV4, IPV6
+
+_VID = 0xFFF
+
+
+class SwitchView:
+    """The methods of the control socket that concern the switch. `controllers` lists what `show` reports."""
+
+    def __init__(self, switch: OpenFlowSwitch, controllers: Callable[[], list[dict[str, Any]]]) -> None:
+        self.switch = switch
+        self.controllers = controllers
+
+    def show(self) -> dict[str, Any]:
+        switch = self.switch
+        return {
+            "name": switch.name,
+            "dpid": f"{switch.dpid:016x}",
+            "ports": self.ports(),
+            "controllers": self.controllers(),
+            "intent_revision": switch.extensions.intent_revision,
+            "rules": sum(len(table.rules) for table in switch.tables.tables),
+            "flows": len(switch.slowpath.flows),
+            "workers": switch.datapath.capabilities()["workers"],
+            "version": switch.datapath.capabilities()["version"],
+        }
+
+    def ports(self) -> list[dict[str, Any]]:
+        return [self._port(info) for info in sorted(self.switch.datapath.ports())]
+
+    def _port(self, info: PortInfo) -> dict[str, Any]:
+        return {
+            "port": info.port_no,
+            "name": info.name,
+            "kind": info.kind,
+            "mac": info.mac.hex(":"),
+            "mtu": info.mtu,
+            "up": info.up,
+            "peer": info.peer,
+            "config": port_config_names(self.switch.ports.config(info.port_no)),
+            **info.counters._asdict(),
+        }
+
+    def counters(self) -> dict[str, Any]:
+        reasons = dict(self.switch.datapath.counters())
+        reasons["slow_path_misses"] = self.switch.slowpath.misses
+        reasons["packet_ins_dropped"] = sum(session.packet_ins_dropped for session in self.switch.sessions)
+        ports = {info.name: info.counters._asdict() for info in sorted(self.switch.datapath.ports())}
+        return {"reasons": reasons, "ports": ports}
+
+    def flows(self) -> list[dict[str, Any]]:
+        stats = self.switch.datapath.flow_stats()
+        return [
+            self._flow(flow, stats.get(key, FlowStats(0, 0, 0)))
+            for key, flow in self.switch.slowpath.flows.items()
+        ]
+
+    def _flow(self, flow: CachedFlow, stats: FlowStats) -> dict[str, Any]:
+        idle_ns = self.switch.clock() - stats.last_used_ns if stats.last_used_ns else None
+        return {
+            "key": describe_key(flow.key),
+            "actions": [describe_action(action) for action in flow.translation.program] or ["drop"],
+            "proactive": flow.proactive,
+            "packets": stats.packets,
+            "bytes": stats.bytes,
+            "idle": None if idle_ns is None else round(idle_ns / SECOND_NS, 3),
+        }
+
+    def rules(self) -> list[dict[str, Any]]:
+        self.switch.slowpath.credit_all()
+        return [self._rule(rule) for rule in self.switch.tables]
+
+    def _rule(self, rule: Rule) -> dict[str, Any]:
+        return {
+            "table": rule.table_id,
+            "priority": rule.priority,
+            "match": str(rule.match),
+            "instructions": str(rule.instructions),
+            "cookie": f"{rule.cookie:#x}",
+            "packets": rule.packets,
+            "bytes": rule.bytes,
+            "age": round((self.switch.clock() - rule.created_ns) / SECOND_NS, 3),
+            "idle_timeout": rule.idle_timeout,
+            "hard_timeout": rule.hard_timeout,
+            "flows": len(rule.flows),
+        }
+
+    def set_wire(self, port: int | str, **settings: Any) -> dict[str, Any]:
+        port_no = self._port_number(port)
+        self.switch.datapath.set_wire(port_no, **settings)
+        return {"port": port_no, **settings}
+
+    def set_gro(self, port: int | str, enabled: bool, queue: int = 0) -> dict[str, Any]:
+        port_no = self._port_number(port)
+        if not isinstance(enabled, bool) or not isinstance(queue, int):
+            raise ConfigError("gro", "enabled or queue is of the wrong type", "a boolean and a queue number")
+        self.switch.datapath.set_gro(port_no, queue, enabled)
+        return {"port": port_no, "queue": queue, "enabled": enabled}
+
+    def _port_number(self, port: int | str) -> int:
+        for info in self.switch.datapath.ports():
+            if info.name == port or str(info.port_no) == str(port):
+                return info.port_no
+        names = ", ".join(f"{info.port_no} ({info.name})" for info in sorted(self.switch.datapath.ports()))
+        raise ConfigError("port", f"there is no port {port}", names)
+
+
+def describe_key(key: FlowKey) -> dict[str, Any]:
+    """A flow key as people read it; fields that are 0 are left out."""
+    shown: dict[str, Any] = {name: value for name, value in key._asdict().items() if value}
+    for name in ("eth_dst", "eth_src"):
+        shown[name] = key._asdict()[name].to_bytes(6, "big").hex(":")
+    shown["eth_type"] = f"{key.eth_type:#06x}"
+    if key.vlan_tci & VLAN_PRESENT:
+        shown["vlan_tci"] = f"vid {key.vlan_tci & _VID} pcp {key.vlan_tci >> 13}"
+    for name in ("ip_src", "ip_dst"):
+        if key.eth_type in (IPV4, ARP):
+            shown[name] = str(IPv4Address(key._asdict()[name]))
+        elif key.eth_type == IPV6:
+            shown[name] = str(IPv6Address(key._asdict()[name]))
+    return shown
+
+
+def describe_action(action: Action) -> str:
+    if isinstance(action, Output):
+        return f"output:{action.port}"
+    if isinstance(action, SetTunnel):
+        return f"set_tunnel:{action.tunnel_id}"
+    assert isinstance(action, Controller)
+    return f"controller:{action.max_len}"

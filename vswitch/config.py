@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a switch is told on its command line: ports and wire settings, checked before anything is opened."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from vswitch.errors import ConfigError
+
+MAX_INTERFACE_NAME = 15
+MAX_PHYSICAL_PORT = 999
+MIN_MTU, MAX_MTU = 68, 9216
+DEFAULT_MTU = 1500
+
+_UNITS_NS = {"": 1e6, "ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9}
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(ns|us|ms|s|)")
+
+
+@dataclass(frozen=True)
+class WireSettings:
+    """How a wire treats the frames of one direction. Zeros: an ideal wire.
+
+    bw: Mbit/s; delay_ns, jitter_ns; loss, duplicate, reorder: percent; max_queue_size, ecn_threshold: frames;
+    seed: of the random numbers, 0: chosen by the port.
+    """
+
+    bw: float = 0
+    delay_ns: int = 0
+    jitter_ns: int = 0
+    loss: float = 0
+    duplicate: float = 0
+    reorder: float = 0
+    max_queue_size: int = 0
+    ecn_threshold: int = 0
+    seed: int = 0
+
+    def changed(self, where: str, settings: dict[str, Any]) -> WireSettings:
+        """With these settings in the words of the command line replaced; raises ConfigError."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        for name, value in settings.items():
+            if name not in _SETTINGS:
+                raise ConfigError(f"{where}.{name}", "is no setting of a wire", ", ".join(sorted(_SETTINGS)))
+            target, parse = _SETTINGS[name]
+            values[target] = parse(f"{where}.{name}", value)
+        return WireSettings(**values)
+
+
+@dataclass(frozen=True)
+class PortConfig:
+    """One `--port N=KIND:…`."""
+
+    number: int
+    kind: str
+    name: str
+    where: str
+    interface: str = ""
+    namespace: str = ""
+    path: str = ""
+    mtu: int = DEFAULT_MTU
+    mac: str = ""
+    end: str = ""
+    wire: WireSettings = field(default_factory=WireSettings)
+
+
+def parse_port(text: str) -> PortConfig:
+    """`2=wire:PATH,bw=100,…` or `1=tap:IFNAME@NETNS`; raises ConfigError that names the port."""
+    number_text, equals, rest = text.partition("=")
+    where = f"port {number_text}"
+    if not equals or not number_text.isdigit() or not 1 <= int(number_text) <= MAX_PHYSICAL_PORT:
+        raise ConfigError(
+            f"port {text}",
+            "does not start with a port number",
+            f"N=KIND:… with N from 1 to {MAX_PHYSICAL_PORT}",
+        )
+    number = int(number_text)
+    kind, _, detail = rest.partition(":")
+    address, *options = detail.split(",")
+    if kind == "tap" and not options:
+        interface, _, namespace = address.partition("@")
+        check_interface_name(where, interface)
+        return PortConfig(number, kind, interface, where, interface=interface, namespace=namespace)
+    if kind == "wire" and address:
+        return _wire(number, where, address, options)
+    raise ConfigError(where, f"{rest!r} is no port", "tap:IFNAME@NETNS or wire:PATH[,key=value…]")
+
+
+def _wire(number: int, where: str, path: str, options: list[str]) -> PortConfig:
+    given: dict[str, str] = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise ConfigError(where, f"the option {option!r} has no value", "key=value")
+        given[key] = value
+    name = given.pop("name", f"wire{number}")
+    check_interface_name(f"{where}.name", name)
+    mtu = _whole(MIN_MTU, MAX_MTU)(f"{where}.mtu", given.pop("mtu", DEFAULT_MTU))
+    mac = given.pop("mac", "")
+    if mac and not re.fullmatch(r"([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}", mac):
+        raise ConfigError(f"{where}.mac", f"{mac!r} is no MAC address", "02:00:00:00:00:01")
+    end = given.pop("end", "")
+    if end not in ("", "a", "b"):
+        raise ConfigError(f"{where}.end", f"{end!r} is no end of a wire", "a or b")
+    return PortConfig(
+        number,
+        "wire",
+        name,
+        where,
+        path=path,
+        mtu=mtu,
+        mac=mac,
+        end=end,
+        wire=WireSettings().changed(where, given),
+    )
+
+
+def check_interface_name(where: str, name: str) -> None:
+    """Raise ConfigError when the kernel would refuse the name."""
+    if not name or len(name) > MAX_INTERFACE_NAME or re.search(r"[\s/:]", name):
+        raise ConfigError(
+            where,
+            f"{name!r} cannot name an interface",
+            f"1 to {MAX_INTERFACE_NAME} characters without blank, slash and colon",
+        )
+
+
+def _number(low: float, high: float):
+    def parse(where: str, value: Any) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = float("nan")
+        if not low <= number <= high:
+            raise ConfigError(where, f"{value!r} is out of range", f"a number from {low:g} to {high:g}")
+        return number
+
+    return parse
+
+
+def _whole(low: int, high: int):
+    def parse(where: str, value: Any) -> int:
+        try:
+            number = int(str(value))
+        except ValueError:
+            number = low - 1
+        if not low <= number <= high:
+            raise ConfigError(where, f"{value!r} is out of range", f"a whole number from {low} to {high}")
+        return number
+
+    return parse
+
+
+def _duration_ns(where: str, value: Any) -> int:
+    match = _DURATION.fullmatch(str(value).strip())
+    nanoseconds = float(match[1]) * _UNITS_NS[match[2]] if match else -1
+    if not 0 <= nanoseconds <= 60e9:
+        raise ConfigError(
+            where, f"{value!r} is no duration", "0 to 60s, as 10us, 5ms, 1s; a plain number: ms"
+        )
+    return int(nanoseconds)
+
+
+_SETTINGS = {
+    "bw": ("bw", _number(0, 400_000)),
+    "delay": ("delay_ns", _duration_ns),
+    "jitter": ("jitter_ns", _duration_ns),
+    "loss": ("loss", _number(0, 100)),
+    "duplicate": ("duplicate", _number(0, 100)),
+    "reorder": ("reorder", _number(0, 100)),
+    "max_queue_size": ("max_queue_size", _whole(0, 1_000_000)),
+    "ecn_threshold": ("ecn_threshold", _whole(0, 1_000_000)),
+    "seed": ("seed", _whole(0, 2**31 - 2)),
+}

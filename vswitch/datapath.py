@@ -1,0 +1,549 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's view of the compiled dataplane: opens ports, gives commands, reads counters.
+
+All methods are called from one thread. What the worker reads is written before the command that announces it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import os
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from vswitch import layout
+from vswitch.config import PortConfig, WireSettings
+from vswitch.dataplane import flow_table, formats, parse, worker
+from vswitch.dataplane.memory import Memory
+from vswitch.dataplane.ports.tap_device import TapDevice
+from vswitch.dataplane.ports.wire_file import WireEnd
+from vswitch.errors import ConfigError
+from vswitch.flow import (
+    DropReason,
+    FlowKey,
+    FlowStats,
+    PortCounters,
+    PortInfo,
+    Program,
+    Punt,
+    PuntReason,
+)
+from vswitch.layout import Command, Counter, PortKind, PuntKind
+from vswitch.openflow.spec import port_mac
+from vswitch.programs import ProgramStore
+
+log = logging.getLogger(__name__)
+
+VERSION = "0.1.0"
+MASK64 = (1 << 64) - 1
+DROP_COUNTERS = {
+    DropReason.DELIVERED: -1,
+    DropReason.TABLE_MISS: int(Counter.TABLE_MISS),
+    DropReason.RULE: int(Counter.NO_RULE),
+    DropReason.PORT_CONFIG: int(Counter.PORT_CONFIG),
+}
+
+
+class Port:
+    """What the agent knows of a port beside the dataplane's row."""
+
+    def __init__(self, number: int, index: int, name: str, kind: str, mac: str, mtu: int, peer: str) -> None:
+        self.number, self.index, self.name, self.kind = number, index, name, kind
+        self.mac, self.mtu, self.peer = mac, mtu, peer
+        self.up = False
+        self.tap: TapDevice | None = None
+        self.wire: WireEnd | None = None
+        self.wire_index = -1
+        self.settings = WireSettings()
+        self.peer_epoch = 0
+        self.peer_pool: tuple[int, int] | None = None  # offset in mem, size
+
+
+class Datapath:
+    """One switch's dataplane.
+
+    dpid: datapath id, which the ports' default MAC addresses derive from. cpu: processor for the worker, or
+    None. Raises ConfigError when a port cannot be had; nothing stays open then.
+    """
+
+    def __init__(self, dpid: int, ports: Sequence[PortConfig] = (), cpu: int | None = None) -> None:
+        self.dpid = dpid
+        self.cpu = cpu
+        self.punt_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.memory = Memory()
+        self.tables = layout.make_tables()
+        self.t = self.tables[0]
+        self._scratch_tables = layout.make_tables()
+        self._programs = ProgramStore(self.t["programs"], self._number_to_index)
+        self._ports: dict[int, Port] = {}
+        self._thread: threading.Thread | None = None
+        self._commands_given = 0
+        self._injections: deque[tuple[int, int]] = deque((0, slot) for slot in range(layout.INJECTIONS))
+        self._retired: deque[tuple[int, int, int]] = deque()  # commands given, offset and size of a mapping
+        self._evicted: list[tuple[FlowKey, FlowStats]] = []
+        self._map_memory()
+        try:
+            for config in ports:
+                self._open(config)
+        except BaseException:
+            self.close()
+            raise
+        self.refresh_ports()
+
+    def _map_memory(self) -> None:
+        size = layout.CONTROL_SIZE
+        control = self.memory.map_private(size)
+        assert control == 0
+        self._words = self.memory.words(0, size // 8)
+        pool_size = layout.BUFFERS * layout.BUFFER_SIZE
+        self._pool_fd = os.memfd_create("vswitch-pool", os.MFD_CLOEXEC)
+        os.ftruncate(self._pool_fd, pool_size)
+        self._pool_size = pool_size
+        self.t["pool"] = self.memory.map_file(self._pool_fd, pool_size)
+        self.t["punt_memory"] = self.memory.map_private(layout.PUNTS * layout.PUNT_SLOT_SIZE)
+        self.t["injection_memory"] = self.memory.map_private(layout.INJECTIONS * layout.PUNT_SLOT_SIZE)
+        self._scratch = self.memory.map_private(layout.PUNT_SLOT_SIZE)
+        self.t["agent_fd"], self.t["wake_fd"] = self.punt_fd, self._wake_fd
+        for index, name in enumerate(sorted(formats.SHIPPED)):
+            formats.fill_row(self.t["formats"][index], formats.SHIPPED[name])
+        self._formats = sorted(formats.SHIPPED)
+
+    # Life
+
+    def start(self) -> None:
+        """Start the worker; returns when it runs, which takes a while when it must be compiled first."""
+        started = threading.Event()
+        self._thread = threading.Thread(target=self._work, args=(started,), name="worker", daemon=True)
+        self._thread.start()
+        started.wait()
+
+    def _work(self, started: threading.Event) -> None:
+        if self.cpu is not None:
+            os.sched_setaffinity(threading.get_native_id(), {self.cpu})
+        self._words[layout.STOP_OFFSET // 8] = 1
+        worker.run(self.memory.array, self.tables)  # compiles, and returns at once
+        self._words[layout.STOP_OFFSET // 8] = 0
+        started.set()
+        worker.run(self.memory.array, self.tables)
+
+    def close(self) -> None:
+        """Stop the worker and release everything."""
+        if self._thread is not None:
+            self._words[layout.STOP_OFFSET // 8] = 1
+            os.eventfd_write(self._wake_fd, 1)
+            self._thread.join()
+        for port in self._ports.values():
+            if port.tap:
+                port.tap.close()
+            if port.wire:
+                port.wire.close()
+        for fd in (self.punt_fd, self._wake_fd, self._pool_fd):
+            os.close(fd)
+
+    # Ports
+
+    def _open(self, config: PortConfig) -> None:
+        if config.number in self._ports:
+            raise ConfigError(
+                config.where, f"the port number {config.number} is given twice", "one port a number"
+            )
+        if any(port.name == config.name for port in self._ports.values()):
+            raise ConfigError(config.where, f"the name {config.name} is given twice", "one port a name")
+        mac = config.mac or port_mac(self.dpid, config.number)
+        index = len(self._ports) + 1
+        port = Port(config.number, index, config.name, config.kind, mac, config.mtu, "")
+        row = self.t["ports"][index]
+        if config.kind == "tap":
+            port.tap = TapDevice(config.interface, config.namespace, config.where)
+            self._ports[config.number] = port
+            port.peer = config.namespace
+            row["fd"] = port.tap.fd
+            row["kind"] = PortKind.TAP
+            self.t["taps"][self.t["tap_count"]] = index
+            self.t["tap_count"] += 1
+        else:
+            port.wire = WireEnd(config.path, config.mtu, config.end, config.where)
+            self._ports[config.number] = port
+            port.peer = config.path
+            port.wire_index = int(self.t["wire_count"])
+            wire = self.t["wires"][port.wire_index]
+            wire["port"] = index
+            wire["random"] = 1
+            port.wire.map(self.memory, wire, int(self.t["pool"]), self._pool_fd, self._pool_size)
+            row["kind"], row["wire"], row["mtu"] = PortKind.WIRE, port.wire_index, config.mtu
+            self.t["wire_buffers"][port.wire_index] = -1
+            self.t["wire_count"] += 1
+            port.settings = config.wire
+            self._apply_wire(port)
+        row["number"] = config.number
+        self.t["gro_enabled"][index] = 1
+
+    def refresh_ports(self) -> bool:
+        """Look at the links: True when something changed since the last call."""
+        changed = False
+        for port in self._ports.values():
+            if port.tap:
+                up, mtu = port.tap.up(), port.tap.mtu() or port.mtu
+            elif port.wire:
+                up, mtu = self._meet_peer(port), port.mtu
+            else:
+                uplink = self.t["ports"][self.t["ports"][port.index]["uplink"]]
+                up, mtu = bool(uplink["up"]), port.mtu
+            if (up, mtu) != (port.up, port.mtu):
+                port.up, port.mtu = up, mtu
+                self._give(Command.PORT_STATE, port.index, int(up))
+                changed = True
+        self._unmap_retired()
+        return changed
+
+    def _meet_peer(self, port: Port) -> bool:
+        """Map the pool of whoever holds the wire's other end; whether both ends see each other."""
+        wire = port.wire
+        assert wire is not None
+        if not wire.peer_alive():
+            return False
+        epoch = wire.peer_epoch()
+        if epoch != port.peer_epoch:
+            opened = wire.open_peer_pool()
+            if opened is None:
+                return False
+            fd, size = opened
+            offset = self.memory.map_file(fd, size)
+            os.close(fd)
+            self._give(Command.NEW_POOL, port.wire_index, offset, size, epoch)
+            if port.peer_pool:
+                self._retired.append((self._commands_given, *port.peer_pool))
+            port.peer_epoch, port.peer_pool = epoch, (offset, size)
+            wire.confirm_peer_pool(epoch)
+        return wire.our_pool_is_mapped()
+
+    def _unmap_retired(self) -> None:
+        while self._retired and self._retired[0][0] <= self._commands_applied():
+            _, offset, size = self._retired.popleft()
+            self.memory.unmap(offset, size)
+
+    def ports(self) -> list[PortInfo]:
+        """The ports as they are now."""
+        return [
+            PortInfo(
+                port.number,
+                port.name,
+                port.kind,
+                bytes.fromhex(port.mac.replace(":", "")),
+                port.mtu,
+                port.up,
+                port.peer,
+                PortCounters(*(int(self.t["ports"][port.index][name]) for name in PortCounters._fields)),
+            )
+            for port in self._ports.values()
+        ]
+
+    def set_gro(self, port_no: int, queue: int, enabled: bool) -> None:
+        """Switch coalescing of a port's receive queue."""
+        port = self._port(port_no)
+        if port.kind == "tunnel":
+            raise ConfigError("port_no", f"{port.name} is a tunnel, which has no queues", "the uplink's port")
+        if queue != 0:
+            raise ConfigError("queue", f"{port.name} has no queue {queue}", "0")
+        self._give(Command.GRO, port.index, queue, int(enabled))
+
+    def set_wire(self, port_no: int, **settings: Any) -> None:
+        """Change how a wire treats the frames that we send: the words of `--port` (bw, delay, loss …)."""
+        port = self._port(port_no)
+        if port.wire is None:
+            raise ConfigError("port", f"{port.name} is no wire", "a wire port")
+        port.settings = port.settings.changed(port.name, settings)
+        self._apply_wire(port)
+
+    def _apply_wire(self, port: Port) -> None:
+        wanted, row = port.settings, self.t["wire_settings"][port.wire_index]
+        row["rate"] = wanted.bw * 1e6 / 8
+        row["delay_ns"], row["jitter_ns"] = wanted.delay_ns, wanted.jitter_ns
+        for name in ("loss", "duplicate", "reorder"):
+            row[name] = int(getattr(wanted, name) / 100 * (1 << 32))
+        row["queue_limit"] = min(wanted.max_queue_size, layout.WIRE_SLOTS)
+        row["ecn_threshold"] = wanted.ecn_threshold
+        row["random"] = wanted.seed or (self.dpid * 1009 + port.number) % 2147483646 + 1
+        row["impaired"] = int(wanted != WireSettings(seed=wanted.seed))
+        self._give(Command.WIRE, port.wire_index)
+
+    def add_tunnel(
+        self,
+        port_no: int,
+        name: str,
+        format: str,
+        local_ip: str,
+        remote_ip: str,
+        local_mac: str,
+        remote_mac: str,
+        uplink_port: int,
+    ) -> None:
+        """Make a tunnel port; raises ConfigError."""
+        if format not in self._formats:
+            raise ConfigError("format", f"{format!r} is not known", ", ".join(self._formats))
+        if port_no in self._ports:
+            raise ConfigError("port_no", f"the port {port_no} exists already", "an unused number")
+        uplink = self._port(uplink_port)
+        if uplink.wire is None:
+            raise ConfigError("uplink_port", f"{uplink.name} is no wire", "a wire port")
+        used = {port.index for port in self._ports.values()}
+        index = next((i for i in range(1, layout.MAX_PORTS) if i not in used), None)
+        if index is None:
+            raise ConfigError("port_no", "there are too many ports", f"at most {layout.MAX_PORTS - 1}")
+        local, remote = _ipv4("local_ip", local_ip), _ipv4("remote_ip", remote_ip)
+        numbers = formats.SHIPPED[format]
+        template = _template(
+            numbers, local, remote, _mac("local_mac", local_mac), _mac("remote_mac", remote_mac)
+        )
+        at = layout.TEMPLATES_OFFSET + index * layout.TEMPLATE_SIZE
+        self.memory.write(at, template)
+        row = self.t["ports"][index]
+        for field in row.dtype.names:
+            row[field] = 0
+        row["number"], row["format"], row["uplink"] = port_no, self._formats.index(format), uplink.index
+        row["local_ip"], row["remote_ip"], row["template"], row["template_len"] = (
+            local,
+            remote,
+            at,
+            len(template),
+        )
+        row["wire"] = -1
+        mtu = uplink.mtu + 14 - len(template) - 14
+        port = Port(port_no, index, name, "tunnel", local_mac, mtu, remote_ip)
+        self._ports[port_no] = port
+        self._give(Command.ADD_TUNNEL, index)
+        self.refresh_ports()
+
+    def remove_tunnel(self, port_no: int) -> None:
+        """Remove a tunnel port."""
+        port = self._port(port_no)
+        if port.kind != "tunnel":
+            raise ConfigError("port_no", f"{port.name} is no tunnel", "a tunnel port")
+        del self._ports[port_no]
+        self._give(Command.REMOVE_TUNNEL, port.index)
+        self._wait(self._commands_given)
+
+    def _port(self, number: int) -> Port:
+        if number not in self._ports:
+            known = ", ".join(f"{n} ({port.name})" for n, port in sorted(self._ports.items()))
+            raise ConfigError("port", f"there is no port {number}", known)
+        return self._ports[number]
+
+    def _number_to_index(self, number: int) -> int:
+        port = self._ports.get(number)
+        return port.index if port else 0
+
+    # Commands
+
+    def _give(self, op: Command, *args: int, key: Sequence[int] | None = None) -> None:
+        """Append a command; waits while the ring is full."""
+        given = self._commands_given
+        self._wait(given + 1 - layout.COMMANDS)
+        row = self.t["commands"][given % layout.COMMANDS]
+        row["op"] = op
+        row["args"][: len(args)] = args
+        if key is not None:
+            row["key"] = key
+        self._commands_given = given + 1
+        self._words[layout.COMMAND_HEAD_OFFSET // 8] = given + 1
+        os.eventfd_write(self._wake_fd, 1)
+
+    def _commands_applied(self) -> int:
+        return int(self._words[layout.COMMAND_TAIL_OFFSET // 8])
+
+    def _wait(self, commands: int) -> None:
+        """Return when the worker has applied that many commands."""
+        while self._thread is not None and self._thread.is_alive() and self._commands_applied() < commands:
+            time.sleep(0.0001)
+
+    async def drained(self) -> None:
+        """Returns when every command given so far has been applied."""
+        commands = self._commands_given
+        while self._thread is not None and self._thread.is_alive() and self._commands_applied() < commands:
+            await asyncio.sleep(0.0001)
+
+    # Flows
+
+    def install(self, key: FlowKey, program: Program, idle_timeout_s: float = 0) -> None:
+        """Add the entry, or replace its program; replacing keeps its counters."""
+        offset, length = self._programs.place(program)
+        words = pack_key(key)
+        self._give(Command.INSTALL, offset, length, int(idle_timeout_s * 1e9), key=words)
+
+    def remove(self, key: FlowKey) -> None:
+        """Without effect when there is no such entry."""
+        self._give(Command.REMOVE, key=pack_key(key))
+
+    def execute(self, packet: int, program: Program) -> None:
+        """Run a program on a held packet, and release it."""
+        offset, length = self._programs.place(program)
+        self._give(Command.EXECUTE, packet, offset, length)
+
+    def discard(self, packet: int, reason: DropReason) -> None:
+        """Release a held packet, counting the reason."""
+        self._give(Command.DISCARD, packet, DROP_COUNTERS[reason])
+
+    def send(self, frame: bytes, program: Program, in_port: int = 0, tunnel_id: int = 0) -> None:
+        """Run a program on a frame of the agent's own (packet-out)."""
+        given, slot = self._injections.popleft()
+        self._wait(given)
+        frame = frame[: layout.PUNT_SLOT_SIZE]
+        self.memory.write(int(self.t["injection_memory"]) + slot * layout.PUNT_SLOT_SIZE, frame)
+        row = self.t["injections"][slot]
+        row["length"], row["in_port"] = len(frame), self._number_to_index(in_port)
+        row["tunnel_id"], row["csum"], row["gso_size"] = tunnel_id, 0, 0
+        offset, length = self._programs.place(program)
+        self._give(Command.SEND, slot, offset, length)
+        self._injections.append((self._commands_given, slot))
+
+    def poll_punts(self, limit: int = 64) -> list[Punt]:
+        """Packets that wait for a decision; also takes in reports of evicted entries."""
+        try:
+            os.eventfd_read(self.punt_fd)
+        except BlockingIOError:
+            pass
+        punts = []
+        head = int(self._words[layout.PUNT_HEAD_OFFSET // 8])
+        tail = int(self._words[layout.PUNT_TAIL_OFFSET // 8])
+        while tail < head and len(punts) < limit:
+            row = self.t["punts"][tail % layout.PUNTS]
+            key = unpack_key(row["key"])
+            if row["kind"] == PuntKind.EVICTED:
+                stats = FlowStats(int(row["packets"]), int(row["bytes"]), int(row["last_used_ns"]))
+                self._evicted.append((key, stats))
+            else:
+                slot = int(row["slot"])
+                at = int(self.t["punt_memory"]) + slot * layout.PUNT_SLOT_SIZE
+                frame = self.memory.read(at, int(row["length"]))
+                punts.append(Punt(PuntReason(int(row["kind"])), key, frame, slot))
+            tail += 1
+        self._words[layout.PUNT_TAIL_OFFSET // 8] = tail
+        if tail < head:
+            os.eventfd_write(self.punt_fd, 1)
+        return punts
+
+    def key_of(self, frame: bytes, in_port: int = 0, tunnel_id: int = 0) -> FlowKey:
+        """The key that the dataplane's parser finds for a frame."""
+        frame = frame[: layout.PUNT_SLOT_SIZE]
+        self.memory.write(self._scratch, frame)
+        words = _key_words(self.memory.array, self._scratch_tables, self._scratch, len(frame))
+        return unpack_key(words)._replace(in_port=in_port, tunnel_id=tunnel_id)
+
+    def flow_stats(self, keys: Iterable[FlowKey] | None = None) -> dict[FlowKey, FlowStats]:
+        """Counters of these entries (all of them by default); entries that do not exist are left out."""
+        flows = self.t["flows"]
+        if keys is None:
+            places = np.nonzero(flows["state"] == layout.FLOW_USED)[0]
+            return {unpack_key(flows[place]["key"]): _stats(flows[place]) for place in places}
+        found = {}
+        for key in keys:
+            place = flow_table.find(self.t, np.array(pack_key(key), np.int64))
+            if place != flow_table.NOT_FOUND:
+                found[key] = _stats(flows[place])
+        return found
+
+    def evicted(self) -> list[tuple[FlowKey, FlowStats]]:
+        """Entries that ended by themselves since the last call, with final counters."""
+        evicted, self._evicted = self._evicted, []
+        return evicted
+
+    # What it says of itself
+
+    def counters(self) -> dict[str, int]:
+        """Everything counted by reason."""
+        counters = {reason.name.lower(): int(self.t["counters"][reason]) for reason in Counter}
+        del counters["gro_first"]
+        for verdict in layout.Merge:
+            name = f"gro_not_merged_{verdict.name.lower()}"
+            counters[name] = int(self.t["counters"][Counter.GRO_FIRST + verdict])
+        del counters["gro_not_merged_yes"]
+        return counters
+
+    def capabilities(self) -> dict[str, Any]:
+        """What this switch can do, for the controller."""
+        return {"version": VERSION, "formats": list(self._formats), "queues": 1, "workers": 1}
+
+
+def _key_words(mem_array, tables, offset, length):
+    """Parse a frame at `offset` into the words of its key."""
+    mem, t = mem_array, tables[0]
+    packet = t["packets"][0]
+    packet["offset"], packet["length"], packet["head_length"], packet["ext"] = offset, length, length, 0
+    packet["port"] = 0
+    if parse.parse(mem, t, packet, False) != parse.FORWARD:
+        return np.zeros(layout.KEY_WORDS, np.int64)
+    flow_table.make_key(mem, t, packet)
+    return t["key"]
+
+
+def _stats(flow) -> FlowStats:
+    return FlowStats(int(flow["packets"]), int(flow["bytes"]), int(flow["last_used_ns"]))
+
+
+def pack_key(key: FlowKey) -> list[int]:
+    """The words of a key, as flow_table.make_key lays them out."""
+    words = [
+        key.in_port | key.l4_src << 16 | key.l4_dst << 32,
+        key.tunnel_id,
+        key.eth_dst << 8 | key.ip_proto,
+        key.eth_src << 8 | key.ip_tos,
+        key.eth_type << 24 | key.vlan_tci << 8 | key.ip_frag,
+        key.ip_src >> 64,
+        key.ip_src & MASK64,
+        key.ip_dst >> 64,
+        key.ip_dst & MASK64,
+    ]
+    return [word - (1 << 64) if word >> 63 else word for word in words]
+
+
+def unpack_key(words: Sequence[int]) -> FlowKey:
+    """The key that has these words."""
+    ports, tunnel_id, dst, src, kind, *addresses = (int(word) & MASK64 for word in words)
+    return FlowKey(
+        in_port=ports & 0xFFFF,
+        tunnel_id=tunnel_id,
+        eth_dst=dst >> 8,
+        eth_src=src >> 8,
+        vlan_tci=kind >> 8 & 0xFFFF,
+        eth_type=kind >> 24,
+        ip_proto=dst & 0xFF,
+        ip_tos=src & 0xFF,
+        ip_frag=kind & 0xFF,
+        ip_src=addresses[0] << 64 | addresses[1],
+        ip_dst=addresses[2] << 64 | addresses[3],
+        l4_src=ports >> 16 & 0xFFFF,
+        l4_dst=ports >> 32 & 0xFFFF,
+    )
+
+
+def _template(numbers: formats.Format, local: int, remote: int, source: bytes, target: bytes) -> bytes:
+    """Outer headers of a tunnel, lengths and identification zero; they do not fragment (RFC 7348 4.3)."""
+    ethernet = target + source + struct.pack("!H", parse.ETH_IPV4)
+    ip = struct.pack("!BBHHHBBHII", 0x45, 0, 0, 0, 0x4000, 64, numbers.outer_proto, 0, local, remote)
+    return ethernet + ip + numbers.template
+
+
+def _ipv4(where: str, text: str) -> int:
+    try:
+        return int(ipaddress.IPv4Address(text))
+    except ValueError:
+        raise ConfigError(where, f"{text!r} is no IPv4 address", "four numbers, as 192.0.2.1") from None
+
+
+def _mac(where: str, text: str) -> bytes:
+    try:
+        mac = bytes.fromhex(text.replace(":", ""))
+    except ValueError:
+        mac = b""
+    if len(mac) != 6:
+        raise ConfigError(where, f"{text!r} is no MAC address", "as 02:00:00:00:00:01")
+    return mac

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the agent asks of the worker, applied in the order in which it was asked."""
+
+from numba import njit
+
+from vswitch.dataplane import flow_table
+from vswitch.dataplane.actions import report_evicted, run_program
+from vswitch.dataplane.gro import NO_PACKET
+from vswitch.dataplane.intrinsics import acquire64, release64
+from vswitch.dataplane.outgoing import take_group
+from vswitch.dataplane.parse import FORWARD, parse
+from vswitch.layout import (
+    COMMAND_HEAD_OFFSET,
+    COMMAND_TAIL_OFFSET,
+    COMMANDS,
+    FLOWS,
+    PUNT_SLOT_SIZE,
+    Command,
+    Counter,
+    PortKind,
+)
+
+COMMAND_BURST = 256
+SWEEP_STRIDE = 64
+"""Flow entries that one pass of the loop checks for idleness."""
+
+
+@njit(cache=True)
+def apply_commands(mem, t):
+    """Apply up to COMMAND_BURST commands; their number."""
+    head = acquire64(mem, COMMAND_HEAD_OFFSET)
+    tail = acquire64(mem, COMMAND_TAIL_OFFSET)
+    count = 0
+    while tail < head and count < COMMAND_BURST:
+        _apply(mem, t, t["commands"][tail & (COMMANDS - 1)])
+        tail += 1
+        count += 1
+        release64(mem, COMMAND_TAIL_OFFSET, tail)
+    return count
+
+
+@njit(cache=True)
+def _apply(mem, t, command):
+    op = command["op"]
+    args = command["args"]
+    if op == Command.INSTALL.value:
+        if not flow_table.install(t, command["key"], args[0], args[1], args[2]):
+            t["counters"][Counter.FLOW_TABLE_FULL.value] += 1
+    elif op == Command.REMOVE.value:
+        place = flow_table.find(t, command["key"])
+        if place != flow_table.NOT_FOUND:
+            flow_table.remove(t, place)
+    elif op == Command.EXECUTE.value:
+        info = t["held"][args[0]]
+        at = t["punt_memory"] + args[0] * PUNT_SLOT_SIZE
+        _execute(mem, t, at, info, args[1], args[2])
+        _free_punt(t, args[0])
+    elif op == Command.DISCARD.value:
+        if args[1] >= 0:
+            t["counters"][args[1]] += 1
+        _free_punt(t, args[0])
+    elif op == Command.SEND.value:
+        at = t["injection_memory"] + args[0] * PUNT_SLOT_SIZE
+        _execute(mem, t, at, t["injections"][args[0]], args[1], args[2])
+    elif op == Command.WIRE.value:
+        _take_over_settings(t, args[0])
+    elif op == Command.NEW_POOL.value:
+        wire = t["wires"][args[0]]
+        wire["peer_pool"] = args[1]
+        wire["peer_pool_size"] = args[2]
+        wire["peer_epoch"] = args[3]
+    elif op == Command.PORT_STATE.value:
+        t["ports"][args[0]]["up"] = args[1]
+    elif op == Command.GRO.value:
+        t["gro_enabled"][args[0], args[1]] = args[2]
+    elif op == Command.ADD_TUNNEL.value:
+        t["ports"][args[0]]["kind"] = PortKind.TUNNEL.value
+        t["tunnels"][t["tunnel_count"]] = args[0]
+        t["tunnel_count"] += 1
+    elif op == Command.REMOVE_TUNNEL.value:
+        _remove_tunnel(t, args[0])
+
+
+@njit(cache=True)
+def _free_punt(t, slot):
+    t["free_punts"][t["free_punt_count"]] = slot
+    t["free_punt_count"] += 1
+
+
+@njit(cache=True)
+def _execute(mem, t, at, info, program, program_len):
+    """Run a program on a packet that lies whole at mem[at]."""
+    packet = t["packets"][0]
+    packet["offset"] = at
+    packet["length"] = info["length"]
+    packet["head_length"] = info["length"]
+    packet["ext"] = 0
+    packet["port"] = info["in_port"]
+    packet["queue"] = 0
+    packet["buffer"] = -1
+    packet["csum"] = info["csum"]
+    packet["gso_size"] = info["gso_size"]
+    packet["next"] = NO_PACKET
+    if parse(mem, t, packet, False) != FORWARD:
+        return
+    packet["tunnel_id"] = info["tunnel_id"]
+    flow_table.make_key(mem, t, packet)
+    group = t["groups"][0]
+    group["first"] = 0
+    group["last"] = 0
+    group["count"] = 1
+    group["gso_size"] = info["gso_size"]
+    group["payload_len"] = packet["payload_len"]
+    take_group(mem, t, group)
+    run_program(mem, t, program, program_len)
+
+
+@njit(cache=True)
+def _take_over_settings(t, index):
+    wire, wanted = t["wires"][index], t["wire_settings"][index]
+    wire["rate"] = wanted["rate"]
+    wire["delay_ns"] = wanted["delay_ns"]
+    wire["jitter_ns"] = wanted["jitter_ns"]
+    wire["loss"] = wanted["loss"]
+    wire["duplicate"] = wanted["duplicate"]
+    wire["reorder"] = wanted["reorder"]
+    wire["queue_limit"] = wanted["queue_limit"]
+    wire["ecn_threshold"] = wanted["ecn_threshold"]
+    if wanted["random"]:
+        wire["random"] = wanted["random"]
+    wire["impaired"] = wanted["impaired"]
+    wire["free_at_ns"] = t["now_ns"]
+    wire["queue_head"] = wire["tx_head"]
+
+
+@njit(cache=True)
+def _remove_tunnel(t, index):
+    t["ports"][index]["kind"] = PortKind.NONE.value
+    t["last_tunnel"] = -1
+    for place in range(t["tunnel_count"]):
+        if t["tunnels"][place] == index:
+            t["tunnel_count"] -= 1
+            t["tunnels"][place] = t["tunnels"][t["tunnel_count"]]
+            return
+
+
+@njit(cache=True)
+def sweep(mem, t):
+    """Remove idle entries among the next SWEEP_STRIDE of the flow table."""
+    for _ in range(SWEEP_STRIDE):
+        place = t["sweep"]
+        t["sweep"] = (place + 1) & (FLOWS - 1)
+        flow = t["flows"][place]
+        if flow_table.is_idle(t, flow) and report_evicted(mem, t, flow):
+            flow_table.remove(t, place)
+            t["counters"][Counter.EVICTED_IDLE.value] += 1

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The exact-match flow table: open addressing with linear probing, bounded, one writer.
+
+A key is KEY_WORDS words; `vswitch.datapath` packs and unpacks them as this file does.
+"""
+
+from numba import njit
+
+from vswitch.dataplane.hashing import mix
+from vswitch.dataplane.intrinsics import load16, load32, load64
+from vswitch.dataplane.parse import ETH_ARP, l4_ports
+from vswitch.layout import FLOW_DELETED, FLOW_EMPTY, FLOW_USED, FLOWS, FLOWS_LIMIT, KEY_WORDS
+
+NOT_FOUND = -1
+
+
+@njit(cache=True)
+def make_key(mem, t, packet):
+    """Write the packet's key into `t['key']`.
+
+    Words: in_port, L4 source << 16, L4 destination << 32 | tunnel_id | proto, eth_dst << 8 | tos, eth_src << 8 |
+    frag, VLAN TCI << 8, eth_type << 24 | source (two words) | destination (two words).
+    """
+    key = t["key"]
+    l2, l3 = packet["l2"], packet["l3"]
+    source, destination = l4_ports(mem, packet)
+    key[0] = t["ports"][packet["in_port"]]["number"] | (source << 16) | (destination << 32)
+    key[1] = packet["tunnel_id"]
+    key[2] = (load32(mem, l2) << 24) | (load16(mem, l2 + 4) << 8) | (packet["ip_proto"] & 0xFF)
+    key[3] = (load32(mem, l2 + 6) << 24) | (load16(mem, l2 + 10) << 8) | packet["tos"]
+    key[4] = (packet["eth_type"] << 24) | (packet["vlan_tci"] << 8) | packet["frag"]
+    for word in range(5, KEY_WORDS):
+        key[word] = 0
+    if packet["ip_version"] == 4:
+        key[6] = load32(mem, l3 + 12)
+        key[8] = load32(mem, l3 + 16)
+    elif packet["ip_version"] == 6:
+        key[5] = load64(mem, l3 + 8)
+        key[6] = load64(mem, l3 + 16)
+        key[7] = load64(mem, l3 + 24)
+        key[8] = load64(mem, l3 + 32)
+    elif packet["eth_type"] == ETH_ARP and packet["ip_proto"]:
+        key[6] = load32(mem, l3 + 14)
+        key[8] = load32(mem, l3 + 24)
+
+
+@njit(cache=True)
+def hash_key(key):
+    """Hash of a key's words."""
+    state = 0x2545F4914F6CDD1D
+    for word in range(KEY_WORDS):
+        state = mix(state, key[word])
+    return state
+
+
+@njit(cache=True)
+def find(t, key):
+    """Index of the entry for `key`, or NOT_FOUND."""
+    hashed = hash_key(key)
+    place = hashed & (FLOWS - 1)
+    while True:
+        flow = t["flows"][place]
+        if flow["state"] == FLOW_EMPTY:
+            return NOT_FOUND
+        if flow["state"] == FLOW_USED and flow["hash"] == hashed and _same_key(flow["key"], key):
+            return place
+        place = (place + 1) & (FLOWS - 1)
+
+
+@njit(cache=True)
+def _same_key(one, other):
+    for word in range(KEY_WORDS):
+        if one[word] != other[word]:
+            return False
+    return True
+
+
+@njit(cache=True)
+def install(t, key, program, program_len, idle_timeout_ns):
+    """Add an entry, or replace the program of the one that is there; False when the table is full."""
+    place = find(t, key)
+    if place == NOT_FOUND:
+        if t["flow_count"] >= FLOWS_LIMIT:
+            return False
+        hashed = hash_key(key)
+        place = hashed & (FLOWS - 1)
+        while t["flows"][place]["state"] == FLOW_USED:
+            place = (place + 1) & (FLOWS - 1)
+        flow = t["flows"][place]
+        flow["hash"] = hashed
+        for word in range(KEY_WORDS):
+            flow["key"][word] = key[word]
+        flow["packets"] = 0
+        flow["bytes"] = 0
+        flow["last_used_ns"] = 0
+        flow["installed_ns"] = t["now_ns"]
+        flow["state"] = FLOW_USED
+        t["flow_count"] += 1
+    flow = t["flows"][place]
+    flow["program"] = program
+    flow["program_len"] = program_len
+    flow["idle_timeout_ns"] = idle_timeout_ns
+    return True
+
+
+@njit(cache=True)
+def remove(t, place):
+    """Remove the entry at `place`; a run of deleted entries before an empty one becomes empty."""
+    t["flows"][place]["state"] = FLOW_DELETED
+    t["flow_count"] -= 1
+    if t["flows"][(place + 1) & (FLOWS - 1)]["state"] != FLOW_EMPTY:
+        return
+    while t["flows"][place]["state"] == FLOW_DELETED:
+        t["flows"][place]["state"] = FLOW_EMPTY
+        place = (place - 1) & (FLOWS - 1)
+
+
+@njit(cache=True)
+def is_idle(t, flow):
+    """Whether an entry has outlived its idle time-out."""
+    if flow["state"] != FLOW_USED or flow["idle_timeout_ns"] == 0:
+        return False
+    last_ns = max(flow["last_used_ns"], flow["installed_ns"])
+    return t["now_ns"] - last_ns >= flow["idle_timeout_ns"]

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Generic receive offload: frames of one TCP flow become one large packet (S4.3, S1.4, S0.7).
+
+`coalesce` sorts a burst into groups, one for each packet that will be delivered, in the order of their first
+frames. No byte is copied: a group is a chain of packet rows. A frame that cannot join its flow's open group
+starts a new one behind it, so a flow's order is kept. Segmenting a group gives back the frames that made it.
+"""
+
+from numba import njit
+
+from vswitch.dataplane.formats import same_opaque
+from vswitch.dataplane.intrinsics import load8, load32, load64
+from vswitch.dataplane.seq import seq_add
+from vswitch.layout import GRO_BUCKETS, MAX_IP_LEN, Counter, Csum, Merge, TcpOptions
+
+FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = 1, 2, 4, 8, 16, 32, 64, 128
+NEVER_MERGED = SYN | RST | URG | CWR
+ENDS_AGGREGATE = FIN | PSH
+PROTO_TCP = 6
+NO_PACKET = -1
+
+
+@njit(cache=True)
+def coalesce(mem, t):
+    """Sort the burst `t['packets'][:packet_count]` into `t['groups'][:group_count]`."""
+    t["gro_stamp"] += 1
+    t["group_count"] = 0
+    for index in range(t["packet_count"]):
+        packet = t["packets"][index]
+        packet["next"] = NO_PACKET
+        enabled = t["gro_enabled"][packet["port"], packet["queue"]] != 0
+        verdict = unfitness(packet) if enabled else Merge.DISABLED.value
+        if verdict == Merge.DISABLED.value:
+            _start_group(t, index)
+            continue
+        bucket = packet["hash"] & (GRO_BUCKETS - 1)
+        number = t["buckets"][bucket, 1] if t["buckets"][bucket, 0] == t["gro_stamp"] else -1
+        while number >= 0 and not same_flow(mem, t["packets"][t["groups"][number]["first"]], packet):
+            number = t["groups"][number]["next"]
+        if number >= 0 and verdict == Merge.YES.value:
+            group = t["groups"][number]
+            verdict = merge_verdict(mem, t["packets"][group["first"]], group, packet)
+            if verdict == Merge.YES.value:
+                _join(t, group, index)
+                continue
+        elif number < 0 and verdict == Merge.YES.value:
+            verdict = Merge.NEW_FLOW.value
+        t["counters"][Counter.GRO_FIRST.value + verdict] += 1
+        _start_flow_group(t, index, bucket, number)
+
+
+@njit(cache=True)
+def unfitness(packet):
+    """Why a frame can be part of no aggregate whatever came before it, or Merge.YES."""
+    if packet["ip_version"] == 0 or packet["ip_proto"] != PROTO_TCP:
+        return Merge.NOT_TCP.value
+    if packet["frag"]:
+        return Merge.FRAGMENT.value
+    if packet["ip_options"]:
+        return Merge.IP_OPTIONS.value
+    if packet["csum"] != Csum.GOOD.value:
+        return Merge.BAD_CHECKSUM.value
+    if packet["tcp_flags"] & NEVER_MERGED:
+        return Merge.FLAGS.value
+    if packet["payload_len"] == 0:
+        return Merge.NO_PAYLOAD.value
+    if packet["tcp_options"] == TcpOptions.OTHER.value:
+        return Merge.TCP_OPTIONS.value
+    return Merge.YES.value
+
+
+@njit(cache=True)
+def same_flow(mem, one, other):
+    """Whether two frames belong to one connection of one virtual network (the 6-tuple of S1.2)."""
+    if one["hash"] != other["hash"] or one["ip_version"] != other["ip_version"]:
+        return False
+    if one["tunnel_id"] != other["tunnel_id"] or one["in_port"] != other["in_port"]:
+        return False
+    if one["ip_proto"] != other["ip_proto"] or one["vlan_tci"] != other["vlan_tci"]:
+        return False
+    if one["ip_version"] == 0:
+        return False
+    if load64(mem, one["l2"]) != load64(mem, other["l2"]) or load32(mem, one["l2"] + 8) != load32(
+        mem, other["l2"] + 8
+    ):
+        return False
+    if one["ip_version"] == 4:
+        if load64(mem, one["l3"] + 12) != load64(mem, other["l3"] + 12):
+            return False
+    else:
+        for word in range(4):
+            if load64(mem, one["l3"] + 8 + 8 * word) != load64(mem, other["l3"] + 8 + 8 * word):
+                return False
+    if one["ip_proto"] != PROTO_TCP or one["frag"] or other["frag"]:
+        return True
+    return load32(mem, one["l4"]) == load32(mem, other["l4"])
+
+
+@njit(cache=True)
+def merge_verdict(mem, first, group, packet):
+    """Why `packet`, fit in itself and of the group's flow, cannot join it, or Merge.YES. Pure."""
+    if group["closed"]:
+        return Merge.CLOSED.value
+    if packet["seq"] != group["next_seq"]:
+        return Merge.OUT_OF_ORDER.value
+    if packet["payload_len"] > group["gso_size"]:
+        return Merge.LARGER_SEGMENT.value
+    if (packet["tcp_flags"] ^ first["tcp_flags"]) & ~ENDS_AGGREGATE:
+        return Merge.FLAGS.value
+    if packet["ack"] != first["ack"] or packet["tcp_window"] != first["tcp_window"]:
+        return Merge.ACK_OR_WINDOW.value
+    if packet["tcp_options"] != first["tcp_options"]:
+        return Merge.TCP_OPTIONS.value
+    if packet["tcp_options"] == TcpOptions.TIMESTAMP.value and packet["timestamp"] != first["timestamp"]:
+        return Merge.TIMESTAMP.value
+    if packet["tos"] != first["tos"]:
+        return Merge.TOS.value
+    if packet["ttl"] != first["ttl"]:
+        return Merge.TTL.value
+    if packet["df"] != first["df"]:
+        return Merge.DF.value
+    if packet["ip_version"] == 4:
+        if packet["df"] == 0 and packet["ip_id"] != (group["ip_id"] + 1) & 0xFFFF:
+            return Merge.IP_ID.value
+    elif not same_ipv6_headers(mem, first, packet):
+        return Merge.EXTENSION_HEADERS.value
+    ip_length = first["l4"] - first["l3"] + tcp_header_length(mem, first)
+    if ip_length + group["payload_len"] + packet["payload_len"] > MAX_IP_LEN:
+        return Merge.TOO_LONG.value
+    if not _same_outer_header(mem, first, packet):
+        return Merge.OUTER_HEADER.value
+    return Merge.YES.value
+
+
+@njit(cache=True)
+def tcp_header_length(mem, packet):
+    """Bytes of the TCP header of a parsed TCP packet."""
+    return (load8(mem, packet["l4"] + 12) >> 4) * 4
+
+
+@njit(cache=True)
+def same_ipv6_headers(mem, one, other):
+    """Whether flow label, next header and extension headers are equal."""
+    length = one["l4"] - one["l3"]
+    if length != other["l4"] - other["l3"] or load32(mem, one["l3"]) != load32(mem, other["l3"]):
+        return False
+    if load8(mem, one["l3"] + 6) != load8(mem, other["l3"] + 6):
+        return False
+    for index in range(40, length, 8):
+        if load64(mem, one["l3"] + index) != load64(mem, other["l3"] + index):
+            return False
+    return True
+
+
+@njit(cache=True)
+def _same_outer_header(mem, first, packet):
+    if packet["opaque_len"] != first["opaque_len"] or packet["outer_df"] != first["outer_df"]:
+        return False
+    if packet["opaque_len"] == 0:
+        return True
+    outer_is_udp = first["outer_is_udp"] != 0
+    return same_opaque(
+        mem, first["opaque"], packet["opaque"], first["opaque_len"], first["length_field"], outer_is_udp
+    )
+
+
+@njit(cache=True)
+def _start_group(t, index):
+    number = t["group_count"]
+    t["group_count"] = number + 1
+    packet = t["packets"][index]
+    group = t["groups"][number]
+    group["first"] = index
+    group["last"] = index
+    group["count"] = 1
+    group["gso_size"] = packet["gso_size"]
+    group["payload_len"] = packet["payload_len"]
+    group["flags"] = packet["tcp_flags"]
+    group["closed"] = 1
+    group["next"] = NO_PACKET
+    return number
+
+
+@njit(cache=True)
+def _start_flow_group(t, index, bucket, replaces):
+    """Start a group that later frames of the flow may join; it takes the place of the flow's older group."""
+    number = _start_group(t, index)
+    packet = t["packets"][index]
+    group = t["groups"][number]
+    if unfitness(packet) == Merge.YES.value:
+        group["closed"] = 1 if packet["tcp_flags"] & ENDS_AGGREGATE else 0
+        group["gso_size"] = packet["payload_len"]
+        group["next_seq"] = seq_add(packet["seq"], packet["payload_len"])
+        group["ip_id"] = packet["ip_id"]
+    if replaces >= 0:
+        _replace(t, bucket, replaces, number)
+        return
+    stamp = t["buckets"][bucket, 0] == t["gro_stamp"]
+    group["next"] = t["buckets"][bucket, 1] if stamp else NO_PACKET
+    t["buckets"][bucket, 0] = t["gro_stamp"]
+    t["buckets"][bucket, 1] = number
+
+
+@njit(cache=True)
+def _replace(t, bucket, older, newer):
+    """In the bucket's list, `newer` stands where `older` stood."""
+    t["groups"][newer]["next"] = t["groups"][older]["next"]
+    number = t["buckets"][bucket, 1]
+    if number == older:
+        t["buckets"][bucket, 1] = newer
+        return
+    while t["groups"][number]["next"] != older:
+        number = t["groups"][number]["next"]
+    t["groups"][number]["next"] = newer
+
+
+@njit(cache=True)
+def _join(t, group, index):
+    packet = t["packets"][index]
+    t["packets"][group["last"]]["next"] = index
+    group["last"] = index
+    group["count"] += 1
+    group["payload_len"] += packet["payload_len"]
+    group["next_seq"] = seq_add(packet["seq"], packet["payload_len"])
+    group["ip_id"] = packet["ip_id"]
+    group["flags"] |= packet["tcp_flags"]
+    if packet["payload_len"] < group["gso_size"] or packet["tcp_flags"] & ENDS_AGGREGATE:
+        group["closed"] = 1
+    t["counters"][Counter.GRO_MERGED.value] += 1
+    if group["count"] == 2:
+        t["counters"][Counter.GRO_AGGREGATES.value] += 1

@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From bytes to a packet row: Ethernet, VLAN, a tunnel by its format row, IPv4, IPv6, TCP, UDP, ICMP, ARP.
+
+This is the only place where lengths are judged. After `parse`, every header that a row names lies inside the
+frame's contiguous head, and `payload`, `payload_len` lie inside the frame.
+"""
+
+from numba import njit
+
+from vswitch.dataplane import checksum
+from vswitch.dataplane.formats import find_tunnel, opaque_length
+from vswitch.dataplane.hashing import mix
+from vswitch.dataplane.intrinsics import load8, load16, load32, load64
+from vswitch.layout import MAX_EXTENSION_HEADERS, Counter, Csum, TcpOptions
+
+ETH_HEADER = 14
+VLAN_TAG = 4
+ETH_IPV4, ETH_ARP, ETH_VLAN, ETH_QINQ, ETH_IPV6 = 0x0800, 0x0806, 0x8100, 0x88A8, 0x86DD
+PROTO_ICMP, PROTO_TCP, PROTO_UDP, PROTO_ICMPV6, PROTO_SCTP = 1, 6, 17, 58, 132
+VLAN_PRESENT = 0x1000
+FRAG_FIRST, FRAG_LATER = 1, 3
+ECN_MASK, ECN_CE = 3, 3
+
+FORWARD = -1
+"""Verdict of `parse`: go on; any other is the counter of the reason for the drop."""
+
+
+@njit(cache=True)
+def parse(mem, t, packet, verify):
+    """Fill `packet` from its bytes; FORWARD, or the counter of the reason to drop it.
+
+    packet: a row with `offset`, `length`, `head_length`, `ext`, `port`, `csum` set.
+    verify: whether L4 checksums are to be verified (frames from a wire; a VM's are its own stack's word).
+    """
+    if packet["head_length"] < ETH_HEADER:
+        return Counter.RX_TOO_SHORT.value
+    packet["in_port"] = packet["port"]
+    packet["tunnel_id"] = 0
+    packet["opaque_len"] = 0
+    packet["outer_ce"] = 0
+    packet["outer_df"] = 0
+    packet["l2"] = packet["offset"]
+    if t["tunnel_count"] > 0 and verify:
+        verdict = _decapsulate(mem, t, packet)
+        if verdict != FORWARD:
+            return verdict
+    return _parse_frame(mem, packet, verify)
+
+
+@njit(cache=True)
+def _decapsulate(mem, t, packet):
+    """Step over the outer headers of a packet that one of our tunnels delivers."""
+    l3 = packet["offset"] + ETH_HEADER
+    end = packet["offset"] + packet["head_length"]
+    if l3 + 20 > end or load16(mem, l3 - 2) != ETH_IPV4 or load8(mem, l3) >> 4 != 4:
+        return FORWARD
+    ihl = (load8(mem, l3) & 15) * 4
+    opaque = l3 + ihl
+    if ihl < 20 or opaque > end:
+        return FORWARD
+    port = find_tunnel(mem, t, l3, opaque, end)
+    if port == -1:
+        return FORWARD
+    if checksum.fold(checksum.sum_header(mem, l3, ihl)) != 0xFFFF:
+        return Counter.RX_BAD_OUTER_CHECKSUM.value
+    if port < 0:
+        return Counter.RX_UNKNOWN_TUNNEL.value
+    if load16(mem, l3 + 6) & 0x3FFF:
+        return Counter.RX_OUTER_FRAGMENT.value
+    total = load16(mem, l3 + 2)
+    row = t["formats"][t["ports"][port]["format"]]
+    opaque_len = opaque_length(mem, row, opaque, end)
+    inner = opaque + opaque_len
+    if opaque_len == 0 or inner + ETH_HEADER > end or ETH_HEADER + total > packet["length"]:
+        return Counter.RX_TOO_SHORT.value
+    if inner + ETH_HEADER > l3 + total:
+        return Counter.RX_TOO_SHORT.value
+    packet["length"] = ETH_HEADER + total
+    if packet["head_length"] > packet["length"]:
+        packet["head_length"] = packet["length"]
+    if row["outer_proto"] == PROTO_UDP and load16(mem, opaque + 6) != 0:
+        if not _l4_checksum_right(mem, packet, l3, 4, PROTO_UDP, opaque, total - ihl):
+            return Counter.RX_BAD_OUTER_CHECKSUM.value
+    packet["in_port"] = port
+    packet["tunnel_id"] = _load_bytes(mem, opaque + row["flow_id_offset"], row["flow_id_length"])
+    packet["opaque"] = opaque
+    packet["opaque_len"] = opaque_len
+    packet["length_field"] = row["length_field"]
+    packet["outer_is_udp"] = 1 if row["outer_proto"] == PROTO_UDP else 0
+    packet["outer_ce"] = 1 if load8(mem, l3 + 1) & ECN_MASK == ECN_CE else 0
+    packet["outer_df"] = load16(mem, l3 + 6) & 0x4000
+    packet["l2"] = inner
+    return FORWARD
+
+
+@njit(cache=True)
+def _load_bytes(mem, offset, count):
+    value = 0
+    for index in range(count):
+        value = (value << 8) | load8(mem, offset + index)
+    return value
+
+
+@njit(cache=True)
+def _parse_frame(mem, packet, verify):
+    """The headers from `l2` on. What is malformed above Ethernet stays an unparsed payload."""
+    end = packet["offset"] + packet["head_length"]
+    l3 = packet["l2"] + ETH_HEADER
+    eth_type = load16(mem, l3 - 2)
+    vlan_tci = 0
+    while (eth_type == ETH_VLAN or eth_type == ETH_QINQ) and l3 + VLAN_TAG <= end:
+        if vlan_tci == 0:
+            vlan_tci = (load16(mem, l3) & 0xEFFF) | VLAN_PRESENT
+        eth_type = load16(mem, l3 + 2)
+        l3 += VLAN_TAG
+    packet["eth_type"] = eth_type
+    packet["vlan_tci"] = vlan_tci
+    packet["l3"] = l3
+    packet["l4"] = l3
+    packet["ip_version"] = 0
+    packet["ip_proto"] = 0
+    packet["tos"] = 0
+    packet["ttl"] = 0
+    packet["ip_id"] = 0
+    packet["df"] = 0
+    packet["frag"] = 0
+    packet["ip_options"] = 0
+    packet["ce_mark"] = 0
+    rest = packet["length"] - (l3 - packet["offset"])
+    known = False
+    if eth_type == ETH_IPV4:
+        known = _parse_ipv4(mem, packet, l3, end, rest)
+    elif eth_type == ETH_IPV6:
+        known = _parse_ipv6(mem, packet, l3, end, rest)
+    elif eth_type == ETH_ARP and l3 + 28 <= end:
+        packet["ip_proto"] = load16(mem, l3 + 6)
+    if not known:
+        packet["ip_version"] = 0
+        packet["payload"] = l3
+        packet["payload_len"] = rest
+    packet["hash"] = _flow_hash(mem, packet)
+    if packet["head_length"] < packet["length"]:
+        if packet["payload"] != end:
+            return Counter.RX_BAD_DESCRIPTOR.value
+        packet["payload"] = packet["ext"]
+    if packet["outer_ce"]:
+        if packet["ip_version"] and packet["tos"] & ECN_MASK == 0:
+            return Counter.RX_ECN_INCOMPATIBLE.value
+        if packet["ip_version"] and packet["tos"] & ECN_MASK != ECN_CE:
+            packet["tos"] |= ECN_CE
+            packet["ce_mark"] = 1
+    if verify:
+        packet["csum"] = _verify_l4(mem, packet)
+    return FORWARD
+
+
+@njit(cache=True)
+def _parse_ipv4(mem, packet, l3, end, rest):
+    if l3 + 20 > end:
+        return False
+    first = load8(mem, l3)
+    ihl = (first & 15) * 4
+    total = load16(mem, l3 + 2)
+    if first >> 4 != 4 or ihl < 20 or l3 + ihl > end or total < ihl or total > rest:
+        return False
+    if checksum.fold(checksum.sum_header(mem, l3, ihl)) != 0xFFFF:
+        return False
+    packet["ip_version"] = 4
+    packet["tos"] = load8(mem, l3 + 1)
+    packet["ip_id"] = load16(mem, l3 + 4)
+    fragment = load16(mem, l3 + 6)
+    packet["df"] = fragment & 0x4000
+    packet["frag"] = FRAG_LATER if fragment & 0x1FFF else FRAG_FIRST if fragment & 0x2000 else 0
+    packet["ttl"] = load8(mem, l3 + 8)
+    packet["ip_proto"] = load8(mem, l3 + 9)
+    packet["ip_options"] = ihl - 20
+    _parse_l4(mem, packet, l3 + ihl, end, total - ihl)
+    return True
+
+
+@njit(cache=True)
+def _parse_ipv6(mem, packet, l3, end, rest):
+    if l3 + 40 > end or load8(mem, l3) >> 4 != 6:
+        return False
+    length = load16(mem, l3 + 4)
+    if 40 + length > rest:
+        return False
+    packet["ip_version"] = 6
+    packet["tos"] = (load16(mem, l3) >> 4) & 0xFF
+    packet["ttl"] = load8(mem, l3 + 7)
+    proto = load8(mem, l3 + 6)
+    l4 = l3 + 40
+    stop = min(end, l4 + length)
+    for _ in range(MAX_EXTENSION_HEADERS):
+        is_fragment = proto == 44
+        if not (proto == 0 or proto == 43 or proto == 60 or is_fragment) or l4 + 8 > stop:
+            break
+        size = 8 if is_fragment else 8 + load8(mem, l4 + 1) * 8
+        if l4 + size > stop:
+            break
+        if is_fragment:
+            place = load16(mem, l4 + 2)
+            if place & 0xFFF9:
+                packet["frag"] = FRAG_LATER if place & 0xFFF8 else FRAG_FIRST
+        proto = load8(mem, l4)
+        l4 += size
+    packet["ip_proto"] = proto
+    _parse_l4(mem, packet, l4, end, length - (l4 - l3 - 40))
+    return True
+
+
+@njit(cache=True)
+def _parse_l4(mem, packet, l4, end, length):
+    """`length`: bytes of the IP payload from `l4` on."""
+    packet["l4"] = l4
+    packet["payload"] = l4
+    packet["payload_len"] = length
+    packet["tcp_flags"] = 0
+    proto = packet["ip_proto"]
+    if packet["frag"]:
+        return
+    if proto == PROTO_TCP:
+        if length < 20 or l4 + 20 > end:
+            return
+        header = (load8(mem, l4 + 12) >> 4) * 4
+        if header < 20 or header > length or l4 + header > end:
+            return
+        packet["seq"] = load32(mem, l4 + 4)
+        packet["ack"] = load32(mem, l4 + 8)
+        packet["tcp_flags"] = load16(mem, l4 + 12) & 0x0FFF
+        packet["tcp_window"] = load16(mem, l4 + 14)
+        packet["tcp_options"] = TcpOptions.NONE.value
+        if header == 32 and load32(mem, l4 + 20) == 0x0101080A:
+            packet["tcp_options"] = TcpOptions.TIMESTAMP.value
+            packet["timestamp"] = load64(mem, l4 + 24)
+        elif header > 20:
+            packet["tcp_options"] = TcpOptions.OTHER.value
+        packet["payload"] = l4 + header
+        packet["payload_len"] = length - header
+    elif proto == PROTO_UDP:
+        if length < 8 or l4 + 8 > end or load16(mem, l4 + 4) != length:
+            return
+        packet["payload"] = l4 + 8
+        packet["payload_len"] = length - 8
+
+
+@njit(cache=True)
+def l4_ports(mem, packet):
+    """Ports of TCP, UDP and SCTP, or type and code of ICMP, as (source, destination); else zeros.
+
+    A first fragment has them; a later one has none.
+    """
+    if packet["ip_version"] == 0 or packet["frag"] == FRAG_LATER:
+        return 0, 0
+    l4 = packet["l4"]
+    if l4 + 4 > packet["offset"] + packet["head_length"]:
+        return 0, 0
+    proto = packet["ip_proto"]
+    if proto == PROTO_TCP or proto == PROTO_UDP or proto == PROTO_SCTP:
+        return load16(mem, l4), load16(mem, l4 + 2)
+    if proto == PROTO_ICMP or proto == PROTO_ICMPV6:
+        return load8(mem, l4), load8(mem, l4 + 1)
+    return 0, 0
+
+
+@njit(cache=True)
+def _flow_hash(mem, packet):
+    """Hash of virtual network, addresses, protocol and ports; of the MAC addresses where there is no IP."""
+    state = mix(0x1D8E4E27C47D124F, (packet["tunnel_id"] << 8) | packet["ip_proto"])
+    l3 = packet["l3"]
+    if packet["ip_version"] == 4:
+        state = mix(state, load64(mem, l3 + 12))
+    elif packet["ip_version"] == 6:
+        for word in range(4):
+            state = mix(state, load64(mem, l3 + 8 + 8 * word))
+    else:
+        return mix(mix(state, load64(mem, packet["l2"])), load32(mem, packet["l2"] + 8))
+    source, destination = l4_ports(mem, packet)
+    return mix(state, (source << 16) | destination)
+
+
+@njit(cache=True)
+def _verify_l4(mem, packet):
+    """The state of the TCP or UDP checksum, as Csum."""
+    proto = packet["ip_proto"]
+    l4 = packet["l4"]
+    if packet["ip_version"] == 0 or packet["frag"]:
+        return Csum.UNKNOWN.value
+    header = packet["payload"] - l4
+    if packet["head_length"] < packet["length"]:
+        header = packet["offset"] + packet["head_length"] - l4
+    if header < 8 or not (proto == PROTO_TCP or proto == PROTO_UDP):
+        return Csum.UNKNOWN.value
+    if proto == PROTO_UDP and load16(mem, l4 + 6) == 0:
+        return Csum.UNKNOWN.value
+    total = checksum.pseudo_header(
+        mem, packet["l3"], packet["ip_version"], proto, header + packet["payload_len"]
+    )
+    total += checksum.sum_header(mem, l4, header)
+    total += checksum.sum_bytes(mem, packet["payload"], packet["payload_len"])
+    return Csum.GOOD.value if checksum.fold(total) == 0xFFFF else Csum.BAD.value
+
+
+@njit(cache=True)
+def _l4_checksum_right(mem, packet, l3, ip_version, proto, l4, length):
+    """Whether the checksum of a datagram is right that may continue in the frame's second part."""
+    total = checksum.pseudo_header(mem, l3, ip_version, proto, length)
+    head = packet["offset"] + packet["head_length"] - l4
+    if head >= length:
+        return checksum.fold(total + checksum.sum_bytes(mem, l4, length)) == 0xFFFF
+    tail = checksum.sum_bytes(mem, packet["ext"], length - head)
+    if head & 1:
+        tail = checksum.swap(tail)
+    return checksum.fold(total + checksum.sum_bytes(mem, l4, head) + tail) == 0xFFFF

@@ -1,0 +1,465 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A wire's rings, compiled: sending with rate, delay, loss and all that, and receiving when frames are due.
+
+A wire is a pair of rings of descriptors in memory that two switches share, one ring for each direction. As a
+NIC fetches a packet's bytes from its host's memory, the receiver reads the payload of a segment where the
+sender's TAP left it: in the sender's pool, which the receiver has mapped too. A slot is the sender's again
+when the receiver's tail has passed it; only then are its pool buffer's references given back.
+"""
+
+from numba import njit
+
+from vswitch.dataplane import checksum
+from vswitch.dataplane.hashing import next_random
+from vswitch.dataplane.intrinsics import (
+    acquire64,
+    copy,
+    full_fence,
+    load8,
+    load16,
+    load64,
+    load_le16,
+    load_le32,
+    prefetch,
+    release64,
+    store8,
+    store16,
+    store64,
+    store_le16,
+    store_le32,
+    sys_read,
+    sys_write,
+)
+from vswitch.layout import (
+    BURST,
+    CURSOR_ASLEEP,
+    CURSOR_HEAD,
+    CURSOR_TAIL,
+    CURSOR_WAITING,
+    SLOT_EPOCH,
+    SLOT_EXT,
+    SLOT_HEAD,
+    SLOT_HEAD_LENGTH,
+    SLOT_HEAD_MAX,
+    SLOT_KIND,
+    SLOT_LENGTH,
+    SLOT_RELEASE,
+    SLOT_SIZE,
+    TAP_BURST,
+    WAKE_OFFSET,
+    WIRE_SLOTS,
+    Counter,
+    SlotKind,
+)
+
+SLOT_MASK = WIRE_SLOTS - 1
+NEVER = 1 << 62
+LATE_NS = 1_000_000
+"""A frame that leaves the wire this long after its time tells that the emulation fell behind."""
+ROOM = 64 * TAP_BURST
+"""Free slots that TAPs are read for: those of the super-frames of one turn."""
+DROPPED = -1
+
+
+@njit(cache=True)
+def slot_of(slots, number):
+    """Where slot `number` stands."""
+    return slots + (number & SLOT_MASK) * SLOT_SIZE
+
+
+@njit(cache=True)
+def data_of(data, size, number):
+    """Where the data area of slot `number` stands."""
+    return data + (number & SLOT_MASK) * size
+
+
+# Sending
+
+
+@njit(cache=True)
+def reclaim(mem, t, index):
+    """Take back the slots that the receiver has released, and their references to pool buffers."""
+    wire = t["wires"][index]
+    tail = acquire64(mem, wire["tx_cursors"] + CURSOR_TAIL)
+    while wire["tx_clean"] < tail:
+        place = wire["tx_clean"] & SLOT_MASK
+        buffer = t["wire_buffers"][index, place]
+        if buffer >= 0:
+            t["wire_buffers"][index, place] = -1
+            release_buffer(t, buffer)
+        wire["tx_clean"] += 1
+
+
+@njit(cache=True)
+def release_buffer(t, buffer):
+    """Give back one reference to a pool buffer; the last makes it free."""
+    t["buffers"][buffer] -= 1
+    if t["buffers"][buffer] == 0:
+        t["free_buffers"][t["free_buffer_count"]] = buffer
+        t["free_buffer_count"] += 1
+
+
+@njit(cache=True)
+def reserve(mem, t, index):
+    """Whether slot `tx_head` may be written; a full ring is counted."""
+    wire = t["wires"][index]
+    if wire["tx_head"] - wire["tx_clean"] >= WIRE_SLOTS:
+        reclaim(mem, t, index)
+        if wire["tx_head"] - wire["tx_clean"] >= WIRE_SLOTS:
+            t["counters"][Counter.WIRE_FULL.value] += 1
+            t["ports"][wire["port"]]["tx_dropped"] += 1
+            return False
+    return True
+
+
+@njit(cache=True)
+def has_room(mem, t, index):
+    """Whether a super-frame's segments fit in the ring. Asks to be woken when not."""
+    wire = t["wires"][index]
+    if wire["tx_head"] - wire["tx_clean"] <= WIRE_SLOTS - ROOM:
+        return True
+    reclaim(mem, t, index)
+    if wire["tx_head"] - wire["tx_clean"] <= WIRE_SLOTS - ROOM:
+        return True
+    release64(mem, wire["tx_cursors"] + CURSOR_WAITING, 1)
+    full_fence()
+    reclaim(mem, t, index)
+    return wire["tx_head"] - wire["tx_clean"] <= WIRE_SLOTS - ROOM
+
+
+@njit(cache=True)
+def admit(mem, t, wire, length):
+    """When a frame of `length` bytes that is sent now leaves the wire (0: at once), or DROPPED.
+
+    Rate: the frame takes its turn behind those before it. Queue limit and ECN threshold count the frames whose
+    turn has not come. Then loss, delay and jitter; a frame chosen for reordering skips the delay (as netem).
+    """
+    if not wire["impaired"]:
+        return 0
+    now_ns = t["now_ns"]
+    if wire["loss"] and _random(wire) < wire["loss"]:
+        t["counters"][Counter.WIRE_LOSS.value] += 1
+        return DROPPED
+    start_ns = max(now_ns, wire["free_at_ns"])
+    while wire["queue_head"] < wire["tx_head"]:
+        slot = slot_of(wire["tx_slots"], wire["queue_head"])
+        if load64(mem, slot + SLOT_RELEASE) - wire["delay_ns"] - wire["jitter_ns"] > now_ns:
+            break
+        wire["queue_head"] += 1
+    if wire["queue_limit"] and wire["tx_head"] - wire["queue_head"] >= wire["queue_limit"]:
+        t["counters"][Counter.WIRE_QUEUE.value] += 1
+        t["ports"][wire["port"]]["tx_dropped"] += 1
+        return DROPPED
+    if wire["rate"] > 0:
+        wire["free_at_ns"] = start_ns + int(length * 1e9 / wire["rate"])
+        start_ns = wire["free_at_ns"]
+    if wire["reorder"] and _random(wire) < wire["reorder"]:
+        t["counters"][Counter.WIRE_REORDERED.value] += 1
+        return start_ns
+    delay_ns = wire["delay_ns"]
+    if wire["jitter_ns"]:
+        delay_ns += (_random(wire) * (2 * wire["jitter_ns"]) >> 32) - wire["jitter_ns"]
+    return start_ns + max(delay_ns, 0)
+
+
+@njit(cache=True)
+def _random(wire):
+    state, bits = next_random(wire["random"])
+    wire["random"] = state
+    return bits
+
+
+@njit(cache=True)
+def publish_frame(mem, t, index, release_ns, kind, frame_len, head_len, ext, buffer):
+    """Complete slot `tx_head`, whose head or data area holds the frame's first `head_len` bytes already.
+
+    ext, buffer: where in `mem`, and in which pool buffer, a SPLIT frame's payload stands. The receiver sees
+    the slot after `flush`.
+    """
+    wire = t["wires"][index]
+    number = wire["tx_head"]
+    slot = slot_of(wire["tx_slots"], number)
+    port = t["ports"][wire["port"]]
+    store64(mem, slot + SLOT_RELEASE, release_ns)
+    store_le32(mem, slot + SLOT_LENGTH, frame_len)
+    store_le16(mem, slot + SLOT_HEAD_LENGTH, head_len)
+    store_le16(mem, slot + SLOT_KIND, kind)
+    store64(mem, slot + SLOT_EXT, ext - t["pool"])
+    store_le32(mem, slot + SLOT_EPOCH, wire["epoch"])
+    t["wire_buffers"][index, number & SLOT_MASK] = buffer
+    if buffer >= 0:
+        t["buffers"][buffer] += 1
+    wire["tx_head"] = number + 1
+    port["tx_packets"] += 1
+    port["tx_bytes"] += frame_len
+    if wire["impaired"]:
+        _mark_congestion(mem, t, wire, slot, kind, number)
+        if wire["duplicate"] and _random(wire) < wire["duplicate"] and reserve(mem, t, index):
+            _duplicate(mem, t, index, slot, number, buffer)
+
+
+@njit(cache=True)
+def _mark_congestion(mem, t, wire, slot, kind, number):
+    """Set CE on an ECN-capable IPv4 or IPv6 frame that joined a queue over the threshold (RFC 3168)."""
+    if wire["ecn_threshold"] == 0 or number - wire["queue_head"] < wire["ecn_threshold"]:
+        return
+    at = slot + SLOT_HEAD
+    if kind == SlotKind.DATA.value:
+        at = data_of(wire["tx_data"], wire["data_size"], number)
+    l3 = at + 14
+    ethertype = load16(mem, at + 12)
+    if ethertype == 0x0800 and load8(mem, l3 + 1) & 3 in (1, 2):
+        before = load16(mem, l3)
+        store8(mem, l3 + 1, load8(mem, l3 + 1) | 3)
+        change = (~load16(mem, l3 + 10) & 0xFFFF) + (~before & 0xFFFF) + load16(mem, l3)
+        store16(mem, l3 + 10, checksum.finish(change))
+        t["counters"][Counter.WIRE_MARKED.value] += 1
+    elif ethertype == 0x86DD and (load8(mem, l3 + 1) >> 4) & 3 in (1, 2):
+        store8(mem, l3 + 1, load8(mem, l3 + 1) | 0x30)
+        t["counters"][Counter.WIRE_MARKED.value] += 1
+
+
+@njit(cache=True)
+def _duplicate(mem, t, index, slot, number, buffer):
+    """Slot `number` once more."""
+    wire = t["wires"][index]
+    twin = wire["tx_head"]
+    copy(mem, slot_of(wire["tx_slots"], twin), slot, SLOT_SIZE)
+    if load_le16(mem, slot + SLOT_KIND) == SlotKind.DATA.value:
+        target = data_of(wire["tx_data"], wire["data_size"], twin)
+        copy(mem, target, data_of(wire["tx_data"], wire["data_size"], number), wire["data_size"])
+    t["wire_buffers"][index, twin & SLOT_MASK] = buffer
+    if buffer >= 0:
+        t["buffers"][buffer] += 1
+    wire["tx_head"] = twin + 1
+    t["counters"][Counter.WIRE_DUPLICATED.value] += 1
+
+
+@njit(cache=True)
+def flush(mem, t, index):
+    """Let the receiver see what was sent since the last call, and wake it when it sleeps."""
+    wire = t["wires"][index]
+    if wire["tx_head"] == wire["tx_published"]:
+        return
+    release64(mem, wire["tx_cursors"] + CURSOR_HEAD, wire["tx_head"])
+    wire["tx_published"] = wire["tx_head"]
+    full_fence()
+    if acquire64(mem, wire["tx_cursors"] + CURSOR_ASLEEP) == 1:
+        release64(mem, wire["tx_cursors"] + CURSOR_ASLEEP, 0)
+        kick(mem, wire)
+
+
+@njit(cache=True)
+def kick(mem, wire):
+    """Wake the other end; a FIFO that is full has woken it already."""
+    sys_write(mem, wire["kick_fd"], WAKE_OFFSET, 1)
+
+
+# Receiving
+
+
+@njit(cache=True)
+def receive(mem, t, index):
+    """Take the frames that are due, up to BURST, as packet rows; their slots stay held until `release`."""
+    wire = t["wires"][index]
+    if wire["unordered"]:
+        return _receive_by_time(mem, t, index)
+    head = acquire64(mem, wire["rx_cursors"] + CURSOR_HEAD)
+    number = wire["rx_tail"]
+    stop = min(head, number + BURST)
+    count = 0
+    while number < stop:
+        slot = slot_of(wire["rx_slots"], number)
+        if number + 2 < stop:
+            ahead = slot_of(wire["rx_slots"], number + 2)
+            prefetch(mem, ahead)
+            prefetch(mem, ahead + 64)
+            prefetch(mem, ahead + 128)
+        release_ns = load64(mem, slot + SLOT_RELEASE)
+        if release_ns > t["now_ns"]:
+            break
+        _note_lateness(t, release_ns)
+        count += _take(mem, t, wire, slot, number, count)
+        number += 1
+    wire["taken"] = number
+    return count
+
+
+@njit(cache=True)
+def _note_lateness(t, release_ns):
+    if release_ns > 0 and t["now_ns"] - release_ns > LATE_NS:
+        t["counters"][Counter.WIRE_LATE.value] += 1
+
+
+@njit(cache=True)
+def _take(mem, t, wire, slot, number, place):
+    """Make packet row `place` of a slot; 1, or 0 for a slot that is dropped. Trusts nothing that it says."""
+    port = t["ports"][wire["port"]]
+    length = load_le32(mem, slot + SLOT_LENGTH)
+    kind = load_le16(mem, slot + SLOT_KIND)
+    head_length = length
+    packet = t["packets"][place]
+    packet["offset"] = slot + SLOT_HEAD
+    if kind == SlotKind.SPLIT.value:
+        if load_le32(mem, slot + SLOT_EPOCH) != wire["peer_epoch"]:
+            t["counters"][Counter.RX_STALE_SLOT.value] += 1
+            port["rx_dropped"] += 1
+            return 0
+        head_length = load_le16(mem, slot + SLOT_HEAD_LENGTH)
+        ext = load64(mem, slot + SLOT_EXT)
+        if head_length > SLOT_HEAD_MAX or length < head_length or ext < 0:
+            return _bad_descriptor(t, port)
+        if ext > wire["peer_pool_size"] - (length - head_length):
+            return _bad_descriptor(t, port)
+        packet["ext"] = wire["peer_pool"] + ext
+    elif kind == SlotKind.DATA.value:
+        packet["offset"] = data_of(wire["rx_data"], wire["data_size"], number)
+        if length > wire["data_size"]:
+            return _bad_descriptor(t, port)
+    elif kind != SlotKind.INLINE.value or length > SLOT_HEAD_MAX:
+        return _bad_descriptor(t, port)
+    packet["length"] = length
+    packet["head_length"] = head_length
+    packet["port"] = wire["port"]
+    packet["queue"] = 0
+    packet["buffer"] = -1
+    packet["gso_size"] = 0
+    packet["csum"] = 0
+    port["rx_packets"] += 1
+    port["rx_bytes"] += length
+    return 1
+
+
+@njit(cache=True)
+def _bad_descriptor(t, port):
+    t["counters"][Counter.RX_BAD_DESCRIPTOR.value] += 1
+    port["rx_errors"] += 1
+    return 0
+
+
+@njit(cache=True)
+def release(mem, t, index):
+    """Give the slots of the last burst back to the sender, and wake it when it waits for room."""
+    wire = t["wires"][index]
+    if wire["unordered"]:
+        _release_by_time(t, index)
+    elif wire["taken"] > wire["rx_tail"]:
+        wire["rx_tail"] = wire["taken"]
+    if acquire64(mem, wire["rx_cursors"] + CURSOR_TAIL) == wire["rx_tail"]:
+        return
+    release64(mem, wire["rx_cursors"] + CURSOR_TAIL, wire["rx_tail"])
+    full_fence()
+    if acquire64(mem, wire["rx_cursors"] + CURSOR_WAITING) == 1:
+        release64(mem, wire["rx_cursors"] + CURSOR_WAITING, 0)
+        kick(mem, wire)
+
+
+# Receiving where frames may overtake each other: slots wait in a heap by release time. `taken` counts the
+# slots that have entered the heap; `wire_taken` marks delivered ones behind a tail that cannot move yet.
+
+
+@njit(cache=True)
+def _receive_by_time(mem, t, index):
+    wire = t["wires"][index]
+    head = acquire64(mem, wire["rx_cursors"] + CURSOR_HEAD)
+    while wire["taken"] < head:
+        number = wire["taken"]
+        slot = slot_of(wire["rx_slots"], number)
+        _heap_push(t["wire_heap"][index], wire, load64(mem, slot + SLOT_RELEASE), number)
+        wire["taken"] = number + 1
+    heap = t["wire_heap"][index]
+    count = 0
+    while count < BURST and wire["heap_size"] > 0 and heap[0, 0] <= t["now_ns"]:
+        release_ns = heap[0, 0]
+        number = heap[0, 1]
+        _heap_pop(heap, wire)
+        _note_lateness(t, release_ns)
+        count += _take(mem, t, wire, slot_of(wire["rx_slots"], number), number, count)
+        t["wire_taken"][index, number & SLOT_MASK] = 1
+    return count
+
+
+@njit(cache=True)
+def _release_by_time(t, index):
+    wire = t["wires"][index]
+    while wire["rx_tail"] < wire["taken"] and t["wire_taken"][index, wire["rx_tail"] & SLOT_MASK]:
+        t["wire_taken"][index, wire["rx_tail"] & SLOT_MASK] = 0
+        wire["rx_tail"] += 1
+
+
+@njit(cache=True)
+def _heap_less(heap, one, other):
+    if heap[one, 0] != heap[other, 0]:
+        return heap[one, 0] < heap[other, 0]
+    return heap[one, 1] < heap[other, 1]
+
+
+@njit(cache=True)
+def _heap_swap(heap, one, other):
+    for column in range(2):
+        value = heap[one, column]
+        heap[one, column] = heap[other, column]
+        heap[other, column] = value
+
+
+@njit(cache=True)
+def _heap_push(heap, wire, release_ns, number):
+    place = wire["heap_size"]
+    heap[place, 0] = release_ns
+    heap[place, 1] = number
+    wire["heap_size"] = place + 1
+    while place > 0 and _heap_less(heap, place, (place - 1) // 2):
+        _heap_swap(heap, place, (place - 1) // 2)
+        place = (place - 1) // 2
+
+
+@njit(cache=True)
+def _heap_pop(heap, wire):
+    size = wire["heap_size"] - 1
+    wire["heap_size"] = size
+    _heap_swap(heap, 0, size)
+    place = 0
+    while True:
+        least = place
+        for child in (2 * place + 1, 2 * place + 2):
+            if child < size and _heap_less(heap, child, least):
+                least = child
+        if least == place:
+            return
+        _heap_swap(heap, place, least)
+        place = least
+
+
+# Sleeping
+
+
+@njit(cache=True)
+def next_due_ns(mem, t, index):
+    """When the next frame leaves the wire: NEVER when none is on it."""
+    wire = t["wires"][index]
+    head = acquire64(mem, wire["rx_cursors"] + CURSOR_HEAD)
+    if wire["unordered"]:
+        if wire["taken"] < head:
+            return 0
+        return t["wire_heap"][index, 0, 0] if wire["heap_size"] > 0 else NEVER
+    if wire["rx_tail"] >= head:
+        return NEVER
+    return load64(mem, slot_of(wire["rx_slots"], wire["rx_tail"]) + SLOT_RELEASE)
+
+
+@njit(cache=True)
+def fall_asleep(mem, t, index):
+    """Ask the sender to wake us; the caller looks once more for frames before it sleeps."""
+    release64(mem, t["wires"][index]["rx_cursors"] + CURSOR_ASLEEP, 1)
+
+
+@njit(cache=True)
+def wake_up(mem, t, index):
+    """Nobody needs to wake us any more."""
+    release64(mem, t["wires"][index]["rx_cursors"] + CURSOR_ASLEEP, 0)
+
+
+@njit(cache=True)
+def drain(mem, t, index):
+    """Empty the FIFO that woke us."""
+    sys_read(mem, t["wires"][index]["wake_fd"], WAKE_OFFSET + 8, 32)

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attaching to a wire: its file, its FIFOs, who holds which end, and whether the other end is alive."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import struct
+from pathlib import Path
+
+from vswitch import layout
+from vswitch.dataplane.memory import Memory
+from vswitch.errors import ConfigError
+
+ENDS = "ab"
+INIT_LOCK = 2
+"""Bytes of the file that are locked: 0 and 1 by the holder of end a and b, 2 while the file is made."""
+F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW = 36, 37, 38
+HEADER = struct.Struct("<QQQQ")  # magic, slots, bytes of a data area, MTU
+
+
+def data_size(mtu: int) -> int:
+    """Bytes of a slot's data area on a wire of this MTU: a frame with two VLAN tags, in whole cache lines."""
+    return max(2048, -(-(mtu + 14 + 8) // 64) * 64)
+
+
+class WireEnd:
+    """One end of a wire. It stays held until close() or the end of the process.
+
+    path: the wire's file, made when it is missing; `path`.a and `path`.b are the FIFOs that wake the ends.
+    end: "a", "b", or "" for whichever is free. where: what an error names.
+
+    Raises ConfigError when the end is held by another, or the file is another wire's or no wire.
+    """
+
+    def __init__(self, path: str, mtu: int, end: str, where: str) -> None:
+        self.path = Path(path)
+        self.where = where
+        self.data_size = data_size(mtu)
+        self.size = (
+            3 * layout.CURSOR_PAGE
+            + 2 * layout.WIRE_SLOTS * layout.SLOT_SIZE
+            + 2 * layout.WIRE_SLOTS * self.data_size
+        )
+        try:
+            self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(where, f"cannot open the wire {path}: {error.strerror}") from None
+        try:
+            self._prepare(mtu)
+            self.side = self._take(end)
+            self.wake_fd = self._fifo(self.side)
+            self.kick_fd = self._fifo(1 - self.side)
+        except BaseException:
+            os.close(self.fd)
+            raise
+
+    def _prepare(self, mtu: int) -> None:
+        if not self._lock(INIT_LOCK, wait=True):
+            raise ConfigError(self.where, f"{self.path} cannot be locked")
+        try:
+            expected = HEADER.pack(layout.WIRE_MAGIC, layout.WIRE_SLOTS, self.data_size, mtu)
+            if os.fstat(self.fd).st_size == 0:
+                os.ftruncate(self.fd, self.size)
+                os.pwrite(self.fd, expected, 0)
+                return
+            found = os.pread(self.fd, HEADER.size, 0)
+            if len(found) < HEADER.size or HEADER.unpack(found)[0] != layout.WIRE_MAGIC:
+                raise ConfigError(self.where, f"{self.path} is a file, but not a wire's", "an unused path")
+            if found != expected:
+                raise ConfigError(
+                    self.where,
+                    f"the other end gave the wire the MTU {HEADER.unpack(found)[3]}",
+                    "the same MTU",
+                )
+        finally:
+            self._lock(INIT_LOCK, kind=fcntl.F_UNLCK)
+
+    def _take(self, end: str) -> int:
+        for side in [ENDS.index(end)] if end else [0, 1]:
+            if self._lock(side):
+                return side
+        which = f"end {end} of the wire" if end else "both ends of the wire"
+        raise ConfigError(self.where, f"{which} {self.path} {'is' if end else 'are'} held by another switch")
+
+    def _lock(self, byte: int, kind: int = fcntl.F_WRLCK, wait: bool = False) -> bool:
+        request = struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)
+        try:
+            fcntl.fcntl(self.fd, F_OFD_SETLKW if wait else F_OFD_SETLK, request)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def _fifo(self, side: int) -> int:
+        path = f"{self.path}.{ENDS[side]}"
+        try:
+            os.mkfifo(path, 0o600)
+        except FileExistsError:
+            if not stat.S_ISFIFO(os.stat(path).st_mode):
+                raise ConfigError(self.where, f"{path} is a file, but not a FIFO", "an unused path") from None
+        return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def peer_alive(self) -> bool:
+        """Whether a process holds the other end."""
+        request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 1 - self.side, 1, 0)
+        answer = fcntl.fcntl(self.fd, F_OFD_GETLK, request)
+        return struct.unpack("hhqqi4x", answer)[0] != fcntl.F_UNLCK
+
+    def map(self, memory: Memory, row, pool: int, pool_fd: int, pool_size: int) -> None:
+        """Map the wire and fill the wire's row; announce our pool to the other end."""
+        base = memory.map_file(self.fd, self.size)
+        self.cursors = [base + layout.CURSOR_PAGE * (1 + side) for side in (0, 1)]
+        slots = base + 3 * layout.CURSOR_PAGE
+        slots_size = layout.WIRE_SLOTS * layout.SLOT_SIZE
+        data = slots + 2 * slots_size
+        sending, receiving = self.side, 1 - self.side
+        row["kick_fd"], row["wake_fd"] = self.kick_fd, self.wake_fd
+        row["data_size"] = self.data_size
+        row["tx_cursors"], row["rx_cursors"] = self.cursors[sending], self.cursors[receiving]
+        row["tx_slots"], row["rx_slots"] = slots + sending * slots_size, slots + receiving * slots_size
+        data_bytes = layout.WIRE_SLOTS * self.data_size
+        row["tx_data"], row["rx_data"] = data + sending * data_bytes, data + receiving * data_bytes
+        self._tx = memory.words(self.cursors[sending], layout.CURSOR_PAGE // 8)
+        self._rx = memory.words(self.cursors[receiving], layout.CURSOR_PAGE // 8)
+        # what was on the wire when an earlier holder of this end died is lost with it
+        head = int(self._rx[layout.CURSOR_HEAD // 8])
+        self._rx[layout.CURSOR_TAIL // 8] = head
+        row["rx_tail"] = row["taken"] = head
+        for name in ("tx_head", "tx_published", "queue_head"):
+            row[name] = self._tx[layout.CURSOR_HEAD // 8]
+        row["tx_clean"] = self._tx[layout.CURSOR_TAIL // 8]
+        row["epoch"] = self.epoch = (int(self._tx[layout.CURSOR_EPOCH // 8]) + 1) & 0x7FFFFFFF
+        self._tx[layout.CURSOR_PID // 8] = os.getpid()
+        self._tx[layout.CURSOR_POOL_FD // 8] = pool_fd
+        self._tx[layout.CURSOR_POOL_SIZE // 8] = pool_size
+        self._tx[layout.CURSOR_EPOCH // 8] = self.epoch
+
+    def peer_epoch(self) -> int:
+        """The life number of the other end, 0 before its first."""
+        return int(self._rx[layout.CURSOR_EPOCH // 8])
+
+    def open_peer_pool(self) -> tuple[int, int] | None:
+        """Descriptor and size of the other end's pool; None while it cannot be had."""
+        pid, fd = int(self._rx[layout.CURSOR_PID // 8]), int(self._rx[layout.CURSOR_POOL_FD // 8])
+        try:
+            descriptor = os.open(f"/proc/{pid}/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return None
+        return descriptor, os.fstat(descriptor).st_size
+
+    def confirm_peer_pool(self, epoch: int) -> None:
+        """Tell the other end that the pool of its life `epoch` is mapped here."""
+        self._rx[layout.CURSOR_MAPPED // 8] = epoch
+
+    def our_pool_is_mapped(self) -> bool:
+        """Whether the other end can read what we send by reference."""
+        return int(self._tx[layout.CURSOR_MAPPED // 8]) == self.epoch
+
+    def close(self) -> None:
+        for fd in (self.fd, self.wake_fd, self.kick_fd):
+            os.close(fd)

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker's loop. A packet's way through the files: docs/explanation/packet-walk.md."""
+
+from numba import njit
+
+from vswitch.dataplane.actions import forward
+from vswitch.dataplane.commands import apply_commands, sweep
+from vswitch.dataplane.gro import coalesce
+from vswitch.dataplane.intrinsics import (
+    acquire64,
+    full_fence,
+    load16,
+    monotonic_ns,
+    pointer_to,
+    release64,
+    store_le16,
+    store_le32,
+    sys_ppoll,
+    sys_read,
+)
+from vswitch.dataplane.parse import FORWARD, parse
+from vswitch.dataplane.ports import tap, wire
+from vswitch.layout import (
+    ASLEEP_OFFSET,
+    COMMAND_HEAD_OFFSET,
+    COMMAND_TAIL_OFFSET,
+    FLOWS,
+    POLLFDS_OFFSET,
+    STOP_OFFSET,
+    TAP_BURST,
+    TIMESPEC_OFFSET,
+    WAKE_OFFSET,
+    Counter,
+    Csum,
+)
+
+POLLIN = 1
+IDLE_WAIT_NS = 500_000_000
+"""Longest sleep: how long an idle worker takes to notice what nobody woke it for."""
+SWEEP_INTERVAL_NS = 1_000_000_000 * 64 // FLOWS
+"""The flow table is swept once a second."""
+BUSY_PASSES = 8
+"""A worker that is kept busy by wires looks at every TAP after so many passes."""
+
+
+@njit(cache=True, nogil=True)
+def run(mem_array, tables):
+    """Forward packets until STOP is set. `tables`: as layout.make_tables gives them."""
+    mem = pointer_to(mem_array)
+    t = tables[0]
+    next_sweep_ns = 0
+    while acquire64(mem, STOP_OFFSET) == 0:
+        now_ns = monotonic_ns(mem, TIMESPEC_OFFSET)
+        worked = step(mem, t, now_ns)
+        if now_ns >= next_sweep_ns:
+            sweep(mem, t)
+            next_sweep_ns = now_ns + SWEEP_INTERVAL_NS
+        if worked == 0:
+            _sleep(mem, t, next_sweep_ns if t["flow_count"] > 0 else wire.NEVER)
+
+
+@njit(cache=True)
+def step(mem, t, now_ns):
+    """One pass: commands, then each port's frames through all stages, then out. Returns how much was done."""
+    t["now_ns"] = now_ns
+    t["loops"] += 1
+    worked = apply_commands(mem, t)
+    for index in range(t["wire_count"]):
+        worked += _serve_wire(mem, t, index)
+    if _room_on_wires(mem, t):
+        look = t["loops"] % BUSY_PASSES == 0
+        for place in range(t["tap_count"]):
+            index = t["taps"][place]
+            if t["ports"][index]["ready"] or look:
+                worked += _serve_tap(mem, t, index)
+    else:
+        t["counters"][Counter.TX_BACKPRESSURE.value] += 1
+    for index in range(t["wire_count"]):
+        wire.flush(mem, t, index)
+    return worked
+
+
+@njit(cache=True)
+def _serve_wire(mem, t, index):
+    """Inhale a burst from a wire, parse, coalesce, forward; the slots are held until all is sent."""
+    t["packet_count"] = wire.receive(mem, t, index)
+    count = t["packet_count"]
+    if count > 0:
+        _parse_burst(mem, t)
+        coalesce(mem, t)
+        for number in range(t["group_count"]):
+            forward(mem, t, t["groups"][number])
+    wire.release(mem, t, index)
+    return count
+
+
+@njit(cache=True)
+def _parse_burst(mem, t):
+    """Parse the burst; what is dropped is counted, the rest moves up."""
+    kept = 0
+    for index in range(t["packet_count"]):
+        packet = t["packets"][index]
+        verdict = parse(mem, t, packet, True)
+        if verdict != FORWARD:
+            t["counters"][verdict] += 1
+            t["ports"][packet["port"]]["rx_dropped"] += 1
+            continue
+        if packet["in_port"] != packet["port"]:
+            t["ports"][packet["in_port"]]["rx_packets"] += 1
+            t["ports"][packet["in_port"]]["rx_bytes"] += packet["length"] - (packet["l2"] - packet["offset"])
+        if packet["csum"] == Csum.BAD.value:
+            t["counters"][Counter.RX_BAD_CHECKSUM.value] += 1
+        if kept != index:
+            t["packets"][kept] = packet
+        kept += 1
+    t["packet_count"] = kept
+
+
+@njit(cache=True)
+def _room_on_wires(mem, t):
+    """Whether every unimpaired wire that is up can take a super-frame; TAPs wait until then."""
+    if t["free_buffer_count"] == 0:
+        for index in range(t["wire_count"]):
+            wire.reclaim(mem, t, index)
+        if t["free_buffer_count"] == 0:
+            for index in range(t["wire_count"]):
+                release64(mem, t["wires"][index]["tx_cursors"] + wire.CURSOR_WAITING, 1)
+            full_fence()
+            for index in range(t["wire_count"]):
+                wire.reclaim(mem, t, index)
+            if t["free_buffer_count"] == 0:
+                return False
+    for index in range(t["wire_count"]):
+        row = t["wires"][index]
+        if t["ports"][row["port"]]["up"] and not row["impaired"] and not wire.has_room(mem, t, index):
+            return False
+    return True
+
+
+@njit(cache=True)
+def _serve_tap(mem, t, index):
+    """Read up to TAP_BURST super-frames from a VM and forward each."""
+    for count in range(TAP_BURST):
+        if t["free_buffer_count"] == 0:
+            return count
+        buffer = t["free_buffers"][t["free_buffer_count"] - 1]
+        if not tap.receive(mem, t, index, buffer):
+            t["ports"][index]["ready"] = 0
+            return count
+        packet = t["packets"][0]
+        verdict = parse(mem, t, packet, False)
+        if verdict != FORWARD:
+            t["counters"][verdict] += 1
+            t["ports"][index]["rx_dropped"] += 1
+            continue
+        tap.settle_checksum(mem, packet)
+        t["free_buffer_count"] -= 1
+        t["buffers"][buffer] = 1  # held while it is forwarded; wires add references of their own
+        t["packet_count"] = 1
+        coalesce(mem, t)
+        forward(mem, t, t["groups"][0])
+        wire.release_buffer(t, buffer)
+    return TAP_BURST
+
+
+@njit(cache=True)
+def _sleep(mem, t, wake_at_ns):
+    """Wait for a TAP, a wire, the agent, or the next frame's release time."""
+    t["sleeps"] += 1
+    release64(mem, ASLEEP_OFFSET, 1)
+    for index in range(t["wire_count"]):
+        wire.fall_asleep(mem, t, index)
+    full_fence()
+    for index in range(t["wire_count"]):
+        wake_at_ns = min(wake_at_ns, wire.next_due_ns(mem, t, index))
+    if acquire64(mem, COMMAND_HEAD_OFFSET) != acquire64(mem, COMMAND_TAIL_OFFSET):
+        wake_at_ns = 0
+    room = _room_on_wires(mem, t)
+    wait_ns = min(max(wake_at_ns - monotonic_ns(mem, TIMESPEC_OFFSET), 0), IDLE_WAIT_NS)
+    count = _fill_pollfds(mem, t, room)
+    if sys_ppoll(mem, POLLFDS_OFFSET, count, TIMESPEC_OFFSET, wait_ns) > 0:
+        for place in range(t["tap_count"]):
+            if load16(mem, POLLFDS_OFFSET + 8 * place + 6):
+                t["ports"][t["taps"][place]]["ready"] = 1
+        if load16(mem, POLLFDS_OFFSET + 8 * t["tap_count"] + 6):
+            sys_read(mem, t["wake_fd"], WAKE_OFFSET + 8, 8)
+    for index in range(t["wire_count"]):
+        if load16(mem, POLLFDS_OFFSET + 8 * (t["tap_count"] + 1 + index) + 6):
+            wire.drain(mem, t, index)
+        wire.wake_up(mem, t, index)
+    release64(mem, ASLEEP_OFFSET, 0)
+
+
+@njit(cache=True)
+def _fill_pollfds(mem, t, room):
+    """struct pollfd of each TAP, of the agent's wake-up and of each wire; their number."""
+    count = 0
+    for place in range(t["tap_count"]):
+        port = t["ports"][t["taps"][place]]
+        _set_pollfd(mem, count, port["fd"] if room and port["up"] else -1)
+        count += 1
+    _set_pollfd(mem, count, t["wake_fd"])
+    count += 1
+    for index in range(t["wire_count"]):
+        _set_pollfd(mem, count, t["wires"][index]["wake_fd"])
+        count += 1
+    return count
+
+
+@njit(cache=True)
+def _set_pollfd(mem, place, fd):
+    at = POLLFDS_OFFSET + 8 * place
+    store_le32(mem, at, fd)
+    store_le16(mem, at + 4, POLLIN)
+    store_le16(mem, at + 6, 0)

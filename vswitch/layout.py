@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every record type, limit, enumeration and offset that the dataplane's stages share.
+
+Offsets named *_OFFSET stand for places in `mem`; offsets in packet and port rows are absolute in `mem` too.
+"""
+
+import enum
+
+import numpy as np
+
+# Limits
+
+MAX_PORTS = 256
+MAX_WIRES = 64
+MAX_FORMATS = 16
+MAX_QUEUES = 8
+GRO_BUCKETS = 1024
+BURST = 256
+"""Frames that one pass through the stages takes from a port."""
+TAP_BURST = 4
+"""Super-frames read from one TAP before the other ports have their turn."""
+FLOWS = 1 << 16
+FLOWS_LIMIT = FLOWS * 3 // 4
+PROGRAM_WORDS = 1 << 18
+COMMANDS = 4096
+PUNTS = 256
+INJECTIONS = 64
+MAX_IP_LEN = 65535
+MAX_EXTENSION_HEADERS = 8
+HEADER_MAX = 512
+"""Bytes of headers (Ethernet to TCP options) that the engine rewrites; longer ones pass as payload."""
+
+BUFFERS = 96
+BUFFER_SIZE = 17 * 4096
+PUNT_SLOT_SIZE = 17 * 4096
+VNET_HEADER = 12
+"""struct virtio_net_hdr_mrg_rxbuf in front of each frame at a TAP."""
+
+# The control region: the first bytes of `mem`, private to the process.
+
+TIMESPEC_OFFSET = 0
+WAKE_OFFSET = 64
+COMMAND_HEAD_OFFSET = 128
+COMMAND_TAIL_OFFSET = 192
+PUNT_HEAD_OFFSET = 256
+PUNT_TAIL_OFFSET = 320
+ASLEEP_OFFSET = 384
+STOP_OFFSET = 448
+VNET_OFFSET = 512
+POLLFDS_OFFSET = 1024
+IOV_OFFSET = 4096
+IOVS = 1000
+HEADER_OFFSET = 24576 + 64
+PROTOTYPE_OFFSET = 28672
+TEMPLATES_OFFSET = 32768
+TEMPLATE_SIZE = 128
+"""A tunnel port's outer headers: Ethernet, IPv4, opaque field."""
+CONTROL_SIZE = TEMPLATES_OFFSET + MAX_PORTS * TEMPLATE_SIZE
+
+# A wire's file: one page of facts, one page of cursors for each direction, then the slots and the data
+# areas of both directions. DESIGN of the exchange: docs/design/wire.md.
+
+CURSOR_PAGE = 4096
+WIRE_MAGIC = 0x4D4E_5749_5245_0001
+WIRE_SLOTS = 4096
+SLOT_SIZE = 256
+SLOT_RELEASE = 0  # int64: CLOCK_MONOTONIC at which the frame leaves the wire; 0 = at once
+SLOT_LENGTH = 8  # uint32: bytes of the frame
+SLOT_HEAD_LENGTH = 12  # uint16: bytes that stand in the slot (or data area)
+SLOT_KIND = 14  # uint16: SlotKind
+SLOT_EXT = 16  # int64: where the rest stands in the producer's pool
+SLOT_EPOCH = 24  # uint32: the producer's life in which the slot was written
+SLOT_HEAD = 32
+SLOT_HEAD_MAX = SLOT_SIZE - SLOT_HEAD
+CURSOR_HEAD = 0  # slots ever published; written by the producer
+CURSOR_ASLEEP = 64  # 1: the consumer wants to be woken; written by both
+CURSOR_TAIL = 128  # slots ever released; written by the consumer
+CURSOR_WAITING = 192  # 1: the producer wants to be woken when there is room again; written by both
+CURSOR_EPOCH = 256  # the producer's life number
+CURSOR_PID = 264  # where the producer's pool is found: /proc/PID/fd/FD
+CURSOR_POOL_FD = 272
+CURSOR_POOL_SIZE = 280
+CURSOR_MAPPED = 320  # the producer's life whose pool the consumer has mapped; written by the consumer
+
+
+class SlotKind(enum.IntEnum):
+    INLINE = 0  # the whole frame stands in the slot
+    DATA = 1  # the whole frame stands in the data area
+    SPLIT = 2  # headers in the slot, payload in the producer's pool
+
+
+class PortKind(enum.IntEnum):
+    NONE = 0
+    TAP = 1
+    WIRE = 2
+    TUNNEL = 3
+
+
+class Csum(enum.IntEnum):
+    """What is known of a packet's L4 checksum."""
+
+    UNKNOWN = 0
+    GOOD = 1  # verified
+    BAD = 2  # verified and wrong
+    PARTIAL = 3  # the field holds the pseudo-header's sum only (CHECKSUM_PARTIAL)
+
+
+class TcpOptions(enum.IntEnum):
+    NONE = 0
+    TIMESTAMP = 1
+    OTHER = 2
+
+
+class Op(enum.IntEnum):
+    """Operations of an action program: pairs of words, the operation and its argument `a`."""
+
+    OUTPUT = 1  # a: port index
+    SET_TUNNEL = 2  # a: tunnel id
+    CONTROLLER = 3
+
+
+OP_WORDS = 2
+
+
+class Command(enum.IntEnum):
+    """What the agent asks of a worker."""
+
+    INSTALL = 1  # key, program_offset, program_length, idle_timeout_ns
+    REMOVE = 2  # key
+    EXECUTE = 3  # punt slot, program_offset, program_length
+    DISCARD = 4  # punt slot, counter or -1
+    SEND = 5  # injection slot, program_offset, program_length
+    NEW_POOL = 6  # wire, offset in mem, size, epoch
+    PORT_STATE = 7  # port index, up
+    GRO = 8  # port index, queue, enabled
+    WIRE = 9  # wire: take over the settings that the agent wrote beside the row
+    ADD_TUNNEL = 10  # port index, whose row and template the agent has written
+    REMOVE_TUNNEL = 11  # port index
+
+
+class PuntKind(enum.IntEnum):
+    MISS = 0
+    ACTION = 1
+    EVICTED = 2
+
+
+class Counter(enum.IntEnum):
+    """Everything that is counted by reason. The names are printed in lower case."""
+
+    # Dropped on receiving
+    RX_TOO_SHORT = 0
+    RX_BAD_DESCRIPTOR = 1
+    RX_STALE_SLOT = 2
+    RX_BAD_OUTER_CHECKSUM = 3
+    RX_OUTER_FRAGMENT = 4
+    RX_UNKNOWN_TUNNEL = 5
+    RX_ECN_INCOMPATIBLE = 6
+    # Dropped on forwarding
+    NO_RULE = 7
+    TABLE_MISS = 8
+    PORT_CONFIG = 9
+    PUNT_OVERFLOW = 11
+    UNKNOWN_PORT = 12
+    BACK_TO_INGRESS = 13
+    # Dropped on sending
+    PORT_DOWN = 14
+    NO_UPLINK = 15
+    MTU_EXCEEDED = 16
+    WIRE_FULL = 17
+    WIRE_QUEUE = 18
+    WIRE_LOSS = 19
+    TAP_BUSY = 20
+    TAP_ERROR = 21
+    # Not a drop
+    DELIVERED_TO_CONTROLLER = 22
+    RX_BAD_CHECKSUM = 23
+    WIRE_DUPLICATED = 24
+    WIRE_REORDERED = 25
+    WIRE_MARKED = 26
+    WIRE_LATE = 27
+    EVICTED_IDLE = 28
+    FLOW_TABLE_FULL = 29
+    TX_BACKPRESSURE = 30
+    # Coalescing
+    GRO_MERGED = 31
+    GRO_AGGREGATES = 32
+    GRO_FIRST = 40
+    """Counter GRO_FIRST + Merge.X counts frames that joined no aggregate because of X."""
+
+
+class Merge(enum.IntEnum):
+    """Why a frame can or cannot join an aggregate of its flow (S4.3, S1.4)."""
+
+    YES = 0
+    DISABLED = 1
+    NOT_TCP = 2
+    NO_PAYLOAD = 3
+    FLAGS = 4
+    BAD_CHECKSUM = 5
+    IP_OPTIONS = 6
+    FRAGMENT = 7
+    TCP_OPTIONS = 8
+    OUT_OF_ORDER = 9
+    TIMESTAMP = 10
+    ACK_OR_WINDOW = 11
+    TOS = 12
+    TTL = 13
+    DF = 14
+    IP_ID = 15
+    EXTENSION_HEADERS = 16
+    LARGER_SEGMENT = 17
+    TOO_LONG = 18
+    OUTER_HEADER = 19
+    CLOSED = 20
+    NEW_FLOW = 21
+
+
+COUNTERS = 64
+
+
+def _record(**fields):
+    """An aligned record type; a field is a type, or a type and a shape."""
+    columns = [(name, *kind) if isinstance(kind, tuple) else (name, kind) for name, kind in fields.items()]
+    return np.dtype(columns, align=True)
+
+
+packet_dtype = _record(
+    # where it is: `length` bytes, the first `head_length` at `offset`, the rest (if any) at `ext`
+    offset="i8", ext="i8", length="i4", head_length="i4", buffer="i4", port="i4", queue="i4",
+    # the tunnel it came through
+    in_port="i4", tunnel_id="i8", opaque="i8", opaque_len="i4", length_field="i4", outer_ce="i4", outer_df="i4",
+    outer_is_udp="i4",
+    # headers as the receiver of the inner frame sees them
+    l2="i8", l3="i8", l4="i8", payload="i8", payload_len="i4", eth_type="i4", vlan_tci="i4",
+    ip_version="i4", ip_proto="i4", tos="i4", ttl="i4", ip_id="i4", df="i4", frag="i4", ip_options="i4",
+    tcp_flags="i4", tcp_window="i4", tcp_options="i4", seq="i8", ack="i8", timestamp="i8",
+    csum="i4", csum_start="i4", csum_offset="i4", gso_size="i4", hash="i8", ce_mark="i4", next="i4",
+)  # fmt: skip
+
+group_dtype = _record(
+    first="i4", last="i4", count="i4", gso_size="i4", next_seq="i8", payload_len="i8", ip_id="i4", closed="i4",
+    flags="i4", next="i4",
+)  # fmt: skip
+
+outgoing_dtype = _record(
+    # the packet that the action program works on: headers in the scratch, payload in `ranges`
+    header="i8", header_len="i4", l3="i4", l4="i4", ip_version="i4", ip_proto="i4", frag="i4", tos="i4",
+    payload_len="i8", range_count="i8", gso_size="i4", csum="i4", in_port="i4", buffer="i4", tunnel_id="i8",
+    hash="i8", frames="i8", bytes="i8",
+)  # fmt: skip
+
+range_dtype = _record(offset="i8", length="i8")
+
+port_dtype = _record(
+    kind="i4", number="i4", up="i4", fd="i4", mtu="i4", wire="i4", ready="i4",
+    rx_packets="i8", rx_bytes="i8", rx_dropped="i8", rx_errors="i8",
+    tx_packets="i8", tx_bytes="i8", tx_dropped="i8", tx_errors="i8",
+    # tunnel: its row of numbers, end points and outer headers
+    format="i4", uplink="i4", local_ip="i8", remote_ip="i8", template="i8", template_len="i4", ip_id="i4",
+)  # fmt: skip
+
+wire_dtype = _record(
+    port="i4", kick_fd="i4", wake_fd="i4", slots="i8", data_size="i8",
+    tx_cursors="i8", tx_slots="i8", tx_data="i8", rx_cursors="i8", rx_slots="i8", rx_data="i8",
+    tx_head="i8", tx_clean="i8", tx_published="i8", rx_tail="i8", epoch="i8",
+    pool="i8", peer_pool="i8", peer_pool_size="i8", peer_epoch="i8",
+    # settings of the sending direction; rates in bytes per second, times in ns, chances of 2^32
+    impaired="i4", rate="f8", delay_ns="i8", jitter_ns="i8", loss="i8", duplicate="i8", reorder="i8",
+    queue_limit="i8", ecn_threshold="i8", random="i8",
+    free_at_ns="i8", last_release_ns="i8", queue_head="i8",
+    # receiving out of order: slots that wait in a heap by release time
+    unordered="i4", heap_size="i8", taken="i8",
+)  # fmt: skip
+
+format_dtype = _record(
+    used="i4", outer_proto="i4", opaque_len="i4", id_offset="i4", id_length="i4", id_value="i8",
+    flow_id_offset="i4", flow_id_length="i4", length_field="i4", inner_ethernet="i4",
+    check_offset="i4", check_mask="i4", check_value="i4", entropy_offset="i4",
+)  # fmt: skip
+
+KEY_WORDS = 9
+flow_dtype = _record(
+    state="i8", hash="i8", key=("i8", (KEY_WORDS,)), program="i8", program_len="i8", packets="i8", bytes="i8",
+    last_used_ns="i8", installed_ns="i8", idle_timeout_ns="i8",
+)  # fmt: skip
+FLOW_EMPTY, FLOW_USED, FLOW_DELETED = 0, 1, 2
+
+command_dtype = _record(op="i8", key=("i8", (KEY_WORDS,)), args=("i8", (6,)))
+
+punt_dtype = _record(
+    kind="i8", key=("i8", (KEY_WORDS,)), slot="i8", length="i8",
+    packets="i8", bytes="i8", last_used_ns="i8",
+)  # fmt: skip
+
+held_dtype = _record(length="i8", in_port="i8", tunnel_id="i8", csum="i8", gso_size="i8")
+"""What is known of a packet that lies whole in a punt or injection slot."""
+
+tables_dtype = _record(
+    # the worker
+    now_ns="i8", loops="i8", sleeps="i8", agent_fd="i8", wake_fd="i8", random="i8", sweep="i8",
+    counters=("i8", (COUNTERS,)),
+    # ports
+    ports=(port_dtype, (MAX_PORTS,)), gro_enabled=("i8", (MAX_PORTS, MAX_QUEUES)),
+    taps=("i8", (MAX_PORTS,)), tap_count="i8", tunnels=("i8", (MAX_PORTS,)), tunnel_count="i8", last_tunnel="i8",
+    formats=(format_dtype, (MAX_FORMATS,)),
+    # wires; `wire_settings` is what the agent wants, taken over by Command.WIRE. A slot number of
+    # `wire_buffers` tells the pool buffer that the slot's payload stands in, or -1.
+    wires=(wire_dtype, (MAX_WIRES,)), wire_count="i8", wire_settings=(wire_dtype, (MAX_WIRES,)),
+    wire_buffers=("i4", (MAX_WIRES, WIRE_SLOTS)), wire_heap=("i8", (MAX_WIRES, WIRE_SLOTS, 2)),
+    wire_taken=("i1", (MAX_WIRES, WIRE_SLOTS)),
+    # the pool's buffers: references to each, and the stack of free ones
+    pool="i8", buffers=("i8", (BUFFERS,)), free_buffers=("i8", (BUFFERS,)), free_buffer_count="i8",
+    # the burst in hand, its aggregates, and the one packet that an action program works on
+    packets=(packet_dtype, (BURST,)), packet_count="i8",
+    groups=(group_dtype, (BURST,)), group_count="i8",
+    buckets=("i8", (GRO_BUCKETS, 2)), gro_stamp="i8",
+    outgoing=outgoing_dtype, ranges=(range_dtype, (BURST + 4,)), key=("i8", (KEY_WORDS,)),
+    # flows and the agent
+    flows=(flow_dtype, (FLOWS,)), flow_count="i8", programs=("i8", (PROGRAM_WORDS,)),
+    commands=(command_dtype, (COMMANDS,)),
+    punts=(punt_dtype, (PUNTS,)), punt_memory="i8", held=(held_dtype, (PUNTS,)),
+    injection_memory="i8", injections=(held_dtype, (INJECTIONS,)), free_punts=("i8", (PUNTS,)), free_punt_count="i8",
+)  # fmt: skip
+"""All state of one switch's dataplane but its packet bytes: the argument `t` of every stage, beside `mem`.
+
+One record, so that a call passes one pointer and each field stands at a constant offset. Only the worker
+writes, but for areas that a command has not yet announced: `programs`, `wire_settings`, new rows of `ports`,
+`wires`, `formats`. Untouched pages cost no memory.
+"""
+
+
+def make_tables():
+    """Empty tables, as an array of one record."""
+    tables = np.zeros(1, tables_dtype)
+    t = tables[0]
+    t["free_buffers"] = np.arange(BUFFERS)[::-1]
+    t["free_buffer_count"] = BUFFERS
+    t["free_punts"] = np.arange(PUNTS)
+    t["free_punt_count"] = PUNTS
+    t["random"] = 1
+    t["last_tunnel"] = -1
+    return tables

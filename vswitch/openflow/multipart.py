@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Multipart requests and replies: descriptions and statistics (1.3.5, section 7.3.5).
+
+A type that is missing from REQUESTS is answered by OFPBRC_BAD_MULTIPART.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import astuple, dataclass
+from struct import Struct
+from typing import Any, ClassVar
+
+from vswitch.openflow.constants import (
+    DESC_LENGTH,
+    GROUP_ANY,
+    MAX_MESSAGE_LENGTH,
+    SERIAL_LENGTH,
+    TABLE_ALL,
+    BadRequest,
+    MessageType,
+    MultipartType,
+    Port,
+)
+from vswitch.openflow.errors import OpenFlowError
+from vswitch.openflow.instructions import Instructions
+from vswitch.openflow.message import HEADER, Message, register
+from vswitch.openflow.messages import PortDesc, concatenated, exactly
+from vswitch.openflow.oxm import Match
+from vswitch.openflow.table_features import TableFeatures, TableFeaturesRequest
+from vswitch.openflow.wire import field_text, text_field, unpack
+
+MORE = 1
+"""OFPMPF_REQ_MORE and OFPMPF_REPLY_MORE."""
+
+
+@dataclass(frozen=True)
+class Desc:
+    LAYOUT: ClassVar = Struct(f"!{DESC_LENGTH}s{DESC_LENGTH}s{DESC_LENGTH}s{SERIAL_LENGTH}s{DESC_LENGTH}s")
+    manufacturer: str
+    hardware: str
+    software: str
+    serial: str
+    datapath: str
+
+    def encode(self) -> bytes:
+        sizes = (DESC_LENGTH, DESC_LENGTH, DESC_LENGTH, SERIAL_LENGTH, DESC_LENGTH)
+        return b"".join(text_field(text, size) for text, size in zip(astuple(self), sizes, strict=True))
+
+    @classmethod
+    def decode(cls, data: bytes) -> Desc:
+        return cls(*map(field_text, exactly(cls.LAYOUT, data)))
+
+
+@dataclass(frozen=True)
+class FlowFilter:
+    """Which rules a flow or aggregate request asks about."""
+
+    LAYOUT: ClassVar = Struct("!B3xII4xQQ")
+    match: Match
+    table_id: int = TABLE_ALL
+    out_port: int = Port.ANY
+    out_group: int = GROUP_ANY
+    cookie: int = 0
+    cookie_mask: int = 0
+
+    def encode(self) -> bytes:
+        head = self.LAYOUT.pack(self.table_id, self.out_port, self.out_group, self.cookie, self.cookie_mask)
+        return head + self.match.encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> FlowFilter:
+        head = unpack(cls.LAYOUT, data, 0, BadRequest.BAD_LEN)
+        match, end = Match.decode(data, cls.LAYOUT.size)
+        if end != len(data):
+            raise OpenFlowError(BadRequest.BAD_LEN, "bytes behind the match")
+        return cls(match, *head)
+
+
+@dataclass(frozen=True)
+class FlowStats:
+    """One rule: its match and instructions are the bytes of the flow-mod that made it."""
+
+    LAYOUT: ClassVar = Struct("!HBxIIHHHH4xQQQ")
+    table_id: int
+    duration_sec: int
+    duration_nsec: int
+    priority: int
+    idle_timeout: int
+    hard_timeout: int
+    flags: int
+    cookie: int
+    packet_count: int
+    byte_count: int
+    match: Match
+    instructions: Instructions
+
+    def encode(self) -> bytes:
+        tail = self.match.encode() + self.instructions.wire
+        head = self.LAYOUT.pack(
+            self.LAYOUT.size + len(tail),
+            self.table_id,
+            self.duration_sec,
+            self.duration_nsec,
+            self.priority,
+            self.idle_timeout,
+            self.hard_timeout,
+            self.flags,
+            self.cookie,
+            self.packet_count,
+            self.byte_count,
+        )
+        return head + tail
+
+    @classmethod
+    def decode(cls, data: bytes) -> FlowStats:
+        head = unpack(cls.LAYOUT, data, 0, BadRequest.BAD_LEN)
+        match, offset = Match.decode(data, cls.LAYOUT.size)
+        values: tuple[Any, ...] = (*head[1:], match, Instructions.decode(data[offset:]))
+        return cls(*values)
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    LAYOUT: ClassVar = Struct("!QQI4x")
+    packet_count: int
+    byte_count: int
+    flow_count: int
+
+    def encode(self) -> bytes:
+        return self.LAYOUT.pack(*astuple(self))
+
+    @classmethod
+    def decode(cls, data: bytes) -> Aggregate:
+        return cls(*exactly(cls.LAYOUT, data))
+
+
+@dataclass(frozen=True)
+class TableStats:
+    LAYOUT: ClassVar = Struct("!B3xIQQ")
+    table_id: int
+    active_count: int
+    lookup_count: int
+    matched_count: int
+
+    def encode(self) -> bytes:
+        return self.LAYOUT.pack(*astuple(self))
+
+    @classmethod
+    def decode(cls, data: bytes) -> TableStats:
+        return cls(*exactly(cls.LAYOUT, data))
+
+
+@dataclass(frozen=True)
+class PortStatsRequest:
+    LAYOUT: ClassVar = Struct("!I4x")
+    port_no: int = Port.ANY
+
+    def encode(self) -> bytes:
+        return self.LAYOUT.pack(self.port_no)
+
+    @classmethod
+    def decode(cls, data: bytes) -> PortStatsRequest:
+        return cls(*exactly(cls.LAYOUT, data))
+
+
+@dataclass(frozen=True)
+class PortStats:
+    LAYOUT: ClassVar = Struct("!I4xQQQQQQQQQQQQII")
+    port_no: int
+    rx_packets: int
+    tx_packets: int
+    rx_bytes: int
+    tx_bytes: int
+    rx_dropped: int
+    tx_dropped: int
+    rx_errors: int
+    tx_errors: int
+    rx_frame_err: int = 0
+    rx_over_err: int = 0
+    rx_crc_err: int = 0
+    collisions: int = 0
+    duration_sec: int = 0
+    duration_nsec: int = 0
+
+    def encode(self) -> bytes:
+        return self.LAYOUT.pack(*astuple(self))
+
+    @classmethod
+    def decode(cls, data: bytes) -> PortStats:
+        return cls(*exactly(cls.LAYOUT, data))
+
+
+# --- the two messages ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Empty:
+    """The body of a request that has none."""
+
+    def encode(self) -> bytes:
+        return b""
+
+    @classmethod
+    def decode(cls, data: bytes) -> Empty:
+        if data:
+            raise OpenFlowError(BadRequest.BAD_LEN, f"{len(data)} bytes where none are due")
+        return cls()
+
+
+RequestBody = Empty | FlowFilter | PortStatsRequest | TableFeaturesRequest
+ReplyItem = Desc | FlowStats | Aggregate | TableStats | PortStats | PortDesc | TableFeatures
+
+REQUESTS: dict[int, Any] = {
+    MultipartType.DESC: Empty,
+    MultipartType.FLOW: FlowFilter,
+    MultipartType.AGGREGATE: FlowFilter,
+    MultipartType.TABLE: Empty,
+    MultipartType.PORT_STATS: PortStatsRequest,
+    MultipartType.TABLE_FEATURES: TableFeaturesRequest,
+    MultipartType.PORT_DESC: Empty,
+}
+"""The body of a request, by multipart type."""
+
+
+def _own_length(data: bytes, offset: int) -> int:
+    """Of an item that starts with its length."""
+    return int.from_bytes(data[offset : offset + 2], "big")
+
+
+REPLIES: dict[int, tuple[Any, Callable[[bytes, int], int]]] = {
+    MultipartType.DESC: (Desc, lambda data, offset: Desc.LAYOUT.size),
+    MultipartType.FLOW: (FlowStats, _own_length),
+    MultipartType.AGGREGATE: (Aggregate, lambda data, offset: Aggregate.LAYOUT.size),
+    MultipartType.TABLE: (TableStats, lambda data, offset: TableStats.LAYOUT.size),
+    MultipartType.PORT_STATS: (PortStats, lambda data, offset: PortStats.LAYOUT.size),
+    MultipartType.TABLE_FEATURES: (TableFeatures, _own_length),
+    MultipartType.PORT_DESC: (PortDesc, lambda data, offset: PortDesc.LAYOUT.size),
+}
+"""The items of a reply, by multipart type, and the length of the item at an offset."""
+
+
+@register
+@dataclass(frozen=True)
+class MultipartRequest(Message):
+    TYPE: ClassVar = MessageType.MULTIPART_REQUEST
+    LAYOUT: ClassVar = Struct("!HH4x")
+    kind: int
+    request: RequestBody = Empty()
+    flags: int = 0
+
+    def body(self) -> bytes:
+        return self.LAYOUT.pack(self.kind, self.flags) + self.request.encode()
+
+    @classmethod
+    def parse(cls, body: bytes, xid: int) -> MultipartRequest:
+        kind, flags = unpack(cls.LAYOUT, body, 0, BadRequest.BAD_LEN)
+        request = REQUESTS.get(kind)
+        if request is None:
+            raise OpenFlowError(BadRequest.BAD_MULTIPART, f"multipart type {kind}")
+        if flags & MORE:
+            raise OpenFlowError(BadRequest.MULTIPART_BUFFER_OVERFLOW, "a request in several messages")
+        return cls(kind, request.decode(body[cls.LAYOUT.size :]), flags, xid=xid)
+
+
+@register
+@dataclass(frozen=True)
+class MultipartReply(Message):
+    TYPE: ClassVar = MessageType.MULTIPART_REPLY
+    LAYOUT: ClassVar = Struct("!HH4x")
+    kind: int
+    items: tuple[ReplyItem, ...]
+    flags: int = 0
+
+    def body(self) -> bytes:
+        return self.LAYOUT.pack(self.kind, self.flags) + concatenated(self.items)
+
+    @classmethod
+    def parse(cls, body: bytes, xid: int) -> MultipartReply:
+        kind, flags = unpack(cls.LAYOUT, body, 0, BadRequest.BAD_LEN)
+        if kind not in REPLIES:
+            raise OpenFlowError(BadRequest.BAD_MULTIPART, f"multipart type {kind}")
+        item, length_at = REPLIES[kind]
+        items = []
+        offset = cls.LAYOUT.size
+        while offset < len(body):
+            length = length_at(body, offset)
+            if length < 8 or offset + length > len(body):
+                raise OpenFlowError(BadRequest.BAD_LEN, f"item of {length} bytes")
+            items.append(item.decode(body[offset : offset + length]))
+            offset += length
+        return cls(kind, tuple(items), flags, xid=xid)
+
+
+def replies(kind: int, items: Iterable[ReplyItem], xid: int) -> Iterator[MultipartReply]:
+    """The reply to one request, in as many messages as its length needs; at least one."""
+    room = MAX_MESSAGE_LENGTH - HEADER.size - MultipartReply.LAYOUT.size
+    part: list[ReplyItem] = []
+    used = 0
+    for item in items:
+        length = len(item.encode())
+        if used + length > room:
+            yield MultipartReply(kind, tuple(part), MORE, xid=xid)
+            part, used = [], 0
+        part.append(item)
+        used += length
+    yield MultipartReply(kind, tuple(part), xid=xid)

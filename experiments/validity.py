@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from experiments.cpu import CpuUse
 
 LATE_COUNTER = "wire_late"
-CHECKSUM = "checksum"
+CHECKSUM_COUNTERS = ("rx_bad_checksum", "rx_bad_outer_checksum", "checksum_error")
 
 
 def reasons_against(cpu: CpuUse, counters: Mapping[str, int], other_cpu_limit: float) -> list[str]:
@@ -32,6 +32,6 @@ def reasons_against(cpu: CpuUse, counters: Mapping[str, int], other_cpu_limit: f
             continue
         if name.endswith(LATE_COUNTER):
             reasons.append(f"the wire released {growth} frames late ({name})")
-        elif CHECKSUM in name:
+        elif name.endswith(CHECKSUM_COUNTERS):
             reasons.append(f"{growth} packets had a wrong checksum ({name})")
     return reasons

@@ -141,7 +141,7 @@ class Lab:
         atexit.unregister(self.close)
 
     def reserve_port(self, wanted: int | None = None, address: str = "127.0.0.1") -> int:
-        """A TCP port for a process of this lab: `wanted` (raises LabError when it is taken), or any free one."""
+        """A TCP port for a process of this lab: `wanted` (raises LabError when taken), or any free one."""
         while True:
             port = wanted or ephemeral_port(address)
             lock = None if listens(port, address) else reservation(port)
@@ -149,7 +149,7 @@ class Lab:
                 self._reservations.append(lock)
                 return port
             if wanted:
-                raise LabError(f"TCP port {wanted} of {address} is in use: give another, or none for a free one")
+                raise LabError(f"TCP port {wanted} of {address} is in use: give another or none at all")
 
     # What follows from the nodes
 
@@ -261,8 +261,8 @@ def check_interface_name(name: str) -> str:
 def reservation(port: int) -> socket.socket | None:
     """Keep a TCP port from other labs until the socket that is returned is closed; None when it is taken.
 
-    Between choosing a port and the start of the process that listens on it, another lab may choose too. What is
-    bound is an abstract UNIX name, which, as the port, is of this network namespace, and ends with its process.
+    Between choosing a port and the start of the process that listens on it, another lab may choose too. What
+    is bound is an abstract UNIX name: it is of this network namespace, as the port is, and ends with us.
     """
     lock = socket.socket(socket.AF_UNIX)
     try:

@@ -88,11 +88,6 @@ class WirePort(SwitchPort):
             self.node.control("wire.set", port=self.node.ports[self], **changes)
         return {}
 
-    @property
-    def up(self) -> bool:
-        """Whether the switch sees the other end."""
-        return next(port["up"] for port in self.node.control("ports") if port["name"] == self.name)
-
     def ifconfig(self, *args: str) -> str:
         """`down` cuts the cable in this direction (every frame is lost), `up` mends it (CLI: `link s1 s2
         down`).
@@ -200,6 +195,8 @@ class WireLink(LabLink):
         name1 = check_interface_name(intfName1 or f"{node1}-eth{port1}")
         name2 = check_interface_name(intfName2 or f"{node2}-eth{port2}")
         check_mtu(f"{name1}-{name2}", mtu)
+        self.intf1: WirePort
+        self.intf2: WirePort
         self.mtu = int(mtu)
         self.path = node1.lab.wire_dir / f"{name1}.{name2}"
         first, second = {**settings, **(params1 or {})}, {**settings, **(params2 or {})}
@@ -212,8 +209,18 @@ class WireLink(LabLink):
     def end_of(self, port: WirePort) -> str:
         return "a" if port is self.intf1 else "b"
 
-    def other_end(self, port: WirePort) -> WirePort:
-        return self.intf2 if port is self.intf1 else self.intf1
+    def up(self) -> bool:
+        """Whether the running switches at both ends see each other, and their tunnels can use the wire.
+
+        A switch's tunnels are not looked at while one of its wires is down: they may need that one.
+        """
+        for port in (self.intf1, self.intf2):
+            ports = port.node.control("ports")
+            wires = {state["name"]: state["up"] for state in ports if state["kind"] == "wire"}
+            tunnels = [state["up"] for state in ports if state["kind"] == "tunnel"]
+            if not wires[port.name] or (all(wires.values()) and not all(tunnels)):
+                return False
+        return True
 
     def set(self, **settings: Any) -> None:
         """Change settings of both directions, also of running switches: `link.set(loss=1, delay="2ms")`."""

@@ -159,25 +159,25 @@ class VSwitch(Switch):
     # Readiness
 
     def await_ready(self) -> None:
-        """Return when the process answers `ready`, its wires are up as far as the other ends run, and, with an
-        Orchestrator, it has the rules of its intent."""
+        """Return when the process answers `ready`, with an Orchestrator has the rules of its intent, and its
+        wires, as far as their other ends run, carry."""
         if not poll_until(lambda: self._state() == "ready", PATIENCE_S):
             info(f"({self.name} is {self._state() or 'starting'}: the first start compiles its dataplane) ")
             if not poll_until(lambda: self._state() == "ready", READY_TIMEOUT_S, 0.1):
                 raise LabError(
                     f"{self.name} was not ready within {READY_TIMEOUT_S:g} s; {self._last_words()}"
                 )
-        self._await_wires()
         for controller in self.controllers:
             if isinstance(controller, Orchestrator):
                 controller.await_rules(self)
+        self._await_wires()
 
     def _await_wires(self) -> None:
-        """Return when both ends of each wire to a switch that is ready have seen each other."""
+        """Return when every wire of which both switches are ready carries, in the eyes of both."""
         for port in self.switch_ports().values():
             if isinstance(port, WirePort):
-                far = port.link.other_end(port)
-                if far.node.ready and not poll_until(lambda a=port, b=far: a.up and b.up, WIRE_TIMEOUT_S):
+                switches = (port.link.intf1.node, port.link.intf2.node)
+                if all(switch.ready for switch in switches) and not poll_until(port.link.up, WIRE_TIMEOUT_S):
                     raise LabError(f"the wire {port.link} did not come up within {WIRE_TIMEOUT_S:g} s")
 
     def _state(self) -> str:
@@ -268,7 +268,7 @@ class VM(Host):
 
     network: the virtual network that it is in.
     vni: that network's number; None takes the next free one from 42.
-    iperf3: whether an iperf3 server runs in it, on its standard port, so that `vm1 iperf3 -c vm2` works at once.
+    iperf3: whether an iperf3 server runs in it, on its standard port, so that `vm1 iperf3 -c vm2` works.
     lab: the lab that it belongs to; by default the current one.
     Others (`ip`, `mac` …): as for Mininet's hosts.
     """

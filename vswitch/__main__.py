@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
 import logging
 import os
 import signal
@@ -73,8 +72,6 @@ def _run(options: argparse.Namespace) -> int:
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    _choose_cache()
-    # what follows imports Numba, which reads its settings once
     from vswitch.agent.agent import Agent
     from vswitch.datapath import Datapath
 
@@ -105,19 +102,6 @@ def _run(options: argparse.Namespace) -> int:
 
 def _ranges(processors: set[int]) -> str:
     return ", ".join(str(number) for number in sorted(processors))
-
-
-def _choose_cache() -> None:
-    """Compiled code is kept by a hash of our sources, since Numba does not notice edits of imported files."""
-    if "NUMBA_CACHE_DIR" in os.environ:
-        return
-    package = Path(__file__).parent
-    digest = hashlib.sha256()
-    for source in sorted([package / "layout.py", *package.glob("dataplane/**/*.py")]):
-        digest.update(source.read_bytes())
-    mode = "checked" if os.environ.get("NUMBA_BOUNDSCHECK") == "1" else "plain"
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    os.environ["NUMBA_CACHE_DIR"] = str(base / "mininet-offload" / f"{digest.hexdigest()[:16]}-{mode}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ All methods are called from one thread. What the worker reads is written before 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import ipaddress
 import logging
 import os
@@ -14,9 +15,12 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 
 from vswitch import layout
@@ -62,6 +66,7 @@ class Port:
         self.tap: TapDevice | None = None
         self.wire: WireEnd | None = None
         self.wire_index = -1
+        self.uplink = 0  # number of the port that a tunnel goes out of
         self.settings = WireSettings()
         self.peer_epoch = 0
         self.peer_pool: tuple[int, int] | None = None  # offset in mem, size
@@ -129,9 +134,10 @@ class Datapath:
     def _work(self, started: threading.Event) -> None:
         if self.cpu is not None:
             os.sched_setaffinity(threading.get_native_id(), {self.cpu})
-        self._words[layout.STOP_OFFSET // 8] = 1
-        worker.run(self.memory.array, self.tables)  # compiles, and returns at once
-        self._words[layout.STOP_OFFSET // 8] = 0
+        with _compiling():
+            self._words[layout.STOP_OFFSET // 8] = 1
+            worker.run(self.memory.array, self.tables)  # compiles or loads, and returns at once
+            self._words[layout.STOP_OFFSET // 8] = 0
         started.set()
         worker.run(self.memory.array, self.tables)
 
@@ -181,11 +187,11 @@ class Datapath:
             port.wire.map(self.memory, wire, int(self.t["pool"]), self._pool_fd, self._pool_size)
             row["kind"], row["wire"], row["mtu"] = PortKind.WIRE, port.wire_index, config.mtu
             self.t["wire_buffers"][port.wire_index] = -1
+            self.t["gro_enabled"][index] = 1
             self.t["wire_count"] += 1
             port.settings = config.wire
             self._apply_wire(port)
         row["number"] = config.number
-        self.t["gro_enabled"][index] = 1
 
     def refresh_ports(self) -> bool:
         """Look at the links: True when something changed since the last call."""
@@ -196,8 +202,7 @@ class Datapath:
             elif port.wire:
                 up, mtu = self._meet_peer(port), port.mtu
             else:
-                uplink = self.t["ports"][self.t["ports"][port.index]["uplink"]]
-                up, mtu = bool(uplink["up"]), port.mtu
+                up, mtu = self._ports[port.uplink].up, port.mtu
             if (up, mtu) != (port.up, port.mtu):
                 port.up, port.mtu = up, mtu
                 self._give(Command.PORT_STATE, port.index, int(up))
@@ -250,8 +255,8 @@ class Datapath:
     def set_gro(self, port_no: int, queue: int, enabled: bool) -> None:
         """Switch coalescing of a port's receive queue."""
         port = self._port(port_no)
-        if port.kind == "tunnel":
-            raise ConfigError("port_no", f"{port.name} is a tunnel, which has no queues", "the uplink's port")
+        if port.wire is None:
+            raise ConfigError("port_no", f"{port.name} has no receive queues: it is a {port.kind}", "a wire")
         if queue != 0:
             raise ConfigError("queue", f"{port.name} has no queue {queue}", "0")
         self._give(Command.GRO, port.index, queue, int(enabled))
@@ -319,6 +324,7 @@ class Datapath:
         row["wire"] = -1
         mtu = uplink.mtu + 14 - len(template) - 14
         port = Port(port_no, index, name, "tunnel", local_mac, mtu, remote_ip)
+        port.uplink = uplink_port
         self._ports[port_no] = port
         self._give(Command.ADD_TUNNEL, index)
         self.refresh_ports()
@@ -329,6 +335,7 @@ class Datapath:
         if port.kind != "tunnel":
             raise ConfigError("port_no", f"{port.name} is no tunnel", "a tunnel port")
         del self._ports[port_no]
+        self._programs.forget_port(port.index)
         self._give(Command.REMOVE_TUNNEL, port.index)
         self._wait(self._commands_given)
 
@@ -471,6 +478,21 @@ class Datapath:
     def capabilities(self) -> dict[str, Any]:
         """What this switch can do, for the controller."""
         return {"version": VERSION, "formats": list(self._formats), "queues": 1, "workers": 1}
+
+
+@contextmanager
+def _compiling() -> Iterator[None]:
+    """One process at a time compiles for a cache directory; the others wait for what it leaves there."""
+    directory = Path(numba.config.CACHE_DIR)
+    directory.mkdir(parents=True, exist_ok=True)
+    done = directory / "complete"
+    if done.exists():
+        yield
+        return
+    with open(directory / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+        done.touch()
 
 
 def _key_words(mem_array, tables, offset, length):

@@ -5,6 +5,7 @@ Offsets named *_OFFSET stand for places in `mem`; offsets in packet and port row
 """
 
 import enum
+import os
 
 import numpy as np
 
@@ -27,6 +28,7 @@ PUNTS = 256
 INJECTIONS = 64
 MAX_IP_LEN = 65535
 MAX_EXTENSION_HEADERS = 8
+MAX_VLAN_TAGS = 2
 HEADER_MAX = 512
 """Bytes of headers (Ethernet to TCP options) that the engine rewrites; longer ones pass as payload."""
 
@@ -80,6 +82,7 @@ CURSOR_EPOCH = 256  # the producer's life number
 CURSOR_PID = 264  # where the producer's pool is found: /proc/PID/fd/FD
 CURSOR_POOL_FD = 272
 CURSOR_POOL_SIZE = 280
+CURSOR_UNORDERED = 288  # 1: frames may overtake each other, by their release times
 CURSOR_MAPPED = 320  # the producer's life whose pool the consumer has mapped; written by the consumer
 
 
@@ -161,7 +164,6 @@ class Counter(enum.IntEnum):
     PORT_CONFIG = 9
     PUNT_OVERFLOW = 11
     UNKNOWN_PORT = 12
-    BACK_TO_INGRESS = 13
     # Dropped on sending
     PORT_DOWN = 14
     NO_UPLINK = 15
@@ -218,9 +220,18 @@ class Merge(enum.IntEnum):
 COUNTERS = 64
 
 
+INTERPRETED = os.environ.get("NUMBA_DISABLE_JIT") == "1"
+
+
 def _record(**fields):
-    """An aligned record type; a field is a type, or a type and a shape."""
-    columns = [(name, *kind) if isinstance(kind, tuple) else (name, kind) for name, kind in fields.items()]
+    """An aligned record type; a field is a type, or a type and a shape.
+
+    Interpreted, integers are 64 bits wide: arithmetic on NumPy's narrow scalars does not widen, Numba's does.
+    """
+    columns = []
+    for name, kind in fields.items():
+        kind, *shape = kind if isinstance(kind, tuple) else (kind,)
+        columns.append((name, "i8" if INTERPRETED and kind == "i4" else kind, *shape))
     return np.dtype(columns, align=True)
 
 
@@ -228,18 +239,18 @@ packet_dtype = _record(
     # where it is: `length` bytes, the first `head_length` at `offset`, the rest (if any) at `ext`
     offset="i8", ext="i8", length="i4", head_length="i4", buffer="i4", port="i4", queue="i4",
     # the tunnel it came through
-    in_port="i4", tunnel_id="i8", opaque="i8", opaque_len="i4", length_field="i4", outer_ce="i4", outer_df="i4",
-    outer_is_udp="i4",
+    in_port="i4", tunnel_id="i8", opaque="i8", opaque_len="i4", length_field="i4",
+    outer_ecn="i4", outer_df="i4", outer_is_udp="i4",
     # headers as the receiver of the inner frame sees them
     l2="i8", l3="i8", l4="i8", payload="i8", payload_len="i4", eth_type="i4", vlan_tci="i4",
     ip_version="i4", ip_proto="i4", tos="i4", ttl="i4", ip_id="i4", df="i4", frag="i4", ip_options="i4",
     tcp_flags="i4", tcp_window="i4", tcp_options="i4", seq="i8", ack="i8", timestamp="i8",
-    csum="i4", csum_start="i4", csum_offset="i4", gso_size="i4", hash="i8", ce_mark="i4", next="i4",
+    csum="i4", csum_start="i4", csum_offset="i4", gso_size="i4", hash="i8", ecn_changed="i4", next="i4",
 )  # fmt: skip
 
 group_dtype = _record(
-    first="i4", last="i4", count="i4", gso_size="i4", next_seq="i8", payload_len="i8", ip_id="i4", closed="i4",
-    flags="i4", next="i4",
+    first="i4", last="i4", count="i4", gso_size="i4", next_seq="i8", payload_len="i8", ip_id="i4",
+    closed="i4", flags="i4", next="i4",
 )  # fmt: skip
 
 outgoing_dtype = _record(
@@ -267,14 +278,14 @@ wire_dtype = _record(
     # settings of the sending direction; rates in bytes per second, times in ns, chances of 2^32
     impaired="i4", rate="f8", delay_ns="i8", jitter_ns="i8", loss="i8", duplicate="i8", reorder="i8",
     queue_limit="i8", ecn_threshold="i8", random="i8",
-    free_at_ns="i8", last_release_ns="i8", queue_head="i8",
+    free_at_ns="i8", queue_head="i8",
     # receiving out of order: slots that wait in a heap by release time
     unordered="i4", heap_size="i8", taken="i8",
 )  # fmt: skip
 
 format_dtype = _record(
     used="i4", outer_proto="i4", opaque_len="i4", id_offset="i4", id_length="i4", id_value="i8",
-    flow_id_offset="i4", flow_id_length="i4", length_field="i4", inner_ethernet="i4",
+    flow_id_offset="i4", flow_id_length="i4", length_field="i4",
     check_offset="i4", check_mask="i4", check_value="i4", entropy_offset="i4",
 )  # fmt: skip
 
@@ -301,13 +312,14 @@ tables_dtype = _record(
     counters=("i8", (COUNTERS,)),
     # ports
     ports=(port_dtype, (MAX_PORTS,)), gro_enabled=("i8", (MAX_PORTS, MAX_QUEUES)),
-    taps=("i8", (MAX_PORTS,)), tap_count="i8", tunnels=("i8", (MAX_PORTS,)), tunnel_count="i8", last_tunnel="i8",
+    taps=("i8", (MAX_PORTS,)), tap_count="i8", tunnels=("i8", (MAX_PORTS,)), tunnel_count="i8",
+    last_tunnel="i8",
     formats=(format_dtype, (MAX_FORMATS,)),
     # wires; `wire_settings` is what the agent wants, taken over by Command.WIRE. A slot number of
     # `wire_buffers` tells the pool buffer that the slot's payload stands in, or -1.
     wires=(wire_dtype, (MAX_WIRES,)), wire_count="i8", wire_settings=(wire_dtype, (MAX_WIRES,)),
     wire_buffers=("i4", (MAX_WIRES, WIRE_SLOTS)), wire_heap=("i8", (MAX_WIRES, WIRE_SLOTS, 2)),
-    wire_taken=("i1", (MAX_WIRES, WIRE_SLOTS)),
+    wire_taken=("i1", (MAX_WIRES, WIRE_SLOTS)), wire_turns=("i8", (MAX_WIRES, WIRE_SLOTS)),
     # the pool's buffers: references to each, and the stack of free ones
     pool="i8", buffers=("i8", (BUFFERS,)), free_buffers=("i8", (BUFFERS,)), free_buffer_count="i8",
     # the burst in hand, its aggregates, and the one packet that an action program works on
@@ -319,7 +331,8 @@ tables_dtype = _record(
     flows=(flow_dtype, (FLOWS,)), flow_count="i8", programs=("i8", (PROGRAM_WORDS,)),
     commands=(command_dtype, (COMMANDS,)),
     punts=(punt_dtype, (PUNTS,)), punt_memory="i8", held=(held_dtype, (PUNTS,)),
-    injection_memory="i8", injections=(held_dtype, (INJECTIONS,)), free_punts=("i8", (PUNTS,)), free_punt_count="i8",
+    injection_memory="i8", injections=(held_dtype, (INJECTIONS,)),
+    free_punts=("i8", (PUNTS,)), free_punt_count="i8",
 )  # fmt: skip
 """All state of one switch's dataplane but its packet bytes: the argument `t` of every stage, beside `mem`.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where action programs are kept: the agent writes them, the worker runs them. Equal programs share a place."""
+"""Where action programs are kept: written by the agent, run by the worker; equal ones share a place."""
 
 from __future__ import annotations
 
@@ -38,6 +38,14 @@ class ProgramStore:
             self._next += len(words)
             self._places[words] = place
         return place
+
+    def forget_port(self, index: int) -> None:
+        """A port is gone: programs that name its index send there no more, and are compiled anew."""
+        for words, (offset, _) in list(self._places.items()):
+            for at in range(0, len(words), OP_WORDS):
+                if words[at] == Op.OUTPUT and words[at + 1] == index:
+                    self._words[offset + at + 1] = 0
+                    self._places.pop(words, None)
 
     def _compile(self, program: Program) -> tuple[int, ...]:
         words: list[int] = []

@@ -11,7 +11,7 @@ QUIET = CpuUse(total=2.0, others=0.02, stolen=0.0)
 
 
 def test_a_quiet_run_is_valid():
-    assert reasons_against(QUIET, {"s1.wire_late": 0, "s1.checksum": 0, "s1.no_flow": 7}, LIMIT) == []
+    assert reasons_against(QUIET, {"s1.wire_late": 0, "s1.rx_bad_checksum": 0, "s1.no_rule": 7}, LIMIT) == []
 
 
 def test_others_at_work():
@@ -38,4 +38,4 @@ def test_wrong_checksums():
 
 def test_every_flaw_has_its_sentence():
     noisy = CpuUse(total=2.0, others=1.0, stolen=0.0)
-    assert len(reasons_against(noisy, {"s1.wire_late": 1, "s1.bad_checksum": 1}, LIMIT)) == 3
+    assert len(reasons_against(noisy, {"s1.wire_late": 1, "s1.rx_bad_checksum": 1}, LIMIT)) == 3

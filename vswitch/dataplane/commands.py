@@ -6,15 +6,17 @@ from numba import njit
 from vswitch.dataplane import flow_table
 from vswitch.dataplane.actions import report_evicted, run_program
 from vswitch.dataplane.gro import NO_PACKET
-from vswitch.dataplane.intrinsics import acquire64, release64
+from vswitch.dataplane.intrinsics import acquire64, release64, store64
 from vswitch.dataplane.outgoing import take_group
 from vswitch.dataplane.parse import FORWARD, parse
 from vswitch.layout import (
     COMMAND_HEAD_OFFSET,
     COMMAND_TAIL_OFFSET,
     COMMANDS,
+    CURSOR_UNORDERED,
     FLOWS,
     PUNT_SLOT_SIZE,
+    WIRE_SLOTS,
     Command,
     Counter,
     PortKind,
@@ -63,7 +65,7 @@ def _apply(mem, t, command):
         at = t["injection_memory"] + args[0] * PUNT_SLOT_SIZE
         _execute(mem, t, at, t["injections"][args[0]], args[1], args[2])
     elif op == Command.WIRE.value:
-        _take_over_settings(t, args[0])
+        _take_over_settings(mem, t, args[0])
     elif op == Command.NEW_POOL.value:
         wire = t["wires"][args[0]]
         wire["peer_pool"] = args[1]
@@ -101,7 +103,9 @@ def _execute(mem, t, at, info, program, program_len):
     packet["csum"] = info["csum"]
     packet["gso_size"] = info["gso_size"]
     packet["next"] = NO_PACKET
-    if parse(mem, t, packet, False) != FORWARD:
+    verdict = parse(mem, t, packet, False)
+    if verdict != FORWARD:
+        t["counters"][verdict] += 1
         return
     packet["tunnel_id"] = info["tunnel_id"]
     flow_table.make_key(mem, t, packet)
@@ -116,7 +120,7 @@ def _execute(mem, t, at, info, program, program_len):
 
 
 @njit(cache=True)
-def _take_over_settings(t, index):
+def _take_over_settings(mem, t, index):
     wire, wanted = t["wires"][index], t["wire_settings"][index]
     wire["rate"] = wanted["rate"]
     wire["delay_ns"] = wanted["delay_ns"]
@@ -130,7 +134,9 @@ def _take_over_settings(t, index):
         wire["random"] = wanted["random"]
     wire["impaired"] = wanted["impaired"]
     wire["free_at_ns"] = t["now_ns"]
-    wire["queue_head"] = wire["tx_head"]
+    for number in range(wire["queue_head"], wire["tx_head"]):
+        t["wire_turns"][index, number & (WIRE_SLOTS - 1)] = t["now_ns"]
+    store64(mem, wire["tx_cursors"] + CURSOR_UNORDERED, 1 if wire["jitter_ns"] or wire["reorder"] else 0)
 
 
 @njit(cache=True)

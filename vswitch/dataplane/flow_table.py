@@ -7,7 +7,7 @@ A key is KEY_WORDS words; `vswitch.datapath` packs and unpacks them as this file
 from numba import njit
 
 from vswitch.dataplane.hashing import mix
-from vswitch.dataplane.intrinsics import load16, load32, load64
+from vswitch.dataplane.intrinsics import load16, load32, load_be64
 from vswitch.dataplane.parse import ETH_ARP, l4_ports
 from vswitch.layout import FLOW_DELETED, FLOW_EMPTY, FLOW_USED, FLOWS, FLOWS_LIMIT, KEY_WORDS
 
@@ -18,8 +18,8 @@ NOT_FOUND = -1
 def make_key(mem, t, packet):
     """Write the packet's key into `t['key']`.
 
-    Words: in_port, L4 source << 16, L4 destination << 32 | tunnel_id | proto, eth_dst << 8 | tos, eth_src << 8 |
-    frag, VLAN TCI << 8, eth_type << 24 | source (two words) | destination (two words).
+    Words: in_port, L4 source << 16, L4 destination << 32 | tunnel_id | proto, eth_dst << 8 |
+    tos, eth_src << 8 | frag, VLAN TCI << 8, eth_type << 24 | source (two words) | destination (two words).
     """
     key = t["key"]
     l2, l3 = packet["l2"], packet["l3"]
@@ -35,10 +35,10 @@ def make_key(mem, t, packet):
         key[6] = load32(mem, l3 + 12)
         key[8] = load32(mem, l3 + 16)
     elif packet["ip_version"] == 6:
-        key[5] = load64(mem, l3 + 8)
-        key[6] = load64(mem, l3 + 16)
-        key[7] = load64(mem, l3 + 24)
-        key[8] = load64(mem, l3 + 32)
+        key[5] = load_be64(mem, l3 + 8)
+        key[6] = load_be64(mem, l3 + 16)
+        key[7] = load_be64(mem, l3 + 24)
+        key[8] = load_be64(mem, l3 + 32)
     elif packet["eth_type"] == ETH_ARP and packet["ip_proto"]:
         key[6] = load32(mem, l3 + 14)
         key[8] = load32(mem, l3 + 24)

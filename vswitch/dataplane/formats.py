@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from numba import njit
 
-from vswitch.dataplane.intrinsics import load8, load16, load32
+from vswitch.dataplane.intrinsics import load8, load32
 
 NO_TUNNEL = -1
 UNKNOWN_REMOTE = -2
@@ -34,7 +34,6 @@ class Format:
     flow_id_length: int
     length_field: int
     entropy_offset: int
-    inner_ethernet: bool
     template: bytes
     check: tuple[int, int, int] = (-1, 0, 0)
 
@@ -52,7 +51,6 @@ SHIPPED = {
         flow_id_length=3,
         length_field=4,
         entropy_offset=0,
-        inner_ethernet=True,
         template=bytes.fromhex("0000 12b5 0000 0000  08000000 00000000"),
         check=(8, 0x08, 0x08),
     ),
@@ -70,7 +68,6 @@ def fill_row(row, numbers):
     row["flow_id_length"] = numbers.flow_id_length
     row["length_field"] = numbers.length_field
     row["entropy_offset"] = numbers.entropy_offset
-    row["inner_ethernet"] = int(numbers.inner_ethernet)
     row["check_offset"], row["check_mask"], row["check_value"] = numbers.check
     row["used"] = 1
 
@@ -139,11 +136,10 @@ def same_opaque(mem, one, other, length, length_field, outer_is_udp):
     while index < length:
         if index == length_field:
             index += 4 if outer_is_udp else 2
-            continue
-        if index + 2 <= length:
-            if load16(mem, one + index) != load16(mem, other + index):
+        elif index + 4 <= length and not index < length_field < index + 4:
+            if load32(mem, one + index) != load32(mem, other + index):
                 return False
-            index += 2
+            index += 4
         else:
             if load8(mem, one + index) != load8(mem, other + index):
                 return False

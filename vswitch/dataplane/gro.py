@@ -9,14 +9,16 @@ starts a new one behind it, so a flow's order is kept. Segmenting a group gives 
 from numba import njit
 
 from vswitch.dataplane.formats import same_opaque
-from vswitch.dataplane.intrinsics import load8, load32, load64
+from vswitch.dataplane.intrinsics import load8, load16, load32, load64
+from vswitch.dataplane.parse import l4_ports
 from vswitch.dataplane.seq import seq_add
-from vswitch.layout import GRO_BUCKETS, MAX_IP_LEN, Counter, Csum, Merge, TcpOptions
+from vswitch.layout import GRO_BUCKETS, HEADER_MAX, MAX_IP_LEN, Counter, Csum, Merge, TcpOptions
 
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = 1, 2, 4, 8, 16, 32, 64, 128
 NEVER_MERGED = SYN | RST | URG | CWR
 ENDS_AGGREGATE = FIN | PSH
 PROTO_TCP = 6
+LONGEST_TCP_HEADER = 60
 NO_PACKET = -1
 
 
@@ -66,6 +68,8 @@ def unfitness(packet):
         return Merge.NO_PAYLOAD.value
     if packet["tcp_options"] == TcpOptions.OTHER.value:
         return Merge.TCP_OPTIONS.value
+    if packet["l4"] - packet["l2"] + LONGEST_TCP_HEADER > HEADER_MAX:
+        return Merge.EXTENSION_HEADERS.value
     return Merge.YES.value
 
 
@@ -76,10 +80,14 @@ def same_flow(mem, one, other):
         return False
     if one["tunnel_id"] != other["tunnel_id"] or one["in_port"] != other["in_port"]:
         return False
-    if one["ip_proto"] != other["ip_proto"] or one["vlan_tci"] != other["vlan_tci"]:
+    if one["ip_proto"] != other["ip_proto"] or one["ip_version"] == 0:
         return False
-    if one["ip_version"] == 0:
+    link_header = one["l3"] - one["l2"]
+    if link_header != other["l3"] - other["l2"]:
         return False
+    for index in range(12, link_header, 2):
+        if load16(mem, one["l2"] + index) != load16(mem, other["l2"] + index):
+            return False
     if load64(mem, one["l2"]) != load64(mem, other["l2"]) or load32(mem, one["l2"] + 8) != load32(
         mem, other["l2"] + 8
     ):
@@ -91,9 +99,7 @@ def same_flow(mem, one, other):
         for word in range(4):
             if load64(mem, one["l3"] + 8 + 8 * word) != load64(mem, other["l3"] + 8 + 8 * word):
                 return False
-    if one["ip_proto"] != PROTO_TCP or one["frag"] or other["frag"]:
-        return True
-    return load32(mem, one["l4"]) == load32(mem, other["l4"])
+    return l4_ports(mem, one) == l4_ports(mem, other)
 
 
 @njit(cache=True)

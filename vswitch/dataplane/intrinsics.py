@@ -4,7 +4,7 @@ acquire/release access to words shared with another process, memory copy, and sy
 
 Each takes `mem` and a byte offset. `mem` is the flat byte array of the switch's memory, or a bare pointer to
 it (`pointer_to`): the worker passes the pointer, since an array argument costs a reference count at each
-call that is not inlined. Loads return a non-negative int64 (`load64` returns the bit pattern). All have a
+call that is not inlined. Loads return a non-negative int64 (those of 64 bits: the bit pattern). All have a
 plain-Python body that is used under NUMBA_DISABLE_JIT=1, and check their offsets under NUMBA_BOUNDSCHECK=1,
 both on the array; otherwise the caller has checked them (see parse.py).
 """
@@ -167,6 +167,7 @@ _WIDTHS = {
     "le16": (16, False, "<H"),
     "le32": (32, False, "<I"),
     "64": (64, False, "<q"),
+    "be64": (64, True, ">q"),
 }
 
 
@@ -187,7 +188,7 @@ _LOADS, _STORES = _build()
 
 # Network byte order; `load64`/`store64`, `load_le16` and `load_le32` are in the machine's order.
 load8, load16, load32, load64 = (_LOADS[name] for name in ("8", "16", "32", "64"))
-load_le16, load_le32 = _LOADS["le16"], _LOADS["le32"]
+load_le16, load_le32, load_be64 = _LOADS["le16"], _LOADS["le32"], _LOADS["be64"]
 store8, store16, store32, store64 = (_STORES[name] for name in ("8", "16", "32", "64"))
 store_le16, store_le32 = _STORES["le16"], _STORES["le32"]
 

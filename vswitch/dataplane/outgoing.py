@@ -50,7 +50,7 @@ def take_group(mem, t, group):
     copy(mem, HEADER_OFFSET, first["l2"], out["header_len"])
     if group["count"] > 1:
         _complete_headers(mem, out, group["flags"])
-    if first["ce_mark"]:
+    if first["ecn_changed"]:
         set_tos(mem, out, first["tos"])
     out["bytes"] = out["header_len"] + out["payload_len"]
 

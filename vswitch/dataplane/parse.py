@@ -11,7 +11,7 @@ from vswitch.dataplane import checksum
 from vswitch.dataplane.formats import find_tunnel, opaque_length
 from vswitch.dataplane.hashing import mix
 from vswitch.dataplane.intrinsics import load8, load16, load32, load64
-from vswitch.layout import MAX_EXTENSION_HEADERS, Counter, Csum, TcpOptions
+from vswitch.layout import MAX_EXTENSION_HEADERS, MAX_VLAN_TAGS, Counter, Csum, TcpOptions
 
 ETH_HEADER = 14
 VLAN_TAG = 4
@@ -19,7 +19,7 @@ ETH_IPV4, ETH_ARP, ETH_VLAN, ETH_QINQ, ETH_IPV6 = 0x0800, 0x0806, 0x8100, 0x88A8
 PROTO_ICMP, PROTO_TCP, PROTO_UDP, PROTO_ICMPV6, PROTO_SCTP = 1, 6, 17, 58, 132
 VLAN_PRESENT = 0x1000
 FRAG_FIRST, FRAG_LATER = 1, 3
-ECN_MASK, ECN_CE = 3, 3
+ECN_MASK, ECN_CE, ECN_ECT0, ECN_ECT1 = 3, 3, 2, 1
 
 FORWARD = -1
 """Verdict of `parse`: go on; any other is the counter of the reason for the drop."""
@@ -37,7 +37,7 @@ def parse(mem, t, packet, verify):
     packet["in_port"] = packet["port"]
     packet["tunnel_id"] = 0
     packet["opaque_len"] = 0
-    packet["outer_ce"] = 0
+    packet["outer_ecn"] = -1
     packet["outer_df"] = 0
     packet["l2"] = packet["offset"]
     if t["tunnel_count"] > 0 and verify:
@@ -61,7 +61,7 @@ def _decapsulate(mem, t, packet):
     port = find_tunnel(mem, t, l3, opaque, end)
     if port == -1:
         return FORWARD
-    if checksum.fold(checksum.sum_header(mem, l3, ihl)) != 0xFFFF:
+    if not checksum.ipv4_header_right(mem, l3, ihl):
         return Counter.RX_BAD_OUTER_CHECKSUM.value
     if port < 0:
         return Counter.RX_UNKNOWN_TUNNEL.value
@@ -87,7 +87,7 @@ def _decapsulate(mem, t, packet):
     packet["opaque_len"] = opaque_len
     packet["length_field"] = row["length_field"]
     packet["outer_is_udp"] = 1 if row["outer_proto"] == PROTO_UDP else 0
-    packet["outer_ce"] = 1 if load8(mem, l3 + 1) & ECN_MASK == ECN_CE else 0
+    packet["outer_ecn"] = load8(mem, l3 + 1) & ECN_MASK
     packet["outer_df"] = load16(mem, l3 + 6) & 0x4000
     packet["l2"] = inner
     return FORWARD
@@ -108,7 +108,9 @@ def _parse_frame(mem, packet, verify):
     l3 = packet["l2"] + ETH_HEADER
     eth_type = load16(mem, l3 - 2)
     vlan_tci = 0
-    while (eth_type == ETH_VLAN or eth_type == ETH_QINQ) and l3 + VLAN_TAG <= end:
+    for _ in range(MAX_VLAN_TAGS):
+        if not (eth_type == ETH_VLAN or eth_type == ETH_QINQ) or l3 + VLAN_TAG > end:
+            break
         if vlan_tci == 0:
             vlan_tci = (load16(mem, l3) & 0xEFFF) | VLAN_PRESENT
         eth_type = load16(mem, l3 + 2)
@@ -125,7 +127,7 @@ def _parse_frame(mem, packet, verify):
     packet["df"] = 0
     packet["frag"] = 0
     packet["ip_options"] = 0
-    packet["ce_mark"] = 0
+    packet["ecn_changed"] = 0
     rest = packet["length"] - (l3 - packet["offset"])
     known = False
     if eth_type == ETH_IPV4:
@@ -143,15 +145,27 @@ def _parse_frame(mem, packet, verify):
         if packet["payload"] != end:
             return Counter.RX_BAD_DESCRIPTOR.value
         packet["payload"] = packet["ext"]
-    if packet["outer_ce"]:
-        if packet["ip_version"] and packet["tos"] & ECN_MASK == 0:
+    if packet["outer_ecn"] >= 0 and packet["ip_version"]:
+        inner = packet["tos"] & ECN_MASK
+        ecn = decapsulated_ecn(packet["outer_ecn"], inner)
+        if ecn < 0:
             return Counter.RX_ECN_INCOMPATIBLE.value
-        if packet["ip_version"] and packet["tos"] & ECN_MASK != ECN_CE:
-            packet["tos"] |= ECN_CE
-            packet["ce_mark"] = 1
+        if ecn != inner:
+            packet["tos"] = (packet["tos"] & ~ECN_MASK) | ecn
+            packet["ecn_changed"] = 1
     if verify:
         packet["csum"] = _verify_l4(mem, packet)
     return FORWARD
+
+
+@njit(cache=True)
+def decapsulated_ecn(outer, inner):
+    """The inner packet's ECN field after its tunnel; -1: it is to be dropped (RFC 6040 section 4.2)."""
+    if outer == ECN_CE:
+        return ECN_CE if inner else -1
+    if outer == ECN_ECT1 and inner == ECN_ECT0:
+        return ECN_ECT1
+    return inner
 
 
 @njit(cache=True)
@@ -163,7 +177,7 @@ def _parse_ipv4(mem, packet, l3, end, rest):
     total = load16(mem, l3 + 2)
     if first >> 4 != 4 or ihl < 20 or l3 + ihl > end or total < ihl or total > rest:
         return False
-    if checksum.fold(checksum.sum_header(mem, l3, ihl)) != 0xFFFF:
+    if not checksum.ipv4_header_right(mem, l3, ihl):
         return False
     packet["ip_version"] = 4
     packet["tos"] = load8(mem, l3 + 1)
@@ -204,6 +218,8 @@ def _parse_ipv6(mem, packet, l3, end, rest):
                 packet["frag"] = FRAG_LATER if place & 0xFFF8 else FRAG_FIRST
         proto = load8(mem, l4)
         l4 += size
+        if packet["frag"] == FRAG_LATER:
+            break
     packet["ip_proto"] = proto
     _parse_l4(mem, packet, l4, end, length - (l4 - l3 - 40))
     return True
@@ -293,12 +309,17 @@ def _verify_l4(mem, packet):
         return Csum.UNKNOWN.value
     if proto == PROTO_UDP and load16(mem, l4 + 6) == 0:
         return Csum.UNKNOWN.value
-    total = checksum.pseudo_header(
-        mem, packet["l3"], packet["ip_version"], proto, header + packet["payload_len"]
+    right = checksum.l4_right(
+        mem,
+        packet["l3"],
+        packet["ip_version"],
+        proto,
+        l4,
+        header,
+        packet["payload"],
+        packet["payload_len"],
     )
-    total += checksum.sum_header(mem, l4, header)
-    total += checksum.sum_bytes(mem, packet["payload"], packet["payload_len"])
-    return Csum.GOOD.value if checksum.fold(total) == 0xFFFF else Csum.BAD.value
+    return Csum.GOOD.value if right else Csum.BAD.value
 
 
 @njit(cache=True)

@@ -99,7 +99,7 @@ def _send_whole(mem, t, wire_index, tunnel, template_len):
     wire = t["wires"][wire_index]
     header_len = template_len + out["header_len"]
     frame_len = header_len + out["payload_len"]
-    release_ns = admit(mem, t, wire, frame_len)
+    release_ns = admit(t, wire_index, frame_len)
     if release_ns < 0 or not reserve(mem, t, wire_index):
         return 0
     slot = slot_of(wire["tx_slots"], wire["tx_head"])
@@ -168,7 +168,7 @@ def _send_segments(mem, t, wire_index, tunnel, template_len, gso_size):
     while done < out["payload_len"]:
         length = min(gso_size, out["payload_len"] - done)
         frame_len = header_len + length
-        release_ns = admit(mem, t, wire, frame_len)
+        release_ns = admit(t, wire_index, frame_len)
         if release_ns >= 0 and reserve(mem, t, wire_index):
             source = t["ranges"][index]["offset"] + position
             slot = slot_of(wire["tx_slots"], wire["tx_head"])

@@ -20,6 +20,7 @@ from vswitch.dataplane.intrinsics import (
 )
 from vswitch.layout import (
     BUFFER_SIZE,
+    HEADER_MAX,
     IOV_OFFSET,
     VNET_HEADER,
     VNET_OFFSET,
@@ -69,24 +70,26 @@ def settle_checksum(mem, packet):
     It may belong to a packet that the VM tunnels itself.
     """
     if packet["csum"] != Csum.PARTIAL.value:
+        packet["gso_size"] = 0  # segmentation needs a partial checksum (virtio 1.2, 5.1.6.2)
         return
     proto = packet["ip_proto"]
     field = 16 if proto == PROTO_TCP else 6
-    known = packet["ip_version"] != 0 and packet["payload"] > packet["l4"]
-    if known and packet["csum_start"] == packet["l4"] - packet["offset"] and packet["csum_offset"] == field:
+    parsed = packet["ip_version"] != 0 and packet["payload"] > packet["l4"]
+    parsed = parsed and packet["payload"] - packet["l2"] <= HEADER_MAX
+    if parsed and packet["csum_start"] == packet["l4"] - packet["offset"] and packet["csum_offset"] == field:
         return
     packet["csum"] = Csum.UNKNOWN.value
     packet["gso_size"] = 0
     start, at = packet["csum_start"], packet["csum_start"] + packet["csum_offset"]
     if at + 2 > packet["length"]:
         return
-    total = checksum.sum_bytes(mem, packet["offset"] + start, packet["length"] - start)
-    store16(mem, packet["offset"] + at, checksum.finish(total))
+    value = checksum.finish(checksum.sum_bytes(mem, packet["offset"] + start, packet["length"] - start))
+    store16(mem, packet["offset"] + at, value if value else 0xFFFF)
 
 
 @njit(cache=True)
 def send(mem, t, port_index):
-    """Write `t['outgoing']` to the VM: one system call, the payload from where it lies. Returns the frames."""
+    """Write `t['outgoing']` to the VM: one system call, the payload from where it lies."""
     out = t["outgoing"]
     port = t["ports"][port_index]
     header_len = out["header_len"]
@@ -103,10 +106,9 @@ def send(mem, t, port_index):
         reason = Counter.TAP_BUSY.value if error == EAGAIN or error == ENOBUFS else Counter.TAP_ERROR.value
         t["counters"][reason] += 1
         port["tx_dropped"] += 1
-        return 0
+        return
     port["tx_packets"] += 1
     port["tx_bytes"] += out["bytes"]
-    return 1
 
 
 @njit(cache=True)

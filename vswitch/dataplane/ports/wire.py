@@ -35,6 +35,7 @@ from vswitch.layout import (
     CURSOR_ASLEEP,
     CURSOR_HEAD,
     CURSOR_TAIL,
+    CURSOR_UNORDERED,
     CURSOR_WAITING,
     SLOT_EPOCH,
     SLOT_EXT,
@@ -80,7 +81,7 @@ def data_of(data, size, number):
 def reclaim(mem, t, index):
     """Take back the slots that the receiver has released, and their references to pool buffers."""
     wire = t["wires"][index]
-    tail = acquire64(mem, wire["tx_cursors"] + CURSOR_TAIL)
+    tail = min(acquire64(mem, wire["tx_cursors"] + CURSOR_TAIL), wire["tx_published"])
     while wire["tx_clean"] < tail:
         place = wire["tx_clean"] & SLOT_MASK
         buffer = t["wire_buffers"][index, place]
@@ -128,12 +129,13 @@ def has_room(mem, t, index):
 
 
 @njit(cache=True)
-def admit(mem, t, wire, length):
+def admit(t, index, length):
     """When a frame of `length` bytes that is sent now leaves the wire (0: at once), or DROPPED.
 
-    Rate: the frame takes its turn behind those before it. Queue limit and ECN threshold count the frames whose
-    turn has not come. Then loss, delay and jitter; a frame chosen for reordering skips the delay (as netem).
+    Rate: the frame takes its turn behind those before it. Queue limit and ECN threshold count the frames
+    whose turn has not come. Then delay and jitter; a frame chosen for reordering skips them (as netem).
     """
+    wire = t["wires"][index]
     if not wire["impaired"]:
         return 0
     now_ns = t["now_ns"]
@@ -141,10 +143,8 @@ def admit(mem, t, wire, length):
         t["counters"][Counter.WIRE_LOSS.value] += 1
         return DROPPED
     start_ns = max(now_ns, wire["free_at_ns"])
-    while wire["queue_head"] < wire["tx_head"]:
-        slot = slot_of(wire["tx_slots"], wire["queue_head"])
-        if load64(mem, slot + SLOT_RELEASE) - wire["delay_ns"] - wire["jitter_ns"] > now_ns:
-            break
+    turns = t["wire_turns"][index]
+    while wire["queue_head"] < wire["tx_head"] and turns[wire["queue_head"] & SLOT_MASK] <= now_ns:
         wire["queue_head"] += 1
     if wire["queue_limit"] and wire["tx_head"] - wire["queue_head"] >= wire["queue_limit"]:
         t["counters"][Counter.WIRE_QUEUE.value] += 1
@@ -153,6 +153,7 @@ def admit(mem, t, wire, length):
     if wire["rate"] > 0:
         wire["free_at_ns"] = start_ns + int(length * 1e9 / wire["rate"])
         start_ns = wire["free_at_ns"]
+    turns[wire["tx_head"] & SLOT_MASK] = start_ns
     if wire["reorder"] and _random(wire) < wire["reorder"]:
         t["counters"][Counter.WIRE_REORDERED.value] += 1
         return start_ns
@@ -229,6 +230,7 @@ def _duplicate(mem, t, index, slot, number, buffer):
         target = data_of(wire["tx_data"], wire["data_size"], twin)
         copy(mem, target, data_of(wire["tx_data"], wire["data_size"], number), wire["data_size"])
     t["wire_buffers"][index, twin & SLOT_MASK] = buffer
+    t["wire_turns"][index, twin & SLOT_MASK] = t["wire_turns"][index, number & SLOT_MASK]
     if buffer >= 0:
         t["buffers"][buffer] += 1
     wire["tx_head"] = twin + 1
@@ -262,9 +264,9 @@ def kick(mem, wire):
 def receive(mem, t, index):
     """Take the frames that are due, up to BURST, as packet rows; their slots stay held until `release`."""
     wire = t["wires"][index]
-    if wire["unordered"]:
-        return _receive_by_time(mem, t, index)
-    head = acquire64(mem, wire["rx_cursors"] + CURSOR_HEAD)
+    head = _visible_head(mem, wire)
+    if _unordered(mem, wire):
+        return _receive_by_time(mem, t, index, head)
     number = wire["rx_tail"]
     stop = min(head, number + BURST)
     count = 0
@@ -283,6 +285,22 @@ def receive(mem, t, index):
         number += 1
     wire["taken"] = number
     return count
+
+
+@njit(cache=True)
+def _visible_head(mem, wire):
+    """The sender's head, as far as a sender that is in its right mind can have gone."""
+    return min(acquire64(mem, wire["rx_cursors"] + CURSOR_HEAD), wire["rx_tail"] + WIRE_SLOTS)
+
+
+@njit(cache=True)
+def _unordered(mem, wire):
+    """Whether frames may overtake each other: as the sender says, and until the last such frame is taken."""
+    if load64(mem, wire["rx_cursors"] + CURSOR_UNORDERED):
+        wire["unordered"] = 1
+    elif wire["heap_size"] == 0 and wire["taken"] == wire["rx_tail"]:
+        wire["unordered"] = 0
+    return wire["unordered"] != 0
 
 
 @njit(cache=True)
@@ -359,9 +377,8 @@ def release(mem, t, index):
 
 
 @njit(cache=True)
-def _receive_by_time(mem, t, index):
+def _receive_by_time(mem, t, index, head):
     wire = t["wires"][index]
-    head = acquire64(mem, wire["rx_cursors"] + CURSOR_HEAD)
     while wire["taken"] < head:
         number = wire["taken"]
         slot = slot_of(wire["rx_slots"], number)
@@ -437,7 +454,7 @@ def _heap_pop(heap, wire):
 def next_due_ns(mem, t, index):
     """When the next frame leaves the wire: NEVER when none is on it."""
     wire = t["wires"][index]
-    head = acquire64(mem, wire["rx_cursors"] + CURSOR_HEAD)
+    head = _visible_head(mem, wire)
     if wire["unordered"]:
         if wire["taken"] < head:
             return 0

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""scapy packets: the independent codec that the dataplane's tests take as their oracle."""
+
+from __future__ import annotations
+
+from scapy.config import conf
+
+conf.verb = 0
+conf.checkIPaddr = False
+
+from scapy.layers.inet import ICMP, IP, TCP, UDP  # noqa: E402
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop  # noqa: E402
+from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether  # noqa: E402
+from scapy.layers.vxlan import VXLAN  # noqa: E402
+from scapy.packet import Packet, Raw  # noqa: E402
+
+__all__ = [
+    "ARP", "ICMP", "IP", "TCP", "UDP", "VXLAN", "Dot1AD", "Dot1Q", "Ether", "IPv6", "IPv6ExtHdrDestOpt",
+    "IPv6ExtHdrFragment", "IPv6ExtHdrHopByHop", "Packet", "Raw", "checksums_right", "ip_header", "payload",
+    "payload_of", "tcp_segment", "tcp_stream", "vm_ether", "vxlan",
+]  # fmt: skip
+
+VM1_MAC, VM2_MAC = "00:00:00:00:00:01", "00:00:00:00:00:02"
+TIMESTAMP = 10
+
+
+def payload(length: int, seed: int = 0) -> bytes:
+    """Bytes that differ by place and seed."""
+    return bytes((index * 7 + index // 251 + seed * 31) & 0xFF for index in range(length))
+
+
+def vm_ether() -> Packet:
+    return Ether(src=VM1_MAC, dst=VM2_MAC)
+
+
+def ip_header(version: int, **fields: object) -> Packet:
+    """IPv4 with DF, or IPv6, from VM 1 to VM 2."""
+    if version == 4:
+        values = {"src": "10.0.0.1", "dst": "10.0.0.2", "flags": "DF", "id": 0} | fields
+        return IP(**values)
+    values = {"src": "fd00::1", "dst": "fd00::2"} | fields
+    return IPv6(**values)
+
+
+def tcp_segment(
+    length: int = 100,
+    seq: int = 1000,
+    flags: str = "A",
+    version: int = 4,
+    ip: dict | None = None,
+    timestamp: tuple[int, int] | None = None,
+    seed: int = 0,
+    **tcp: object,
+) -> bytes:
+    """A TCP frame from VM 1 to VM 2. ip, tcp: header fields as scapy names them."""
+    options = [("NOP", None), ("NOP", None), ("Timestamp", timestamp)] if timestamp else []
+    fields = {"sport": 5001, "dport": 80, "ack": 7, "window": 500, "options": options} | tcp
+    frame = vm_ether() / ip_header(version, **(ip or {})) / TCP(seq=seq & 0xFFFFFFFF, flags=flags, **fields)
+    return bytes(frame / Raw(payload(length, seed)) if length else frame)
+
+
+def tcp_stream(count: int, length: int = 100, seq: int = 1000, **fields: object) -> list[bytes]:
+    """Consecutive segments of one connection."""
+    return [
+        tcp_segment(length, seq + index * length, seed=index, **fields)  # type: ignore[arg-type]
+        for index in range(count)
+    ]
+
+
+def vxlan(
+    inner: bytes,
+    vni: int = 42,
+    source: str = "192.168.0.2",
+    target: str = "192.168.0.1",
+    sport: int = 50000,
+    udp_checksum: int | None = 0,
+    **ip: object,
+) -> bytes:
+    """A frame in VXLAN. udp_checksum: 0 for none, None for the right one."""
+    udp = UDP(sport=sport, dport=4789) if udp_checksum is None else UDP(
+        sport=sport, dport=4789, chksum=udp_checksum
+    )  # fmt: skip
+    fields = {"src": source, "dst": target, "flags": "DF", "ttl": 64} | ip
+    outer = Ether(src="02:4f:00:00:02:01", dst="02:4f:00:00:01:01") / IP(**fields) / udp
+    return bytes(outer / VXLAN(vni=vni, flags="Instance") / Raw(inner))
+
+
+def payload_of(frame: bytes) -> bytes:
+    """The TCP or UDP payload, without Ethernet padding."""
+    packet = Ether(frame)
+    for layer in (TCP, UDP):
+        if layer in packet:
+            body = packet[layer].payload
+            return b"" if body.__class__.__name__ in ("Padding", "NoPayload") else _without_padding(packet)
+    return b""
+
+
+def _without_padding(packet: Packet) -> bytes:
+    ip = packet[IP] if IP in packet else packet[IPv6]
+    l4 = packet[TCP] if TCP in packet else packet[UDP]
+    header = l4.dataofs * 4 if TCP in packet else 8
+    whole = bytes(ip)
+    total = ip.len if IP in packet else ip.plen + 40
+    start = len(whole) - len(bytes(l4))
+    return whole[start + header : total]
+
+
+def checksums_right(frame: bytes) -> bool:
+    """Whether scapy would have written the same checksums (and lengths) into every header of the frame."""
+    again = Ether(frame)
+    for layer in again.iterpayloads():
+        for field in ("chksum", "len", "plen", "cksum"):
+            if field in layer.fields and not (isinstance(layer, UDP) and layer.fields.get("chksum") == 0):
+                del layer.fields[field]
+    return bytes(again) == frame

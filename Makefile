@@ -16,9 +16,11 @@ setup:  ## install the Debian packages that are missing, and both virtual enviro
 	@scripts/setup.sh
 
 demo: setup  ## set up, then compare GRO on and off, the kernel's VXLAN and Open vSwitch (DEMO_ARGS=--quick: 45 s)
+	@scripts/as_root.sh .venv/bin/python -m vswitch.compile
 	@scripts/as_root.sh .venv/bin/python -m experiments run overlay-gro $(DEMO_ARGS)
 
 test: setup lint  ## set up, check the style and the types, run all tests (TEST_ARGS goes to pytest)
+	@scripts/as_root.sh .venv/bin/python -m vswitch.compile
 	@scripts/as_root.sh scripts/test.sh $(TEST_ARGS)
 
 lint: setup  ## ruff and mypy

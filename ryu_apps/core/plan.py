@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Union
 
 from ryu_apps.core.rules import Rule, SwitchState
-from vswitch.openflow.experimenter import GroSet, TunnelAdd, TunnelDelete
+from vswitch.openflow.experimenter import GroSet, ProactiveReverseSet, TunnelAdd, TunnelDelete
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class DeleteRule:
     rule: Rule
 
 
-Step = Union[AddRule, DeleteRule, TunnelAdd, TunnelDelete, GroSet]
+Step = Union[AddRule, DeleteRule, TunnelAdd, TunnelDelete, GroSet, ProactiveReverseSet]
 
 
 def plan(old: SwitchState, new: SwitchState) -> list[Step]:
@@ -44,12 +44,15 @@ def plan(old: SwitchState, new: SwitchState) -> list[Step]:
     gone = sorted(old.tunnels.keys() - new.tunnels.keys() - set(stale))
     steps += [TunnelDelete(port_no=port) for port in gone]
     steps += _gro_steps(old, new)
+    if old.proactive_reverse != new.proactive_reverse:
+        steps.append(ProactiveReverseSet(new.proactive_reverse))
     return steps
 
 
 def apply(state: SwitchState, steps: list[Step]) -> SwitchState:
     """The state after `steps`; what a correct switch makes of them."""
     rules, tunnels, gro = dict(state.rules), dict(state.tunnels), dict(state.gro)
+    proactive_reverse = state.proactive_reverse
     for step in steps:
         if isinstance(step, AddRule):
             rules[step.rule.key] = step.rule
@@ -59,9 +62,11 @@ def apply(state: SwitchState, steps: list[Step]) -> SwitchState:
             tunnels[step.port_no] = step
         elif isinstance(step, TunnelDelete):
             del tunnels[step.port_no]
+        elif isinstance(step, ProactiveReverseSet):
+            proactive_reverse = step.enabled
         else:
             gro[step.port_no, step.queue] = step.enabled
-    return replace(state, rules=rules, tunnels=tunnels, gro=gro)
+    return replace(state, rules=rules, tunnels=tunnels, gro=gro, proactive_reverse=proactive_reverse)
 
 
 def _order(rule: Rule) -> tuple[int, int, object]:

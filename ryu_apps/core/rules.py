@@ -62,12 +62,14 @@ class SwitchState:
 
     tunnels: by port number; None when a switch has one there whose settings it did not tell.
     gro: by (port, queue); gro_default is what queues that are not named have.
+    proactive_reverse: whether a flow's reverse entry is installed with it.
     """
 
     rules: dict[RuleKey, Rule] = field(default_factory=dict)
     tunnels: dict[int, TunnelAdd | None] = field(default_factory=dict)
     gro: dict[tuple[int, int], bool] = field(default_factory=dict)
     gro_default: bool = True
+    proactive_reverse: bool = True
 
 
 def desired_states(intent: Intent) -> dict[str, SwitchState]:
@@ -82,7 +84,7 @@ def desired_state(intent: Intent, server: str) -> SwitchState:
         spec.check(rule.table, rule.match, rule.instructions)
         rules[rule.key] = rule
     tunnels: dict[int, TunnelAdd | None] = {tunnel.port_no: tunnel for tunnel in _tunnels(intent, server)}
-    return SwitchState(rules, tunnels, _gro(intent, server), intent.offload.gro)
+    return SwitchState(rules, tunnels, _gro(intent, server), intent.offload.gro, intent.proactive_reverse)
 
 
 def tunnel_port(intent: Intent, remote: str) -> int:

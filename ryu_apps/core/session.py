@@ -60,7 +60,12 @@ class SwitchSession:
 
     def capabilities(self, reply: CapabilitiesReply) -> list[Message]:
         self._capabilities = reply
-        self._held = replace(self._held, tunnels=dict.fromkeys(reply.tunnels))
+        self._held = replace(
+            self._held,
+            tunnels=dict.fromkeys(reply.tunnels),
+            gro={(setting.port_no, setting.queue): setting.enabled for setting in reply.gro},
+            proactive_reverse=reply.proactive_reverse,
+        )
         return self._discovered()
 
     def rules(self, rules: Iterable[Rule], more: bool) -> list[Message]:

@@ -16,10 +16,10 @@ import numpy as np
 from numba import config
 
 from vswitch import layout
-from vswitch.dataplane import actions, flow_table, formats, gro, outgoing, parse, tso, worker
+from vswitch.dataplane import actions, commands, flow_table, formats, gro, outgoing, parse, tso, worker
 from vswitch.dataplane.ports import wire
 from vswitch.dataplane.ports.wire_file import data_size
-from vswitch.layout import Counter, Op, PortKind, SlotKind
+from vswitch.layout import Command, Counter, Op, PortKind, SlotKind
 
 INTERPRETED = bool(config.DISABLE_JIT)
 CHECKED = bool(config.BOUNDSCHECK)
@@ -207,13 +207,15 @@ class Rig:
         wire.flush(self.mem, self.t, wire_index)
         return self.sent(wire_index)
 
-    def send(self, frame: bytes, wire_index: int = 0, tunnel: int = NO_TUNNEL) -> None:
-        """Put one frame on a wire, as the engine does."""
+    def send(self, frame: bytes, wire_index: int = 0, count: int = 1) -> None:
+        """Put a frame on a wire `count` times, as the engine does, now."""
         assert self.burst([frame], self.wire_ports[wire_index], verify=False) == [parse.FORWARD]
         self.coalesce()
         self.take(0)
         self.t["now_ns"] = self.now_ns
-        tso.segment(self.mem, self.t, wire_index, tunnel)
+        for _ in range(count):
+            tso.segment(self.mem, self.t, wire_index, NO_TUNNEL)
+        wire.flush(self.mem, self.t, wire_index)
 
     def forward_all(self) -> None:
         for number in range(int(self.t["group_count"])):
@@ -329,11 +331,22 @@ class Rig:
         }
 
     def set_wire(self, wire_index: int = 0, **settings: float) -> None:
-        """Settings of a wire's sending direction in the units of its row."""
-        row = self.t["wires"][wire_index]
-        row["impaired"] = 1
-        for name, value in settings.items():
-            row[name] = value
+        """Give a wire's sending direction these settings, in the units of its row, and no others."""
+        wanted = self.t["wire_settings"][wire_index]
+        for name in wanted.dtype.names:
+            wanted[name] = settings.get(name, 0)
+        wanted["impaired"] = int(any(settings.values()))
+        self.command(Command.WIRE, wire_index)
+
+    def command(self, op: Command, *args: int) -> None:
+        """Give the worker one command, and have it applied."""
+        head = self.word(layout.COMMAND_HEAD_OFFSET)
+        row = self.t["commands"][head % layout.COMMANDS]
+        row["op"] = op
+        row["args"][: len(args)] = args
+        self.set_word(layout.COMMAND_HEAD_OFFSET, head + 1)
+        self.t["now_ns"] = self.now_ns
+        commands.apply_commands(self.mem, self.t)
 
     def buffers_in_use(self) -> int:
         return layout.BUFFERS - int(self.t["free_buffer_count"])

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vswitch.agent.datapath import Datapath
+from vswitch.agent.slowpath import SlowPath
 from vswitch.errors import ConfigError
 from vswitch.openflow import experimenter as ex
 from vswitch.openflow.constants import BadRequest
@@ -18,10 +19,12 @@ _READ_ONLY = (ex.CapabilitiesRequest,)
 class Extensions:
     """What the controllers set by Experimenter messages. `ports_changed` is called after ports did."""
 
-    def __init__(self, datapath: Datapath, ports_changed: Callable[[], None]) -> None:
+    def __init__(self, datapath: Datapath, slowpath: SlowPath, ports_changed: Callable[[], None]) -> None:
         self.datapath = datapath
+        self.slowpath = slowpath
         self.ports_changed = ports_changed
         self.tunnels: dict[int, ex.TunnelAdd] = {}
+        self.gro: dict[tuple[int, int], ex.GroSet] = {}
         self.intent_revision: int | None = None
 
     def handle(self, message: Experimenter, is_slave: bool) -> Experimenter | None:
@@ -46,6 +49,9 @@ class Extensions:
     def _carry_out(self, body: object) -> ex.CapabilitiesReply | None:
         if isinstance(body, ex.GroSet):
             self.datapath.set_gro(body.port_no, body.queue, body.enabled)
+            self.gro[body.port_no, body.queue] = body
+        elif isinstance(body, ex.ProactiveReverseSet):
+            self.slowpath.proactive_reverse = body.enabled
         elif isinstance(body, ex.TunnelAdd):
             self._add_tunnel(body)
         elif isinstance(body, ex.TunnelDelete):
@@ -88,5 +94,11 @@ class Extensions:
         can = self.datapath.capabilities()
         ports = tuple(info.port_no for info in self.datapath.ports())
         return ex.CapabilitiesReply(
-            can["version"], tuple(can["formats"]), ports, can["queues"], tuple(sorted(self.tunnels))
+            can["version"],
+            tuple(can["formats"]),
+            ports,
+            can["queues"],
+            tuple(sorted(self.tunnels)),
+            tuple(self.gro.values()),
+            self.slowpath.proactive_reverse,
         )

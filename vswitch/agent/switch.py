@@ -77,7 +77,7 @@ class OpenFlowSwitch:
         self.ports = PortTable()
         self.tables = FlowTables()
         self.slowpath = SlowPath(datapath, self.tables, self.ports, self._packet_in, clock, proactive_reverse)
-        self.extensions = Extensions(datapath, self.refresh_ports)
+        self.extensions = Extensions(datapath, self.slowpath, self.refresh_ports)
         self.miss_send_len = 128
         self.generation_id: int | None = None
         self.ports.refresh(datapath.ports(), clock())

@@ -115,6 +115,8 @@ def merge_verdict(mem, first, group, packet):
         return Merge.FLAGS.value
     if packet["ack"] != first["ack"] or packet["tcp_window"] != first["tcp_window"]:
         return Merge.ACK_OR_WINDOW.value
+    if load16(mem, packet["l4"] + 18) != load16(mem, first["l4"] + 18):
+        return Merge.FLAGS.value
     if packet["tcp_options"] != first["tcp_options"]:
         return Merge.TCP_OPTIONS.value
     if packet["tcp_options"] == TcpOptions.TIMESTAMP.value and packet["timestamp"] != first["timestamp"]:
@@ -123,9 +125,9 @@ def merge_verdict(mem, first, group, packet):
         return Merge.TOS.value
     if packet["ttl"] != first["ttl"]:
         return Merge.TTL.value
-    if packet["df"] != first["df"]:
-        return Merge.DF.value
     if packet["ip_version"] == 4:
+        if load16(mem, packet["l3"] + 6) != load16(mem, first["l3"] + 6):
+            return Merge.DF.value
         if packet["df"] == 0 and packet["ip_id"] != (group["ip_id"] + 1) & 0xFFFF:
             return Merge.IP_ID.value
     elif not same_ipv6_headers(mem, first, packet):

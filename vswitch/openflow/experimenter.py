@@ -70,12 +70,20 @@ class CapabilitiesReply(_Body, frozen=True):
     ports: tuple[int, ...]
     queues: int  # receive queues of each port
     tunnels: tuple[int, ...]  # tunnel ports there are
+    gro: tuple[GroSet, ...] = ()  # what was set by GroSet
+    proactive_reverse: bool = True
 
 
 class IntentRevision(_Body, frozen=True):
     """Sent by the controller when all rules of this revision of the intent are in place."""
 
     revision: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class ProactiveReverseSet(_Body, frozen=True):
+    """Whether a new flow's reverse entry is installed together with it (S4.5)."""
+
+    enabled: bool
 
 
 EXP_TYPES: dict[int, type[_Body]] = {
@@ -85,6 +93,7 @@ EXP_TYPES: dict[int, type[_Body]] = {
     4: CapabilitiesRequest,
     5: CapabilitiesReply,
     6: IntentRevision,
+    7: ProactiveReverseSet,
 }
 """The experimenter type of each class."""
 

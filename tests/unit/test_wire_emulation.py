@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wire in virtual time: rate, delay, jitter, loss, duplication, reordering, queue limit, ECN threshold."""
+
+from __future__ import annotations
+
+import statistics
+
+import pytest
+
+from tests.packets import IP, Dot1Q, Ether, IPv6, checksums_right, payload_of, tcp_segment
+from tests.unit.rig import INTERPRETED, Rig
+
+MS = 1_000_000
+CHANCE = 1 << 32
+MANY = 400 if INTERPRETED else 3000
+FRAME = tcp_segment(946)  # 1000 bytes
+
+
+@pytest.fixture
+def rig():
+    """One wire, both of whose ends are ours: what is sent by wire 0 is received by wire 1."""
+    with Rig(wires=2, joined=True) as rig:
+        yield rig
+
+
+def times(rig):
+    """Release times, relative to now, of what was sent."""
+    return [release - rig.now_ns for release, _ in rig.sent_with_times()]
+
+
+def numbered(number, **fields):
+    return tcp_segment(4, number, **fields)
+
+
+def numbers(frames):
+    return [Ether(frame).seq for frame in frames]
+
+
+def test_an_ideal_wire_delivers_at_once(rig):
+    rig.send(FRAME)
+    assert rig.received(1) == [FRAME]
+    assert rig.received(1) == []
+
+
+def test_delay_holds_a_frame_for_exactly_its_time(rig):
+    rig.set_wire(delay_ns=5 * MS)
+    rig.send(FRAME)
+    rig.now_ns += 5 * MS - 1
+    assert rig.received(1) == []
+    rig.now_ns += 1
+    assert rig.received(1) == [FRAME]
+
+
+def test_rate_spaces_frames_by_their_length(rig):
+    rig.set_wire(rate=125e6)  # 1 Gbit/s: 8 us for 1000 bytes
+    rig.send(FRAME, count=3)
+    rig.send(tcp_segment(446), count=1)
+    assert times(rig) == [8_000, 16_000, 24_000, 28_000]
+
+
+def test_an_idle_line_saves_no_time_up(rig):
+    rig.set_wire(rate=125e6)
+    rig.send(FRAME)
+    rig.now_ns += 50 * MS
+    rig.send(FRAME)
+    assert times(rig)[-1] == 8_000
+
+
+def test_rate_and_delay_add_up(rig):
+    rig.set_wire(rate=125e6, delay_ns=MS)
+    rig.send(FRAME, count=2)
+    assert times(rig) == [MS + 8_000, MS + 16_000]
+
+
+def test_the_long_run_rate_is_exact(rig):
+    rig.set_wire(rate=1_234_567.0)
+    rig.send(FRAME, count=MANY)
+    assert times(rig)[-1] == pytest.approx(MANY * 1000 / 1_234_567 * 1e9, rel=1e-6)
+
+
+def test_jitter_is_uniform_about_the_delay(rig):
+    rig.set_wire(delay_ns=10 * MS, jitter_ns=4 * MS, random=7)
+    rig.send(FRAME, count=MANY)
+    delays = times(rig)
+    assert 6 * MS <= min(delays) < 6.3 * MS
+    assert 13.7 * MS < max(delays) <= 14 * MS
+    assert statistics.fmean(delays) == pytest.approx(10 * MS, rel=0.04)
+    assert statistics.pstdev(delays) == pytest.approx(4 * MS / 3**0.5, rel=0.08)
+
+
+def test_jitter_over_the_delay_never_sends_into_the_past(rig):
+    rig.set_wire(delay_ns=MS, jitter_ns=5 * MS)
+    rig.send(FRAME, count=200)
+    assert min(times(rig)) == 0
+
+
+def test_loss_is_as_often_as_told_and_counted(rig):
+    rig.set_wire(loss=CHANCE // 10, random=3)
+    rig.send(FRAME, count=MANY)
+    arrived = len(rig.sent())
+    lost = rig.counted()["wire_loss"]
+    assert arrived + lost == MANY
+    assert lost == pytest.approx(MANY / 10, rel=0.2)
+
+
+@pytest.mark.parametrize(("loss", "arrived"), [(0, 50), (CHANCE, 0)])
+def test_loss_of_nothing_and_of_everything(rig, loss, arrived):
+    rig.set_wire(loss=loss, delay_ns=1)
+    rig.send(FRAME, count=50)
+    assert len(rig.sent()) == arrived
+
+
+def test_the_same_seed_loses_the_same_frames(rig):
+    def run(seed):
+        rig.set_wire(loss=CHANCE // 3, random=seed)
+        for number in range(60):
+            rig.send(numbered(number))
+        return numbers(rig.sent())
+
+    first = run(11)
+    assert run(11) == first
+    assert run(12) != first
+
+
+def test_duplicates_follow_their_original_and_are_counted(rig):
+    rig.set_wire(duplicate=CHANCE // 4, random=5)
+    for number in range(200):
+        rig.send(numbered(number))
+    arrived = numbers(rig.sent())
+    counted = rig.counted()["wire_duplicated"]
+    assert sorted(set(arrived)) == list(range(200))
+    assert arrived == sorted(arrived)
+    assert len(arrived) - 200 == counted
+    assert counted == pytest.approx(50, rel=0.4)
+
+
+def test_everything_twice(rig):
+    rig.set_wire(duplicate=CHANCE)
+    rig.send(FRAME, count=3)
+    assert rig.received(1) == [FRAME] * 6
+
+
+def test_reordered_frames_overtake_those_that_are_delayed(rig):
+    rig.set_wire(delay_ns=10 * MS, reorder=CHANCE // 4, random=9)
+    for number in range(100):
+        rig.send(numbered(number))
+    early = numbers(rig.received(1))
+    assert len(early) == rig.counted()["wire_reordered"]
+    assert 10 < len(early) < 45
+    rig.now_ns += 10 * MS
+    late = numbers(rig.received(1))
+    assert sorted(early + late) == list(range(100))
+    assert early == sorted(early)
+    assert late == sorted(late)
+
+
+def test_jitter_reorders_by_release_time(rig):
+    rig.set_wire(delay_ns=10 * MS, jitter_ns=10 * MS, random=9)
+    for number in range(100):
+        rig.send(numbered(number))
+        rig.now_ns += MS // 10
+    row = rig.t["wires"][0]
+    sent = [(release, Ether(frame).seq) for release, frame in peek(rig, row)]
+    arrived = []
+    for _ in range(400):
+        arrived += numbers(rig.received(1))
+        rig.now_ns += MS // 10
+    assert arrived == [number for _, number in sorted(sent)]
+    assert arrived != sorted(arrived)
+
+
+def peek(rig, row):
+    """What stands on the wire, without giving the slots back."""
+    before = rig.word(int(row["tx_cursors"]) + 128)
+    frames = rig.sent_with_times()
+    rig.set_word(int(row["tx_cursors"]) + 128, before)
+    return frames
+
+
+def test_settings_may_go_back_and_forth_while_frames_are_on_the_way(rig):
+    sent = 0
+    arrived = []
+    for settings in ({"delay_ns": 3 * MS, "jitter_ns": 3 * MS}, {}, {"reorder": CHANCE // 2, "delay_ns": MS}, {}) * 3:
+        rig.set_wire(**settings)
+        for _ in range(20):
+            rig.send(numbered(sent))
+            sent += 1
+        arrived += numbers(rig.received(1))
+        rig.now_ns += MS
+    for _ in range(10):
+        rig.now_ns += MS
+        arrived += numbers(rig.received(1))
+    assert sorted(arrived) == list(range(sent))
+
+
+def test_the_queue_limit_counts_frames_whose_turn_has_not_come(rig):
+    rig.set_wire(rate=125e6, queue_limit=10)
+    rig.send(FRAME, count=15)
+    assert len(rig.sent()) == 10
+    assert rig.counted() == {"wire_queue": 5}
+    rig.now_ns += 3 * 8_000
+    rig.send(FRAME, count=5)
+    assert rig.counted() == {"wire_queue": 2}
+
+
+@pytest.mark.parametrize("more", [{"jitter_ns": 40_000}, {"reorder": CHANCE // 2}], ids=str)
+def test_the_queue_limit_does_not_depend_on_delay_and_jitter(rig, more):
+    rig.set_wire(rate=125e6, queue_limit=10, delay_ns=50_000, **more)
+    rig.send(FRAME, count=15)
+    assert rig.counted()["wire_queue"] == 5
+
+
+def test_delay_alone_fills_no_queue(rig):
+    rig.set_wire(delay_ns=MS, queue_limit=1)
+    rig.send(FRAME, count=20)
+    assert len(rig.sent()) == 20
+
+
+@pytest.mark.parametrize(("version", "ecn", "marked"), [(4, 1, 3), (4, 2, 3), (6, 1, 3), (6, 2, 3), (4, 3, 3)])
+def test_frames_that_join_a_long_queue_are_marked(rig, version, ecn, marked):
+    rig.set_wire(rate=125e6, ecn_threshold=2)
+    field = "tos" if version == 4 else "tc"
+    rig.send(tcp_segment(946, version=version, ip={field: 0xB8 | ecn}), count=4)
+    frames = rig.sent()
+    layer = IP if version == 4 else IPv6
+    assert [getattr(Ether(frame)[layer], field) & 3 for frame in frames] == [ecn, ecn, marked, marked]
+    assert all(getattr(Ether(frame)[layer], field) >> 2 == 0x2E for frame in frames)
+    assert all(checksums_right(frame) for frame in frames)
+    assert rig.counted().get("wire_marked", 0) == (0 if ecn == 3 else 2)
+
+
+def test_frames_without_ecn_are_not_marked(rig):
+    rig.set_wire(rate=125e6, ecn_threshold=1)
+    rig.send(FRAME, count=4)
+    assert rig.sent() == [FRAME] * 4
+    assert rig.counted() == {}
+
+
+def test_a_tagged_frame_is_marked_too(rig):
+    rig.set_wire(rate=125e6, ecn_threshold=1)
+    frame = Ether(tcp_segment(100, ip={"tos": 2}))
+    tagged = bytes(Ether(src=frame.src, dst=frame.dst) / Dot1Q(vlan=5) / frame.payload)
+    rig.send(tagged, count=3)
+    assert [Ether(frame)[IP].tos for frame in rig.sent()] == [2, 3, 3]
+
+
+def test_late_delivery_is_counted(rig):
+    rig.set_wire(delay_ns=MS)
+    rig.send(FRAME)
+    rig.now_ns += 3 * MS
+    assert rig.received(1) == [FRAME]
+    assert rig.counted() == {"wire_late": 1}
+
+
+def test_the_payload_survives_every_impairment_at_once(rig):
+    rig.set_wire(
+        rate=1e8, delay_ns=MS, jitter_ns=MS // 2, loss=CHANCE // 20, duplicate=CHANCE // 20,
+        reorder=CHANCE // 20, random=4,
+    )  # fmt: skip
+    sent = {}
+    for number in range(150):
+        frame = tcp_segment(10 + number * 7, number * 10_000, seed=number)
+        sent[number * 10_000] = frame
+        rig.send(frame)
+    arrived = []
+    for _ in range(60):
+        rig.now_ns += MS // 10
+        arrived += rig.received(1)
+    assert all(frame == sent[Ether(frame).seq] for frame in arrived)
+    assert sum(len(payload_of(frame)) > 0 for frame in arrived) == len(arrived)
+    counted = rig.counted()
+    assert len(arrived) == 150 - counted["wire_loss"] + counted["wire_duplicated"]

@@ -76,7 +76,7 @@ class Bench:
         self.receiver.close()
 
 
-@njit
+@njit(cache=True)
 def _set_super_frame(t, frame_at, frame_len):
     packet = t["packets"][0]
     packet["offset"] = frame_at
@@ -91,7 +91,7 @@ def _set_super_frame(t, frame_at, frame_len):
     t["packet_count"] = 1
 
 
-@njit
+@njit(cache=True)
 def _send(mem_array, t, frame_at, frame_len, tunnel, rounds):
     """Parse, take and segment the super-frame, `rounds` times; the slots are taken back at once."""
     mem = pointer_to(mem_array)
@@ -106,7 +106,7 @@ def _send(mem_array, t, frame_at, frame_len, tunnel, rounds):
         t["wires"][0]["tx_clean"] = t["wires"][0]["tx_head"]
 
 
-@njit
+@njit(cache=True)
 def _receive(mem_array, t, rounds, stages):
     """Take the published slots again and again, through the first `stages` stages."""
     mem = pointer_to(mem_array)
@@ -123,7 +123,7 @@ def _receive(mem_array, t, rounds, stages):
                 forward(mem, t, t["groups"][number])
 
 
-@njit
+@njit(cache=True)
 def _sum(mem_array, offset, rounds):
     mem = pointer_to(mem_array)
     total = 0

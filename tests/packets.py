@@ -111,5 +111,5 @@ def checksums_right(frame: bytes) -> bool:
     for layer in again.iterpayloads():
         for field in ("chksum", "len", "plen", "cksum"):
             if field in layer.fields and not (isinstance(layer, UDP) and layer.fields.get("chksum") == 0):
-                del layer.fields[field]
+                layer.delfieldval(field)  # forgets the layer's bytes, too
     return bytes(again) == frame

@@ -6,8 +6,8 @@ from __future__ import annotations
 import sys
 import time
 
-from vswitch.dataplane import cache_directory
 from vswitch.datapath import Datapath
+from vswitch.dataplane import cache_directory
 
 
 def main() -> int:

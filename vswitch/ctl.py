@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,10 @@ def _parser() -> argparse.ArgumentParser:
     gro = commands.add_parser("gro", help="turn receive coalescing on or off")
     gro.add_argument("words", nargs="+", metavar="[SWITCH] PORT on|off", help="e.g. s1 2 off")
     gro.add_argument("-q", "--queue", type=int, default=0, help="receive queue (default 0)")
+    capture = commands.add_parser("capture", help="write a wire's frames to a pcapng file, until Ctrl-C")
+    capture.add_argument("words", nargs="+", metavar="[SWITCH] PORT", help="e.g. s1 1")
+    capture.add_argument("-w", "--write", metavar="FILE", required=True, help="the file")
+    capture.add_argument("-t", "--seconds", type=float, default=60, help="the longest time (default 60)")
     return parser
 
 
@@ -155,6 +160,20 @@ def _gro(options: argparse.Namespace) -> Any:
     return call(path, "gro.set", port=options.words[-2], queue=options.queue, enabled=enabled)
 
 
+def _capture(options: argparse.Namespace) -> Any:
+    if len(options.words) > 2:
+        raise CtlError("capture takes [SWITCH] PORT -w FILE, as in: capture s1 1 -w wire.pcapng")
+    switch = options.words[0] if len(options.words) == 2 else None
+    path = find_socket(switch, options.run_dir, os.environ)
+    port, file = options.words[-1], str(Path(options.write).absolute())
+    call(path, "capture.start", port=port, file=file, seconds=options.seconds)
+    try:
+        time.sleep(options.seconds)
+    except KeyboardInterrupt:
+        pass
+    return call(path, "capture.stop", port=port)
+
+
 def _number(text: str) -> float | str:
     try:
         value = float(text)
@@ -172,6 +191,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "flow": _simple("flows"),
     "wire": _wire,
     "gro": _gro,
+    "capture": _capture,
 }
 
 
@@ -275,6 +295,7 @@ _RENDER: dict[str, Callable[[Any], str]] = {
     "flow": _render_flows,
     "wire": _render_settings,
     "gro": _render_settings,
+    "capture": _render_settings,
 }
 
 

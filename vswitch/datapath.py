@@ -31,6 +31,7 @@ from vswitch.dataplane.ports.tap_device import TapDevice
 from vswitch.dataplane.ports.wire_file import WireEnd
 from vswitch.errors import ConfigError
 from vswitch.flow import (
+    CapturedFrame,
     DropReason,
     FlowKey,
     FlowStats,
@@ -116,6 +117,7 @@ class Datapath:
         self.t["pool"] = self.memory.map_file(self._pool_fd, pool_size)
         self.t["punt_memory"] = self.memory.map_private(layout.PUNTS * layout.PUNT_SLOT_SIZE)
         self.t["injection_memory"] = self.memory.map_private(layout.INJECTIONS * layout.PUNT_SLOT_SIZE)
+        self.t["capture_memory"] = self.memory.map_private(layout.CAPTURES * layout.CAPTURE_SLOT_SIZE)
         self._scratch = self.memory.map_private(layout.PUNT_SLOT_SIZE)
         self.t["agent_fd"], self.t["wake_fd"] = self.punt_fd, self._wake_fd
         for index, name in enumerate(sorted(formats.SHIPPED)):
@@ -462,6 +464,34 @@ class Datapath:
         """Entries that ended by themselves since the last call, with final counters."""
         evicted, self._evicted = self._evicted, []
         return evicted
+
+    # Captures
+
+    def set_capture(self, port_no: int, enabled: bool) -> None:
+        """Whether a wire's frames, both ways, are copied for poll_captures(); raises ConfigError."""
+        port = self._port(port_no)
+        if port.wire is None:
+            raise ConfigError(
+                "port", f"{port.name} is no wire", "a wire port; a VM's own tcpdump sees its TAP"
+            )
+        self._give(Command.CAPTURE, port.index, int(enabled))
+        self._wait(self._commands_given)
+
+    def poll_captures(self) -> list[CapturedFrame]:
+        """The frames that were captured since the last call."""
+        head = int(self._words[layout.CAPTURE_HEAD_OFFSET // 8])
+        tail = int(self._words[layout.CAPTURE_TAIL_OFFSET // 8])
+        numbers = {port.index: port.number for port in self._ports.values()}
+        frames = []
+        for number in range(tail, head):
+            place = number % layout.CAPTURES
+            row = self.t["captures"][place]
+            at = int(self.t["capture_memory"]) + place * layout.CAPTURE_SLOT_SIZE
+            data = self.memory.read(at, int(row["captured"]))
+            port_no, outbound = numbers[int(row["port"])], bool(row["outbound"])
+            frames.append(CapturedFrame(port_no, outbound, int(row["time_ns"]), int(row["length"]), data))
+        self._words[layout.CAPTURE_TAIL_OFFSET // 8] = head
+        return frames
 
     # What it says of itself
 

@@ -98,6 +98,16 @@ class FlowStats(NamedTuple):
     last_used_ns: int  # CLOCK_MONOTONIC; 0 = never
 
 
+class CapturedFrame(NamedTuple):
+    """A frame that passed a port which is being captured."""
+
+    port_no: int
+    outbound: bool
+    time_ns: int  # CLOCK_MONOTONIC
+    length: int  # of the frame; `data` may be shorter
+    data: bytes
+
+
 class PortCounters(NamedTuple):
     """Frames and bytes as the medium carries them."""
 

@@ -26,6 +26,9 @@ PROGRAM_WORDS = 1 << 18
 COMMANDS = 4096
 PUNTS = 256
 INJECTIONS = 64
+CAPTURES = 4096
+CAPTURE_SLOT_SIZE = 2048
+"""Frames that a capture keeps for the agent, and the bytes of each that it keeps."""
 MAX_IP_LEN = 65535
 MAX_EXTENSION_HEADERS = 8
 MAX_VLAN_TAGS = 2
@@ -48,6 +51,8 @@ PUNT_HEAD_OFFSET = 256
 PUNT_TAIL_OFFSET = 320
 ASLEEP_OFFSET = 384
 STOP_OFFSET = 448
+CAPTURE_HEAD_OFFSET = 576
+CAPTURE_TAIL_OFFSET = 640
 VNET_OFFSET = 512
 POLLFDS_OFFSET = 1024
 IOV_OFFSET = 4096
@@ -139,6 +144,7 @@ class Command(enum.IntEnum):
     WIRE = 9  # wire: take over the settings that the agent wrote beside the row
     ADD_TUNNEL = 10  # port index, whose row and template the agent has written
     REMOVE_TUNNEL = 11  # port index
+    CAPTURE = 12  # port index, enabled
 
 
 class PuntKind(enum.IntEnum):
@@ -183,6 +189,7 @@ class Counter(enum.IntEnum):
     EVICTED_IDLE = 28
     FLOW_TABLE_FULL = 29
     TX_BACKPRESSURE = 30
+    CAPTURE_MISSED = 33
     # Coalescing
     GRO_MERGED = 31
     GRO_AGGREGATES = 32
@@ -263,7 +270,7 @@ outgoing_dtype = _record(
 range_dtype = _record(offset="i8", length="i8")
 
 port_dtype = _record(
-    kind="i4", number="i4", up="i4", fd="i4", mtu="i4", wire="i4", ready="i4",
+    kind="i4", number="i4", up="i4", fd="i4", mtu="i4", wire="i4", ready="i4", capture="i4",
     rx_packets="i8", rx_bytes="i8", rx_dropped="i8", rx_errors="i8",
     tx_packets="i8", tx_bytes="i8", tx_dropped="i8", tx_errors="i8",
     # tunnel: its row of numbers, end points and outer headers
@@ -306,6 +313,8 @@ punt_dtype = _record(
 held_dtype = _record(length="i8", in_port="i8", tunnel_id="i8", csum="i8", gso_size="i8")
 """What is known of a packet that lies whole in a punt or injection slot."""
 
+capture_dtype = _record(time_ns="i8", port="i8", outbound="i8", length="i8", captured="i8")
+
 tables_dtype = _record(
     # the worker
     now_ns="i8", loops="i8", sleeps="i8", agent_fd="i8", wake_fd="i8", random="i8", sweep="i8",
@@ -333,6 +342,7 @@ tables_dtype = _record(
     punts=(punt_dtype, (PUNTS,)), punt_memory="i8", held=(held_dtype, (PUNTS,)),
     injection_memory="i8", injections=(held_dtype, (INJECTIONS,)),
     free_punts=("i8", (PUNTS,)), free_punt_count="i8",
+    captures=(capture_dtype, (CAPTURES,)), capture_memory="i8",
 )  # fmt: skip
 """All state of one switch's dataplane but its packet bytes: the argument `t` of every stage, beside `mem`.
 

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("vswitch", "ryu_apps", "topologies", "experiments")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`\n]+)`")
 
@@ -42,7 +43,8 @@ def first_column(text: str, heading: str = "") -> set[str]:
     if heading:
         text = text.split(f"\n{heading}\n", 1)[1]
         text = re.split(r"^#+ ", text, maxsplit=1, flags=re.MULTILINE)[0]
-    return {name for row in re.findall(r"^\|([^|]*)\|", text, re.MULTILINE) for name in _SPAN.findall(row)}
+    cells = re.findall(r"^\|((?:\\\||[^|])*)\|", text, re.MULTILINE)
+    return {name for cell in cells for name in _SPAN.findall(cell)}
 
 
 def slugs(text: str) -> set[str]:
@@ -67,7 +69,7 @@ def definition(path: Path, name: str) -> ast.AST | None:
 
 
 def _names(node: ast.AST) -> set[str]:
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+    if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
         return {node.name}
     if isinstance(node, (ast.Assign, ast.AnnAssign)):
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
@@ -87,7 +89,7 @@ def mentions(node: ast.AST, name: str) -> bool:
 @cache
 def functions() -> frozenset[str]:
     """Every function, class and `Class.method` of the project's packages."""
-    return frozenset(name for path in _sources() for name in _defined(module(path), ""))
+    return frozenset(name for path in _sources() for name in _defined(module(path)))
 
 
 def _sources() -> Iterator[Path]:
@@ -95,10 +97,10 @@ def _sources() -> Iterator[Path]:
         yield from (ROOT / package).rglob("*.py")
 
 
-def _defined(scope: ast.AST, prefix: str) -> Iterator[str]:
-    for node in ast.iter_child_nodes(scope):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+def _defined(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, _FUNCTIONS):
             yield node.name
-            yield prefix + node.name
-            if isinstance(node, ast.ClassDef):
-                yield from _defined(node, f"{node.name}.")
+        elif isinstance(node, ast.ClassDef):
+            yield node.name
+            yield from (f"{node.name}.{part.name}" for part in node.body if isinstance(part, _FUNCTIONS))

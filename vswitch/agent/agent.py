@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from vswitch.agent.capture import Captures
 from vswitch.agent.control import ControlServer
 from vswitch.agent.datapath import Datapath
 from vswitch.agent.session import Session
@@ -56,6 +57,7 @@ class Agent:
         self.clock = clock
         self.state = "starting"
         self.switch = OpenFlowSwitch(datapath, name, dpid, clock, proactive_reverse)
+        self._captures = Captures(datapath)
         self._controllers = [
             Controller(self._active(text, f"controller[{n}]")) for n, text in enumerate(controllers)
         ]
@@ -84,7 +86,7 @@ class Agent:
             for number in stop_signals:
                 loop.add_signal_handler(number, self.stop)
             loop.add_reader(self.datapath.punt_fd, self._punts_wait)
-            tasks = [self._task(self._tick())]
+            tasks = [self._task(self._tick()), self._task(self._captures.run())]
             tasks += [self._task(keep_connected(self.switch, c, self.clock)) for c in self._controllers]
             self.state = "ready"
             log.info("%s: ready", self.switch.name)
@@ -133,6 +135,10 @@ class Agent:
             "rules": view.rules,
             "wire.set": view.set_wire,
             "gro.set": view.set_gro,
+            "capture.start": lambda port, file, seconds=60: self._captures.start(
+                view.port_number(port), file, seconds
+            ),
+            "capture.stop": lambda port: self._captures.stop(view.port_number(port)),
             "stop": self.stop,
         }
 
@@ -180,6 +186,7 @@ class Agent:
         self.stop()
 
     async def _close(self, tasks: list[asyncio.Task[None]]) -> None:
+        self._captures.close()
         if self._control is not None:
             self._control.stop()
         for server in self._servers:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from vswitch.flow import DropReason, FlowKey, FlowStats, PortInfo, Program, Punt
+from vswitch.flow import CapturedFrame, DropReason, FlowKey, FlowStats, PortInfo, Program, Punt
 
 
 class Datapath(Protocol):
@@ -76,3 +76,7 @@ class Datapath(Protocol):
     ) -> None: ...
 
     def remove_tunnel(self, port_no: int) -> None: ...
+
+    def set_capture(self, port_no: int, enabled: bool) -> None: ...
+
+    def poll_captures(self) -> list[CapturedFrame]: ...

@@ -99,18 +99,19 @@ class SwitchView:
         }
 
     def set_wire(self, port: int | str, **settings: Any) -> dict[str, Any]:
-        port_no = self._port_number(port)
+        port_no = self.port_number(port)
         self.switch.datapath.set_wire(port_no, **settings)
         return {"port": port_no, **settings}
 
     def set_gro(self, port: int | str, enabled: bool, queue: int = 0) -> dict[str, Any]:
-        port_no = self._port_number(port)
+        port_no = self.port_number(port)
         if not isinstance(enabled, bool) or not isinstance(queue, int):
             raise ConfigError("gro", "enabled or queue is of the wrong type", "a boolean and a queue number")
         self.switch.datapath.set_gro(port_no, queue, enabled)
         return {"port": port_no, "queue": queue, "enabled": enabled}
 
-    def _port_number(self, port: int | str) -> int:
+    def port_number(self, port: int | str) -> int:
+        """The number of a port that is given by number or name; raises ConfigError."""
         for info in self.switch.datapath.ports():
             if info.name == port or str(info.port_no) == str(port):
                 return info.port_no

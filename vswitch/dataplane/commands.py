@@ -23,7 +23,7 @@ from vswitch.layout import (
 )
 
 COMMAND_BURST = 256
-SWEEP_STRIDE = 64
+SWEEP_STRIDE = 4096
 """Flow entries that one pass of the loop checks for idleness."""
 
 
@@ -79,6 +79,8 @@ def _apply(mem, t, command):
         t["ports"][args[0]]["kind"] = PortKind.TUNNEL.value
         t["tunnels"][t["tunnel_count"]] = args[0]
         t["tunnel_count"] += 1
+    elif op == Command.CAPTURE.value:
+        t["ports"][args[0]]["capture"] = args[1]
     elif op == Command.REMOVE_TUNNEL.value:
         _remove_tunnel(t, args[0])
 

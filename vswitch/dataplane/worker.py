@@ -4,7 +4,7 @@
 from numba import njit
 
 from vswitch.dataplane.actions import forward
-from vswitch.dataplane.commands import apply_commands, sweep
+from vswitch.dataplane.commands import SWEEP_STRIDE, apply_commands, sweep
 from vswitch.dataplane.gro import coalesce
 from vswitch.dataplane.intrinsics import (
     acquire64,
@@ -37,7 +37,7 @@ from vswitch.layout import (
 POLLIN = 1
 IDLE_WAIT_NS = 500_000_000
 """Longest sleep: how long an idle worker takes to notice what nobody woke it for."""
-SWEEP_INTERVAL_NS = 1_000_000_000 * 64 // FLOWS
+SWEEP_INTERVAL_NS = 1_000_000_000 * SWEEP_STRIDE // FLOWS
 """The flow table is swept once a second."""
 BUSY_PASSES = 8
 """A worker that is kept busy by wires looks at every TAP after so many passes."""

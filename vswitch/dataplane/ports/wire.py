@@ -10,6 +10,7 @@ when the receiver's tail has passed it; only then are its pool buffer's referenc
 from numba import njit
 
 from vswitch.dataplane import checksum
+from vswitch.dataplane.capture import capture
 from vswitch.dataplane.hashing import next_random
 from vswitch.dataplane.intrinsics import (
     acquire64,
@@ -190,6 +191,10 @@ def publish_frame(mem, t, index, release_ns, kind, frame_len, head_len, ext, buf
     t["wire_buffers"][index, number & SLOT_MASK] = buffer
     if buffer >= 0:
         t["buffers"][buffer] += 1
+    if port["capture"]:
+        start = data_of(wire["tx_data"], wire["data_size"], number)
+        start = start if kind == SlotKind.DATA.value else slot + SLOT_HEAD
+        capture(mem, t, wire["port"], 1, start, head_len, ext, frame_len)
     wire["tx_head"] = number + 1
     port["tx_packets"] += 1
     port["tx_bytes"] += frame_len
@@ -345,6 +350,8 @@ def _take(mem, t, wire, slot, number, place):
     packet["csum"] = 0
     port["rx_packets"] += 1
     port["rx_bytes"] += length
+    if port["capture"]:
+        capture(mem, t, wire["port"], 0, packet["offset"], head_length, packet["ext"], length)
     return 1
 
 

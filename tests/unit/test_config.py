@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The words of `--port` and `wire.set`: what they mean, and the sentence for each that means nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from vswitch.config import PortConfig, WireSettings, parse_port
+from vswitch.errors import ConfigError
+
+
+def test_a_tap():
+    port = parse_port("3=tap:vm1-eth0@4711")
+    assert (port.number, port.kind, port.interface, port.namespace, port.name) == (
+        3, "tap", "vm1-eth0", "4711", "vm1-eth0",
+    )  # fmt: skip
+
+
+def test_a_tap_in_the_switchs_own_namespace():
+    assert parse_port("1=tap:tap0").namespace == ""
+
+
+def test_a_wire_with_every_option():
+    port = parse_port(
+        "2=wire:/dev/shm/w,bw=100,delay=5ms,jitter=10us,loss=1.5,duplicate=2,reorder=3,max_queue_size=100,"
+        "ecn_threshold=20,seed=7,mtu=9000,name=uplink0,mac=02:00:00:00:00:01,end=b"
+    )
+    assert port == PortConfig(
+        2, "wire", "uplink0", "port 2", path="/dev/shm/w", mtu=9000, mac="02:00:00:00:00:01", end="b",
+        wire=WireSettings(100, 5_000_000, 10_000, 1.5, 2, 3, 100, 20, 7),
+    )  # fmt: skip
+
+
+def test_a_plain_wire_is_ideal_and_has_its_numbers_name():
+    port = parse_port("2=wire:/dev/shm/w")
+    assert (port.name, port.mtu, port.wire) == ("wire2", 1500, WireSettings())
+
+
+@pytest.mark.parametrize(
+    ("text", "nanoseconds"),
+    [("5ms", 5e6), ("10us", 1e4), ("7ns", 7), ("1s", 1e9), ("2", 2e6), ("1.5", 1.5e6), (".5s", 5e8), (3, 3e6)],
+)
+def test_durations(text, nanoseconds):
+    assert WireSettings().changed("w", {"delay": text}).delay_ns == nanoseconds
+
+
+def test_changing_one_setting_leaves_the_others():
+    before = WireSettings(bw=10, loss=1)
+    assert before.changed("w", {"loss": 2}) == WireSettings(bw=10, loss=2)
+    assert before == WireSettings(bw=10, loss=1)
+
+
+NOT_A_NUMBER = "does not start with a port number (allowed: N=KIND:… with N from 1 to 999)"
+NOT_A_PORT = "is no port (allowed: tap:IFNAME@NETNS or wire:PATH[,key=value…])"
+NAME = "cannot name an interface (allowed: 1 to 15 characters without blank, slash and colon)"
+DURATION = "is no duration (allowed: 0 to 60s, as 10us, 5ms, 1s; a plain number: ms)"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("tap:vm1", f"port tap:vm1: {NOT_A_NUMBER}"),
+        ("x=tap:vm1", f"port x=tap:vm1: {NOT_A_NUMBER}"),
+        ("=tap:vm1", f"port =tap:vm1: {NOT_A_NUMBER}"),
+        ("0=tap:vm1", f"port 0=tap:vm1: {NOT_A_NUMBER}"),
+        ("1000=tap:vm1", f"port 1000=tap:vm1: {NOT_A_NUMBER}"),
+        ("-1=tap:vm1", f"port -1=tap:vm1: {NOT_A_NUMBER}"),
+        pytest.param(
+            "²=tap:vm1",
+            f"port ²=tap:vm1: {NOT_A_NUMBER}",
+            marks=pytest.mark.xfail(strict=True, reason="B22: int() of a superscript"),
+        ),
+        ("1=bridge:br0", f"port 1: 'bridge:br0' {NOT_A_PORT}"),
+        ("1=", f"port 1: '' {NOT_A_PORT}"),
+        ("1=wire:", f"port 1: 'wire:' {NOT_A_PORT}"),
+        ("1=tap:vm1,mtu=9000", f"port 1: 'tap:vm1,mtu=9000' {NOT_A_PORT}"),
+        ("1=tap:", f"port 1: '' {NAME}"),
+        ("1=tap:abcdefghijklmnop", f"port 1: 'abcdefghijklmnop' {NAME}"),
+        ("1=tap:a/b", f"port 1: 'a/b' {NAME}"),
+        ("1=wire:/w,name=a b", f"port 1.name: 'a b' {NAME}"),
+        ("1=wire:/w,fast", "port 1: the option 'fast' has no value (allowed: key=value)"),
+        ("1=wire:/w,mtu=67", "port 1.mtu: '67' is out of range (allowed: a whole number from 68 to 9216)"),
+        ("1=wire:/w,mtu=1e3", "port 1.mtu: '1e3' is out of range (allowed: a whole number from 68 to 9216)"),
+        ("1=wire:/w,mac=02:00", "port 1.mac: '02:00' is no MAC address (allowed: 02:00:00:00:00:01)"),
+        ("1=wire:/w,end=c", "port 1.end: 'c' is no end of a wire (allowed: a or b)"),
+        (
+            "1=wire:/w,speed=1",
+            "port 1.speed: is no setting of a wire (allowed: bw, delay, duplicate, ecn_threshold, jitter, loss, "
+            "max_queue_size, reorder, seed)",
+        ),
+        ("1=wire:/w,bw=-1", "port 1.bw: '-1' is out of range (allowed: a number from 0 to 400000)"),
+        ("1=wire:/w,bw=nan", "port 1.bw: 'nan' is out of range (allowed: a number from 0 to 400000)"),
+        ("1=wire:/w,loss=101", "port 1.loss: '101' is out of range (allowed: a number from 0 to 100)"),
+        ("1=wire:/w,loss=much", "port 1.loss: 'much' is out of range (allowed: a number from 0 to 100)"),
+        ("1=wire:/w,duplicate=-0.1", "port 1.duplicate: '-0.1' is out of range (allowed: a number from 0 to 100)"),
+        ("1=wire:/w,reorder=200", "port 1.reorder: '200' is out of range (allowed: a number from 0 to 100)"),
+        ("1=wire:/w,delay=61s", f"port 1.delay: '61s' {DURATION}"),
+        ("1=wire:/w,delay=-1", f"port 1.delay: '-1' {DURATION}"),
+        ("1=wire:/w,jitter=5 hours", f"port 1.jitter: '5 hours' {DURATION}"),
+        (
+            "1=wire:/w,max_queue_size=1.5",
+            "port 1.max_queue_size: '1.5' is out of range (allowed: a whole number from 0 to 1000000)",
+        ),
+        (
+            "1=wire:/w,ecn_threshold=-1",
+            "port 1.ecn_threshold: '-1' is out of range (allowed: a whole number from 0 to 1000000)",
+        ),
+        ("1=wire:/w,seed=-5", "port 1.seed: '-5' is out of range (allowed: a whole number from 0 to 2147483646)"),
+    ],
+)
+def test_what_means_nothing_is_refused_with_a_sentence(text, sentence):
+    with pytest.raises(ConfigError) as error:
+        parse_port(text)
+    assert str(error.value) == sentence

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One address range for all packet bytes: regions, sharing, giving back."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from vswitch.dataplane.memory import Memory
+from vswitch.errors import VSwitchError
+
+
+@pytest.fixture
+def memory():
+    memory = Memory()
+    yield memory
+    memory.close()
+
+
+@pytest.fixture
+def fd():
+    fd = os.memfd_create("test")
+    os.ftruncate(fd, 10_000)
+    yield fd
+    os.close(fd)
+
+
+def test_regions_are_zeroed_and_do_not_overlap(memory):
+    one, other = memory.map_private(5000), memory.map_private(1)
+    assert (one, other) == (0, 8192)
+    assert not memory.array[:8193].any()
+    memory.write(one + 4990, bytes(range(1, 11)))
+    assert memory.read(one + 4990, 10) == bytes(range(1, 11))
+    assert not memory.array[other : other + 4096].any()
+
+
+def test_a_file_is_shared_by_all_who_map_it(memory, fd):
+    second = Memory()
+    one, other = memory.map_file(fd, 10_000), second.map_file(fd, 10_000)
+    memory.write(one + 9990, b"both see it")
+    assert second.read(other + 9990, 10) == b"both see i"
+    assert os.pread(fd, 10, 9990) == b"both see i"
+    second.close()
+
+
+def test_words_are_views(memory):
+    at = memory.map_private(4096)
+    words = memory.words(at + 64, 2)
+    words[1] = -2
+    assert memory.read(at + 72, 8) == np.int64(-2).tobytes()
+    assert memory.words(at + 72)[0] == -2
+
+
+def test_addresses_of_an_unmapped_region_are_not_used_again(memory, fd):
+    one = memory.map_file(fd, 10_000)
+    memory.unmap(one, 10_000)
+    assert memory.map_private(4096) > one
+
+
+def test_what_cannot_be_mapped_is_one_sentence(memory):
+    with pytest.raises(VSwitchError, match=r"^cannot map 4096 bytes of memory: "):
+        memory.map_file(-1, 100)

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Captures of a wire's frames in pcapng files (draft-ietf-opsawg-pcapng), for tshark and Wireshark."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from typing import Any, BinaryIO
+
+from vswitch.agent.datapath import Datapath
+from vswitch.errors import ConfigError
+from vswitch.flow import CapturedFrame
+
+POLL_S = 0.01
+MAX_SECONDS = 3600
+SECTION, INTERFACE, PACKET = 0x0A0D0D0A, 1, 6
+BYTE_ORDER = 0x1A2B3C4D
+LINKTYPE_ETHERNET = 1
+OPTION_TSRESOL, OPTION_FLAGS, OPTION_END = 9, 2, 0
+INBOUND, OUTBOUND = 1, 2
+
+
+class PcapngWriter:
+    """Writes one interface's frames with nanosecond time stamps."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._block(SECTION, struct.pack("<IHHq", BYTE_ORDER, 1, 0, -1))
+        resolution = struct.pack("<HHB3xHH", OPTION_TSRESOL, 1, 9, OPTION_END, 0)
+        self._block(INTERFACE, struct.pack("<HHI", LINKTYPE_ETHERNET, 0, 0) + resolution)
+
+    def write(self, frame: CapturedFrame, time_ns: int) -> None:
+        """time_ns: since 1970."""
+        data = frame.data + bytes(-len(frame.data) % 4)
+        direction = OUTBOUND if frame.outbound else INBOUND
+        options = struct.pack("<HHIHH", OPTION_FLAGS, 4, direction, OPTION_END, 0)
+        fields = struct.pack("<IIIII", 0, time_ns >> 32, time_ns & 0xFFFFFFFF, len(frame.data), frame.length)
+        self._block(PACKET, fields + data + options)
+
+    def _block(self, kind: int, body: bytes) -> None:
+        size = struct.pack("<I", len(body) + 12)
+        self._file.write(struct.pack("<I", kind) + size + body + size)
+
+
+class Captures:
+    """The captures that run, by port."""
+
+    def __init__(self, datapath: Datapath) -> None:
+        self._datapath = datapath
+        self._running: dict[int, tuple[BinaryIO, PcapngWriter]] = {}
+        self._frames: dict[int, int] = {}
+        self._ends: dict[int, float] = {}
+
+    def start(self, port_no: int, file: str, seconds: float) -> dict[str, Any]:
+        """Begin to write the frames of a port; ends by itself after `seconds`. Raises ConfigError."""
+        if port_no in self._running:
+            raise ConfigError("port", f"port {port_no} is being captured already", "another port")
+        if not isinstance(seconds, (int, float)) or not 0 < seconds <= MAX_SECONDS:
+            raise ConfigError("seconds", f"{seconds!r} is out of range", f"up to {MAX_SECONDS}")
+        self._datapath.set_capture(port_no, True)
+        try:
+            opened = open(file, "wb")  # noqa: SIM115 (closed by stop)
+        except OSError as error:
+            self._datapath.set_capture(port_no, False)
+            raise ConfigError("file", f"cannot write {file}: {error.strerror}") from None
+        self._running[port_no] = (opened, PcapngWriter(opened))
+        self._frames[port_no] = 0
+        self._ends[port_no] = time.monotonic() + seconds
+        return {"port": port_no, "file": file}
+
+    def stop(self, port_no: int) -> dict[str, Any]:
+        """End a capture; how many frames were written. Without effect when none runs."""
+        if port_no in self._running:
+            self._datapath.set_capture(port_no, False)
+            self.poll()
+            self._running.pop(port_no)[0].close()
+        return {"port": port_no, "frames": self._frames.get(port_no, 0)}
+
+    def poll(self) -> None:
+        """Write what the dataplane has captured."""
+        offset_ns = time.time_ns() - time.monotonic_ns()
+        for frame in self._datapath.poll_captures():
+            if frame.port_no in self._running:
+                self._running[frame.port_no][1].write(frame, frame.time_ns + offset_ns)
+                self._frames[frame.port_no] += 1
+
+    async def run(self) -> None:
+        """Poll for ever while something is captured."""
+        while True:
+            await asyncio.sleep(POLL_S if self._running else 0.1)
+            if self._running:
+                self.poll()
+                now = time.monotonic()
+                for port_no in [number for number in self._running if self._ends[number] <= now]:
+                    self.stop(port_no)
+
+    def close(self) -> None:
+        """End all captures."""
+        for port_no in list(self._running):
+            self.stop(port_no)

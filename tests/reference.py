@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import struct
 
 from tests.packets import ARP, ICMP, IP, TCP, UDP, Dot1AD, Dot1Q, Ether, IPv6, Packet, payload_of
@@ -26,7 +27,7 @@ def l4_checksum_right(frame: bytes) -> bool | None:
     """Whether the TCP or UDP checksum of an unfragmented frame is right; None where there is none to verify."""
     packet = Ether(frame)
     ip = packet[IP] if IP in packet else packet[IPv6] if IPv6 in packet else None
-    if ip is None:
+    if ip is None or (IPv6 in packet and TCP not in packet and UDP not in packet):
         return None
     if IP in packet:
         data = bytes(ip)[ip.ihl * 4 : ip.len]
@@ -88,8 +89,6 @@ def _number(text: str) -> int:
 
 
 def _number6(text: str) -> int:
-    import ipaddress
-
     return int(ipaddress.IPv6Address(text))
 
 

@@ -68,7 +68,11 @@ def parse_port(text: str) -> PortConfig:
     """`2=wire:PATH,bw=100,…` or `1=tap:IFNAME@NETNS`; raises ConfigError that names the port."""
     number_text, equals, rest = text.partition("=")
     where = f"port {number_text}"
-    if not equals or not number_text.isdigit() or not 1 <= int(number_text) <= MAX_PHYSICAL_PORT:
+    if (
+        not equals
+        or not re.fullmatch("[0-9]{1,3}", number_text)
+        or not 1 <= int(number_text) <= MAX_PHYSICAL_PORT
+    ):
         raise ConfigError(
             f"port {text}",
             "does not start with a port number",

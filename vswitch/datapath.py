@@ -156,6 +156,7 @@ class Datapath:
                 port.wire.close()
         for fd in (self.punt_fd, self._wake_fd, self._pool_fd):
             os.close(fd)
+        self.memory.close()
 
     # Ports
 
@@ -455,9 +456,14 @@ class Datapath:
             return {unpack_key(flows[place]["key"]): _stats(flows[place]) for place in places}
         found = {}
         for key in keys:
-            place = flow_table.find(self.t, np.array(pack_key(key), np.int64))
-            if place != flow_table.NOT_FOUND:
-                found[key] = _stats(flows[place])
+            words = np.array(pack_key(key), np.int64)
+            place = flow_table.find(self.t, words)
+            while place != flow_table.NOT_FOUND:
+                stats = _stats(flows[place])
+                if np.array_equal(flows[place]["key"], words):
+                    found[key] = stats
+                    break
+                place = flow_table.find(self.t, words)  # the worker moved it meanwhile
         return found
 
     def evicted(self) -> list[tuple[FlowKey, FlowStats]]:

@@ -301,7 +301,7 @@ flow_dtype = _record(
     state="i8", hash="i8", key=("i8", (KEY_WORDS,)), program="i8", program_len="i8", packets="i8", bytes="i8",
     last_used_ns="i8", installed_ns="i8", idle_timeout_ns="i8",
 )  # fmt: skip
-FLOW_EMPTY, FLOW_USED, FLOW_DELETED = 0, 1, 2
+FLOW_EMPTY, FLOW_USED = 0, 1
 
 command_dtype = _record(op="i8", key=("i8", (KEY_WORDS,)), args=("i8", (6,)))
 

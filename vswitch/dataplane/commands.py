@@ -124,6 +124,8 @@ def _execute(mem, t, at, info, program, program_len):
 @njit(cache=True)
 def _take_over_settings(mem, t, index):
     wire, wanted = t["wires"][index], t["wire_settings"][index]
+    if not wire["impaired"]:
+        wire["queue_head"] = wire["tx_head"]  # it had no queue
     wire["rate"] = wanted["rate"]
     wire["delay_ns"] = wanted["delay_ns"]
     wire["jitter_ns"] = wanted["jitter_ns"]

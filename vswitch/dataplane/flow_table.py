@@ -9,7 +9,7 @@ from numba import njit
 from vswitch.dataplane.hashing import mix
 from vswitch.dataplane.intrinsics import load16, load32, load_be64
 from vswitch.dataplane.parse import ETH_ARP, l4_ports
-from vswitch.layout import FLOW_DELETED, FLOW_EMPTY, FLOW_USED, FLOWS, FLOWS_LIMIT, KEY_WORDS
+from vswitch.layout import FLOW_EMPTY, FLOW_USED, FLOWS, FLOWS_LIMIT, KEY_WORDS
 
 NOT_FOUND = -1
 
@@ -62,7 +62,7 @@ def find(t, key):
         flow = t["flows"][place]
         if flow["state"] == FLOW_EMPTY:
             return NOT_FOUND
-        if flow["state"] == FLOW_USED and flow["hash"] == hashed and _same_key(flow["key"], key):
+        if flow["hash"] == hashed and _same_key(flow["key"], key):
             return place
         place = (place + 1) & (FLOWS - 1)
 
@@ -105,14 +105,21 @@ def install(t, key, program, program_len, idle_timeout_ns):
 
 @njit(cache=True)
 def remove(t, place):
-    """Remove the entry at `place`; a run of deleted entries before an empty one becomes empty."""
-    t["flows"][place]["state"] = FLOW_DELETED
+    """Remove the entry at `place`; those behind it that it kept from their places move up.
+
+    So no deleted entries are left over that searches would have to step across (Knuth, The Art of Computer
+    Programming, volume 3, section 6.4, algorithm R).
+    """
     t["flow_count"] -= 1
-    if t["flows"][(place + 1) & (FLOWS - 1)]["state"] != FLOW_EMPTY:
-        return
-    while t["flows"][place]["state"] == FLOW_DELETED:
-        t["flows"][place]["state"] = FLOW_EMPTY
-        place = (place - 1) & (FLOWS - 1)
+    hole = place
+    place = (place + 1) & (FLOWS - 1)
+    while t["flows"][place]["state"] == FLOW_USED:
+        home = t["flows"][place]["hash"] & (FLOWS - 1)
+        if (place - home) & (FLOWS - 1) >= (place - hole) & (FLOWS - 1):
+            t["flows"][hole] = t["flows"][place]
+            hole = place
+        place = (place + 1) & (FLOWS - 1)
+    t["flows"][hole]["state"] = FLOW_EMPTY
 
 
 @njit(cache=True)

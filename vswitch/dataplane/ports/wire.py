@@ -31,6 +31,7 @@ from vswitch.dataplane.intrinsics import (
     sys_read,
     sys_write,
 )
+from vswitch.dataplane.parse import ETH_HEADER, ETH_IPV4, ETH_IPV6, ETH_QINQ, ETH_VLAN, VLAN_TAG
 from vswitch.layout import (
     BURST,
     CURSOR_ASLEEP,
@@ -38,6 +39,7 @@ from vswitch.layout import (
     CURSOR_TAIL,
     CURSOR_UNORDERED,
     CURSOR_WAITING,
+    MAX_VLAN_TAGS,
     SLOT_EPOCH,
     SLOT_EXT,
     SLOT_HEAD,
@@ -212,15 +214,19 @@ def _mark_congestion(mem, t, wire, slot, kind, number):
     at = slot + SLOT_HEAD
     if kind == SlotKind.DATA.value:
         at = data_of(wire["tx_data"], wire["data_size"], number)
-    l3 = at + 14
-    ethertype = load16(mem, at + 12)
-    if ethertype == 0x0800 and load8(mem, l3 + 1) & 3 in (1, 2):
+    l3 = at + ETH_HEADER
+    ethertype = load16(mem, l3 - 2)
+    for _ in range(MAX_VLAN_TAGS):
+        if ethertype == ETH_VLAN or ethertype == ETH_QINQ:
+            ethertype = load16(mem, l3 + 2)
+            l3 += VLAN_TAG
+    if ethertype == ETH_IPV4 and load8(mem, l3 + 1) & 3 in (1, 2):
         before = load16(mem, l3)
         store8(mem, l3 + 1, load8(mem, l3 + 1) | 3)
         change = (~load16(mem, l3 + 10) & 0xFFFF) + (~before & 0xFFFF) + load16(mem, l3)
         store16(mem, l3 + 10, checksum.finish(change))
         t["counters"][Counter.WIRE_MARKED.value] += 1
-    elif ethertype == 0x86DD and (load8(mem, l3 + 1) >> 4) & 3 in (1, 2):
+    elif ethertype == ETH_IPV6 and (load8(mem, l3 + 1) >> 4) & 3 in (1, 2):
         store8(mem, l3 + 1, load8(mem, l3 + 1) | 0x30)
         t["counters"][Counter.WIRE_MARKED.value] += 1
 

@@ -158,5 +158,7 @@ class WireEnd:
         return int(self._tx[layout.CURSOR_MAPPED // 8]) == self.epoch
 
     def close(self) -> None:
+        """Let go of the end, and release the descriptors; the mapping is the memory's to unmap."""
+        self._lock(self.side, kind=fcntl.F_UNLCK)
         for fd in (self.fd, self.wake_fd, self.kick_fd):
             os.close(fd)

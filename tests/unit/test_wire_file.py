@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attaching to a wire: its file and FIFOs, who holds which end, restarts, and the sentence for each refusal."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import numpy as np
+import pytest
+
+from vswitch import layout
+from vswitch.dataplane.memory import Memory
+from vswitch.dataplane.ports.wire_file import WireEnd, data_size
+from vswitch.errors import ConfigError
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "wire")
+
+
+@pytest.fixture
+def attach(path):
+    ends = []
+
+    def make(end="", mtu=1500, path=path):
+        ends.append(WireEnd(path, mtu, end, "port 2"))
+        return ends[-1]
+
+    yield make
+    for end in ends:
+        try:
+            end.close()
+        except OSError:
+            pass  # closed by the test
+
+
+def mapped(end, pool_fd=-1):
+    memory = Memory()
+    row = np.zeros(1, layout.wire_dtype)[0]
+    end.map(memory, row, 0, pool_fd, 4096)
+    return row
+
+
+def test_whoever_comes_takes_a_free_end(attach):
+    assert [attach().side, attach().side] == [0, 1]
+
+
+def test_an_end_may_be_asked_for(attach):
+    assert [attach("b").side, attach("a").side] == [1, 0]
+
+
+def test_a_third_switch_is_refused(attach, path):
+    attach(), attach()
+    with pytest.raises(ConfigError) as error:
+        attach()
+    assert str(error.value) == f"port 2: both ends of the wire {path} are held by another switch"
+
+
+def test_an_end_that_is_held_is_refused(attach, path):
+    attach("a")
+    with pytest.raises(ConfigError) as error:
+        attach("a")
+    assert str(error.value) == f"port 2: end a of the wire {path} is held by another switch"
+    assert attach().side == 1
+
+
+def test_the_other_end_gave_another_mtu(attach):
+    attach(mtu=1500)
+    with pytest.raises(ConfigError) as error:
+        attach(mtu=9000)
+    assert str(error.value) == "port 2: the other end gave the wire the MTU 1500 (allowed: the same MTU)"
+
+
+@pytest.mark.parametrize("content", [b"x", b"something else entirely, and longer than the header is" * 9])
+def test_a_file_that_is_no_wire_is_left_alone(attach, path, content):
+    with open(path, "wb") as file:
+        file.write(content)
+    with pytest.raises(ConfigError) as error:
+        attach()
+    assert str(error.value) == f"port 2: {path} is a file, but not a wire's (allowed: an unused path)"
+    with open(path, "rb") as file:
+        assert file.read() == content
+
+
+def test_a_fifos_path_that_is_another_file_is_refused(attach, path):
+    with open(f"{path}.a", "w"):
+        pass
+    with pytest.raises(ConfigError) as error:
+        attach()
+    assert str(error.value) == f"port 2: {path}.a is a file, but not a FIFO (allowed: an unused path)"
+    os.unlink(f"{path}.a")
+    assert attach().side == 0
+
+
+def test_a_path_that_cannot_be_opened(attach, tmp_path):
+    with pytest.raises(ConfigError) as error:
+        attach(path=str(tmp_path / "missing" / "wire"))
+    assert str(error.value).startswith("port 2: cannot open the wire ")
+    assert str(error.value).endswith("No such file or directory")
+
+
+def test_fifos_wake_the_other_end(attach, path):
+    one, other = attach(), attach()
+    assert all(stat.S_ISFIFO(os.stat(f"{path}.{end}").st_mode) for end in "ab")
+    os.write(one.kick_fd, b"!")
+    assert os.read(other.wake_fd, 9) == b"!"
+    with pytest.raises(BlockingIOError):
+        os.read(one.wake_fd, 9)
+
+
+def test_an_end_is_free_again_when_its_holder_closes_it(attach):
+    one, other = attach("a"), attach("b")
+    assert one.peer_alive()
+    other.close()
+    assert not one.peer_alive()
+    assert attach("b").peer_alive()
+
+
+@pytest.mark.xfail(strict=True, reason="B23: the end stays held by the mapping")
+def test_each_life_of_an_end_has_its_own_number(attach):
+    one, other = attach("a"), attach("b")
+    mapped(one)
+    mapped(other)
+    assert (one.epoch, other.peer_epoch()) == (1, 1)
+    one.close()
+    again = attach("a", mtu=1500)
+    mapped(again)
+    assert (again.epoch, other.peer_epoch()) == (2, 2)
+
+
+def test_the_wire_is_made_again_when_its_file_was_removed(attach, path):
+    attach("a").close()
+    for name in (path, f"{path}.a", f"{path}.b"):
+        os.unlink(name)
+    assert attach("a").side == 0
+    assert os.path.getsize(path) > 2 * layout.WIRE_SLOTS * layout.SLOT_SIZE
+
+
+def test_what_we_send_is_what_the_other_receives(attach):
+    one, other = mapped(attach("a")), mapped(attach("b"))
+    base = one["tx_cursors"] - layout.CURSOR_PAGE
+    places = [name for name in layout.wire_dtype.names if name[:3] in ("tx_", "rx_")]
+    for kind in ("cursors", "slots", "data"):
+        assert {f"tx_{kind}", f"rx_{kind}"} <= set(places)
+        assert one[f"tx_{kind}"] - base == other[f"rx_{kind}"] - (other["rx_cursors"] - layout.CURSOR_PAGE)
+        assert one[f"rx_{kind}"] != one[f"tx_{kind}"]
+
+
+def test_a_pool_is_opened_through_its_owner(attach):
+    one, other = attach("a"), attach("b")
+    mapped(other)
+    assert other.open_peer_pool() is None
+    pool = os.memfd_create("pool")
+    os.ftruncate(pool, 8192)
+    mapped(one, pool)
+    fd, size = other.open_peer_pool()
+    assert size == 8192
+    assert os.fstat(fd).st_ino == os.fstat(pool).st_ino
+    assert not one.our_pool_is_mapped()
+    other.confirm_peer_pool(other.peer_epoch())
+    assert one.our_pool_is_mapped()
+    os.close(fd)
+    os.close(pool)
+
+
+@pytest.mark.parametrize("mtu", [68, 1500, 2026, 2027, 9000, 9216])
+def test_a_data_area_has_room_for_two_vlan_tags(mtu):
+    assert data_size(mtu) >= mtu + 22
+    assert data_size(mtu) % 64 == 0

@@ -10,10 +10,11 @@ from mininet.link import Intf, Link
 
 from topologies.errors import LabError
 from topologies.lab import check_interface_name
+from vswitch.config import MAX_MTU, MIN_MTU
 
 DEFAULT_WIRE_MTU = 1500
 DEFAULT_VM_MTU = 1450  # what VXLAN leaves of the wire's
-MTU_RANGE = range(68, 65536)  # RFC 791's least, and what an IP packet can hold
+MTU_RANGE = range(MIN_MTU, MAX_MTU + 1)
 
 # What a WireLink takes, as `python -m vswitch` knows it; the first five are Mininet's own words.
 WIRE_SETTINGS = (

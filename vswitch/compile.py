@@ -6,13 +6,12 @@ from __future__ import annotations
 import sys
 import time
 
-from vswitch.datapath import Datapath
-from vswitch.dataplane import cache_directory
+from vswitch.datapath import Datapath, is_compiled
 
 
 def main() -> int:
     """Fill the cache directory."""
-    if (cache_directory() / "complete").exists():
+    if is_compiled():
         return 0
     print("compiling the dataplane, which takes up to a minute the first time", flush=True)
     started = time.monotonic()

@@ -167,6 +167,10 @@ class Datapath:
             )
         if any(port.name == config.name for port in self._ports.values()):
             raise ConfigError(config.where, f"the name {config.name} is given twice", "one port a name")
+        if len(self._ports) >= layout.MAX_PORTS - 1:
+            raise ConfigError(config.where, "there are too many ports", f"at most {layout.MAX_PORTS - 1}")
+        if config.kind == "wire" and self.t["wire_count"] >= layout.MAX_WIRES:
+            raise ConfigError(config.where, "there are too many wires", f"at most {layout.MAX_WIRES}")
         mac = config.mac or port_mac(self.dpid, config.number)
         index = len(self._ports) + 1
         port = Port(config.number, index, config.name, config.kind, mac, config.mtu, "")
@@ -508,7 +512,7 @@ class Datapath:
         for verdict in layout.Merge:
             name = f"gro_not_merged_{verdict.name.lower()}"
             counters[name] = int(self.t["counters"][Counter.GRO_FIRST + verdict])
-        del counters["gro_not_merged_yes"]
+        del counters["gro_not_merged_yes"], counters["gro_not_merged_disabled"]
         return counters
 
     def capabilities(self) -> dict[str, Any]:
@@ -516,19 +520,23 @@ class Datapath:
         return {"version": VERSION, "formats": list(self._formats), "queues": 1, "workers": 1}
 
 
+def is_compiled() -> bool:
+    """Whether the cache directory holds all compiled code."""
+    return (Path(numba.config.CACHE_DIR) / "complete").exists()
+
+
 @contextmanager
 def _compiling() -> Iterator[None]:
     """One process at a time compiles for a cache directory; the others wait for what it leaves there."""
     directory = Path(numba.config.CACHE_DIR)
-    directory.mkdir(parents=True, exist_ok=True)
-    done = directory / "complete"
-    if done.exists():
+    if is_compiled():
         yield
         return
+    directory.mkdir(parents=True, exist_ok=True)
     with open(directory / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-        done.touch()
+        (directory / "complete").touch()
 
 
 def _key_words(mem_array, tables, offset, length):

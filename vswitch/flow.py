@@ -126,7 +126,7 @@ class PortInfo(NamedTuple):
 
     port_no: int
     name: str
-    kind: str  # "tap", "wire", "tunnel", "packet"
+    kind: str  # "tap", "wire", "tunnel"
     mac: bytes
     mtu: int
     up: bool

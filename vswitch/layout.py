@@ -65,7 +65,7 @@ TEMPLATE_SIZE = 128
 CONTROL_SIZE = TEMPLATES_OFFSET + MAX_PORTS * TEMPLATE_SIZE
 
 # A wire's file: one page of facts, one page of cursors for each direction, then the slots and the data
-# areas of both directions. DESIGN of the exchange: docs/design/wire.md.
+# areas of both directions. DESIGN of the exchange: docs/explanation/wire.md.
 
 CURSOR_PAGE = 4096
 WIRE_MAGIC = 0x4D4E_5749_5245_0001
@@ -180,7 +180,6 @@ class Counter(enum.IntEnum):
     TAP_BUSY = 20
     TAP_ERROR = 21
     # Not a drop
-    DELIVERED_TO_CONTROLLER = 22
     RX_BAD_CHECKSUM = 23
     WIRE_DUPLICATED = 24
     WIRE_REORDERED = 25

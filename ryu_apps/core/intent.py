@@ -391,13 +391,12 @@ def _check_offload(intent: Intent) -> None:
         _known(f"{path}.server", override.server, intent.servers, "server")
         _in_range(f"{path}.port", override.port, 1, spec.TUNNEL_PORT_BASE - 1)
         _in_range(f"{path}.queue", override.queue, 0, MAX_QUEUE)
-        ports = {vm.port for vm in intent.vms.values() if vm.server == override.server}
-        ports |= {intent.servers[override.server].uplink_port or 0} - {0}
-        if override.port not in ports:
+        uplink = intent.servers[override.server].uplink_port
+        if override.port != uplink:
             raise ConfigError(
                 f"{path}.port",
-                f"{override.server} has no port {override.port}",
-                _listing(map(str, sorted(ports))),
+                f"{override.server} has no wire at port {override.port}",
+                "no port" if uplink is None else str(uplink),
             )
         identity = (override.server, override.port, override.queue)
         paths.append((f"{path}.queue", identity, f"queue {override.queue} of port {override.port}"))

@@ -101,7 +101,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("vms.vm1.server", "s9", "vms.vm1.server: there is no server 's9' (allowed: s1, s2)"),
         ("vms.vm1.network", "green", "vms.vm1.network: there is no virtual network 'green' (allowed: blue"),
         ("offload.overrides.0.server", "s9", "offload.overrides[0].server: there is no server 's9' (allowed"),
-        ("offload.overrides.0.port", 9, "offload.overrides[0].port: s1 has no port 9 (allowed: 1, 2)"),
+        ("offload.overrides.0.port", 9, "offload.overrides[0].port: s1 has no wire at port 9 (allowed: 1)"),
         ("tunnel.format", "geneve", "tunnel.format: 'geneve' is not a known format (allowed: vxlan)"),
         # what may exist only once
         ("virtual_networks.red.vni", 42, "virtual_networks.red.vni: 42 is also that of virtual_networks.blu"),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from ryu_apps.core.intent import Intent, from_object
@@ -14,6 +15,7 @@ from vswitch.openflow.experimenter import (
     CapabilitiesRequest,
     GroSet,
     IntentRevision,
+    ProactiveReverseSet,
     TunnelAdd,
 )
 
@@ -117,6 +119,16 @@ def test_a_new_intent_is_applied_by_the_difference() -> None:
     assert [str(rule.match.get("eth_dst")) for rule in new_hosts] == ["eth_dst=00:00:00:00:00:03"]
     assert session.synced_revision is None
     assert session.barrier_reply(Barrier(8)) == [IntentRevision(8)]
+
+
+def test_settings_that_an_earlier_controller_left_are_put_right() -> None:
+    left = GroSet(1, 3, False)
+    session = SwitchSession(state(vm1="s1"), 7)
+    session.start()
+    session.rules([], more=False)
+    steps = session.capabilities(msgspec.structs.replace(CAPABILITIES, gro=(left,), proactive_reverse=False))
+    assert GroSet(1, 3, True) in steps
+    assert ProactiveReverseSet(True) in steps
 
 
 def test_the_same_rules_under_a_new_revision_need_only_the_barrier() -> None:

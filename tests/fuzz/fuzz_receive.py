@@ -6,8 +6,8 @@
 
 Each round writes a burst of slots into a wire as a peer does, and lets the worker take one pass: parse,
 coalesce, forward to a TAP and to a second wire, plain and through a tunnel, punt; then a few come from the VM,
-large ones too. Nothing may crash or leave its memory (NUMBA_BOUNDSCHECK=1 tells), every frame must be accounted for, and what is sent on must fit. A
-failure names the seed of its round; `--seed` with that number repeats it.
+large ones too. Nothing may crash or leave its memory (NUMBA_BOUNDSCHECK=1 tells), every frame must be accounted
+for, and what is sent on must fit. A failure names the seed of its round; `--seed` with that number repeats it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,27 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tests.packets import ARP, ICMP, IP, TCP, UDP, Dot1AD, Dot1Q, Ether, IPv6, IPv6ExtHdrDestOpt
-from tests.packets import IPv6ExtHdrFragment, IPv6ExtHdrHopByHop, Raw, ip_header, payload, tcp_segment
-from tests.packets import tcp_stream, vm_ether, vxlan
+from tests.packets import (
+    ARP,
+    ICMP,
+    IP,
+    TCP,
+    UDP,
+    Dot1AD,
+    Dot1Q,
+    Ether,
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
+    Raw,
+    ip_header,
+    payload,
+    tcp_segment,
+    tcp_stream,
+    vm_ether,
+    vxlan,
+)
 from tests.unit.rig import Rig
 from vswitch import layout
 from vswitch.dataplane.ports import wire
@@ -172,7 +190,7 @@ class Fuzzer:
         fields[:, :2] = rng.integers(0, 6, (TAP_BURST, 2))
         for row in range(TAP_BURST):
             number = rng.integers(BURST)
-            length = min(int(lengths[number]), 1600)
+            length = int(np.clip(lengths[number], 1, 1600))
             repeats = int(rng.choice([1, 1, 1, 40]))
             frame = frames[number, :length].tobytes() + frames[number].tobytes() * (repeats - 1)
             rig.vms[0].send(fields[row].tobytes() + frame)

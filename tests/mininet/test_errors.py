@@ -130,7 +130,7 @@ def test_an_unknown_wire_setting(net):
 
 def test_an_impossible_mtu(net):
     switches = [net.addSwitch(name, cls=VSwitch) for name in ("s1", "s2")]
-    with pytest.raises(LabError, match=r"an MTU of 70000 is out of range: it is from 68 to 65535$"):
+    with pytest.raises(LabError, match=r"an MTU of 70000 is out of range: it is from 68 to 9216$"):
         net.addLink(*switches, cls=WireLink, mtu=70000)
 
 

@@ -175,6 +175,21 @@ def test_gro(switch, datapath):
     assert datapath.gro == {(1, 0): False}
 
 
+def test_proactive_reverse(switch, datapath):
+    switch.says(add({"in_port": 1}, out(2)), add({"in_port": 2}, out(1)))
+    assert switch.says(experimenter(ex.ProactiveReverseSet(False))) == []
+    switch.receives(1)
+    assert len(datapath.entries) == 1
+
+
+def test_capabilities_tell_what_was_set(switch):
+    switch.says(experimenter(ex.GroSet(1, 0, False)), experimenter(ex.ProactiveReverseSet(False)))
+    answer = switch.asks(experimenter(ex.CapabilitiesRequest()))
+    told = ex.from_wire(answer.exp_type, answer.data)
+    assert told.gro == (ex.GroSet(1, 0, False),)
+    assert told.proactive_reverse is False
+
+
 def test_tunnel_comes_and_goes_as_a_port(switch, datapath):
     (status,) = switch.says(experimenter(TUNNEL))
     assert (status.reason, status.port.port_no, status.port.name) == (PortReason.ADD, 1000, "vxlan0")

@@ -134,7 +134,6 @@ def _churn(t, words, live, steps, seed):
     return worst
 
 
-@pytest.mark.xfail(strict=True, reason="B21: removed entries are never empty again")
 @pytest.mark.skipif(INTERPRETED, reason="half a million operations")
 def test_long_churn_leaves_no_graveyard(t):
     """Removed entries must not fill the table up: a search that finds nothing would never end."""

@@ -9,8 +9,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.packets import IP, TCP, UDP, VXLAN, Ether, ICMP, Raw, checksums_right, ip_header, payload, payload_of
-from tests.packets import tcp_segment, tcp_stream, vm_ether, vxlan
+from tests.packets import (
+    ICMP,
+    IP,
+    TCP,
+    UDP,
+    VXLAN,
+    Ether,
+    Raw,
+    checksums_right,
+    ip_header,
+    payload,
+    payload_of,
+    tcp_segment,
+    tcp_stream,
+    vm_ether,
+    vxlan,
+)
 from tests.reference import flow_of, merged
 from tests.unit.rig import NO_TUNNEL, Rig, examples
 from vswitch.dataplane import gro

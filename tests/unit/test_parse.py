@@ -31,8 +31,8 @@ from tests.packets import (
 )
 from tests.reference import flow_key, l4_checksum_right
 from tests.unit.rig import VNI, Rig, examples
-from vswitch.dataplane import flow_table, parse
 from vswitch.datapath import pack_key, unpack_key
+from vswitch.dataplane import flow_table, parse
 from vswitch.flow import FlowKey
 from vswitch.layout import Counter, Csum, TcpOptions
 

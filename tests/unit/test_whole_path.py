@@ -7,8 +7,20 @@ import random
 
 import pytest
 
-from tests.packets import ARP, ICMP, TCP, UDP, Ether, Raw, checksums_right, ip_header, payload, payload_of
-from tests.packets import tcp_segment, vm_ether
+from tests.packets import (
+    ARP,
+    ICMP,
+    TCP,
+    UDP,
+    Ether,
+    Raw,
+    checksums_right,
+    ip_header,
+    payload,
+    payload_of,
+    tcp_segment,
+    vm_ether,
+)
 from tests.reference import flow_of
 from tests.unit.rig import INTERPRETED
 from tests.unit.servers import TUNNEL_PORT, VM_PORT, VNI, WIRE_PORT, Pair, Server, SocketTap
@@ -216,7 +228,6 @@ def test_vms_that_share_addresses_in_two_virtual_networks_stay_apart(make_pair):
     assert isinstance(other, FlowKey)
 
 
-@pytest.mark.xfail(strict=True, reason="B23: the end stays held by the mapping")
 def test_a_restarted_switch_takes_up_traffic_again(make_pair):
     pair = make_pair()
     sender, receiver = pair.servers
@@ -242,7 +253,6 @@ def test_a_restarted_switch_takes_up_traffic_again(make_pair):
     assert sum(len(payload_of(packet.frame)) for packet in sender.received()) == 3000
 
 
-@pytest.mark.xfail(strict=True, reason="B23: the end stays held by the mapping")
 def test_a_switch_whose_peer_is_gone_counts_what_it_cannot_send(make_pair):
     pair = make_pair(tunnel=False)
     sender, receiver = pair.servers

@@ -236,7 +236,6 @@ def test_frames_without_ecn_are_not_marked(rig):
     assert rig.counted() == {}
 
 
-@pytest.mark.xfail(strict=True, reason="B20: only the first EtherType is looked at")
 def test_a_tagged_frame_is_marked_too(rig):
     rig.set_wire(rate=125e6, ecn_threshold=1)
     frame = Ether(tcp_segment(100, ip={"tos": 2}))

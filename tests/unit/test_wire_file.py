@@ -118,7 +118,6 @@ def test_an_end_is_free_again_when_its_holder_closes_it(attach):
     assert attach("b").peer_alive()
 
 
-@pytest.mark.xfail(strict=True, reason="B23: the end stays held by the mapping")
 def test_each_life_of_an_end_has_its_own_number(attach):
     one, other = attach("a"), attach("b")
     mapped(one)

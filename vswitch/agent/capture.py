@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import struct
 import time
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 from vswitch.agent.datapath import Datapath
 from vswitch.errors import ConfigError
 from vswitch.flow import CapturedFrame
+
+log = logging.getLogger(__name__)
 
 POLL_S = 0.01
 MAX_SECONDS = 3600
@@ -74,16 +78,31 @@ class Captures:
         if port_no in self._running:
             self._datapath.set_capture(port_no, False)
             self.poll()
-            self._running.pop(port_no)[0].close()
+        if port_no in self._running:
+            try:
+                self._running.pop(port_no)[0].close()
+            except OSError as error:
+                log.warning("port %d: the capture lost its last frames: %s", port_no, error.strerror)
         return {"port": port_no, "frames": self._frames.get(port_no, 0)}
+
+    def _abandon(self, port_no: int, error: OSError) -> None:
+        """A file that takes no more ends its capture, not the switch."""
+        log.warning("port %d: the capture ends: %s", port_no, error.strerror)
+        self._datapath.set_capture(port_no, False)
+        with suppress(OSError):
+            self._running.pop(port_no)[0].close()
 
     def poll(self) -> None:
         """Write what the dataplane has captured."""
         offset_ns = time.time_ns() - time.monotonic_ns()
         for frame in self._datapath.poll_captures():
-            if frame.port_no in self._running:
+            if frame.port_no not in self._running:
+                continue
+            try:
                 self._running[frame.port_no][1].write(frame, frame.time_ns + offset_ns)
                 self._frames[frame.port_no] += 1
+            except OSError as error:
+                self._abandon(frame.port_no, error)
 
     async def run(self) -> None:
         """Poll for ever while something is captured."""

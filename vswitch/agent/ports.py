@@ -41,7 +41,7 @@ class PortTable:
         return port_no in self.infos
 
     def kind(self, port_no: int) -> str | None:
-        """ "tap", "wire", "tunnel", "packet", or None when there is no such port."""
+        """ "tap", "wire", "tunnel", or None when there is no such port."""
         info = self.infos.get(port_no)
         return None if info is None else info.kind
 

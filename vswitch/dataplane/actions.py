@@ -124,18 +124,18 @@ def punt(mem, t, kind):
 
 
 @njit(cache=True)
-def report_evicted(mem, t, flow):
-    """Tell the agent that an idle entry ends, with its counters; False when the ring is full (try later)."""
+def report_evicted(mem, t, key, packets, bytes_, last_used_ns):
+    """Tell the agent that an entry ends, with its counters; False when the ring is full (try later)."""
     head = acquire64(mem, PUNT_HEAD_OFFSET)
     if head - acquire64(mem, PUNT_TAIL_OFFSET) >= PUNTS:
         return False
     row = t["punts"][head & (PUNTS - 1)]
     row["kind"] = PuntKind.EVICTED.value
     for word in range(KEY_WORDS):
-        row["key"][word] = flow["key"][word]
-    row["packets"] = flow["packets"]
-    row["bytes"] = flow["bytes"]
-    row["last_used_ns"] = flow["last_used_ns"]
+        row["key"][word] = key[word]
+    row["packets"] = packets
+    row["bytes"] = bytes_
+    row["last_used_ns"] = last_used_ns
     _publish_punt(mem, t, head)
     return True
 

@@ -48,6 +48,7 @@ def _apply(mem, t, command):
     if op == Command.INSTALL.value:
         if not flow_table.install(t, command["key"], args[0], args[1], args[2]):
             t["counters"][Counter.FLOW_TABLE_FULL.value] += 1
+            report_evicted(mem, t, command["key"], 0, 0, 0)
     elif op == Command.REMOVE.value:
         place = flow_table.find(t, command["key"])
         if place != flow_table.NOT_FOUND:
@@ -161,6 +162,8 @@ def sweep(mem, t):
         place = t["sweep"]
         t["sweep"] = (place + 1) & (FLOWS - 1)
         flow = t["flows"][place]
-        if flow_table.is_idle(t, flow) and report_evicted(mem, t, flow):
+        if flow_table.is_idle(t, flow) and report_evicted(
+            mem, t, flow["key"], flow["packets"], flow["bytes"], flow["last_used_ns"]
+        ):
             flow_table.remove(t, place)
             t["counters"][Counter.EVICTED_IDLE.value] += 1

@@ -285,7 +285,7 @@ def _foreign(name):
         {_I32: ctypes.c_int, _I64: ctypes.c_int64, _PTR: ctypes.c_void_p}[kind]
         for kind in _SIGNATURES[name].args
     ]
-    return function
+    return lambda *arguments: function(*map(int, arguments))  # ctypes takes no NumPy integers
 
 
 _read, _write, _writev, _ppoll = _foreign("read"), _foreign("write"), _foreign("writev"), _foreign("ppoll")

@@ -45,6 +45,7 @@ def segment(mem, t, wire_index, tunnel):
     link_header = ETH_HEADER if tunnel >= 0 else out["l3"]
     if template_len + out["header_len"] + gso_size - link_header > t["ports"][wire["port"]]["mtu"]:
         t["counters"][Counter.MTU_EXCEEDED.value] += 1
+        t["ports"][wire["port"]]["tx_dropped"] += 1
         return 0
     _make_prototype(mem, t, tunnel, template_len)
     if out["payload_len"] <= gso_size:

@@ -103,9 +103,12 @@ def send(mem, t, port_index):
     port["ready"] = 1  # the VM's stack has answered within the call, most likely
     if written < 0:
         error = errno()
-        reason = Counter.TAP_BUSY.value if error == EAGAIN or error == ENOBUFS else Counter.TAP_ERROR.value
-        t["counters"][reason] += 1
-        port["tx_dropped"] += 1
+        if error == EAGAIN or error == ENOBUFS:
+            t["counters"][Counter.TAP_BUSY.value] += 1
+            port["tx_dropped"] += 1
+        else:
+            t["counters"][Counter.TAP_ERROR.value] += 1
+            port["tx_errors"] += 1
         return
     port["tx_packets"] += 1
     port["tx_bytes"] += out["bytes"]

@@ -24,9 +24,9 @@ def internet_sum(data: bytes) -> int:
 
 
 def l4_checksum_right(frame: bytes) -> bool | None:
-    """Whether the TCP or UDP checksum of an unfragmented frame is right; None where there is none to verify."""
+    """Whether the TCP or UDP checksum of a whole datagram is right; None where there is none."""
     packet = Ether(frame)
-    ip = packet[IP] if IP in packet else packet[IPv6] if IPv6 in packet else None
+    ip = packet.getlayer(IP) or packet.getlayer(IPv6)
     if ip is None or (IPv6 in packet and TCP not in packet and UDP not in packet):
         return None
     if IP in packet:

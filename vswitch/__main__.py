@@ -11,9 +11,13 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vswitch.config import parse_port
 from vswitch.errors import ConfigError, VSwitchError
+
+if TYPE_CHECKING:
+    from vswitch.agent.agent import Agent
 
 log = logging.getLogger("vswitch")
 
@@ -92,12 +96,25 @@ def _run(options: argparse.Namespace) -> int:
         log.info("starting the dataplane (compiling it takes a while the first time)")
         datapath.start()
         log.info("the dataplane runs after %.1f s", time.monotonic() - started)
-        pid_file.write_text(f"{os.getpid()}\n")
-        asyncio.run(agent.run((signal.SIGTERM, signal.SIGINT)))
+        asyncio.run(_serve(agent, pid_file))
     finally:
         datapath.close()
-        pid_file.unlink(missing_ok=True)
     return 0
+
+
+async def _serve(agent: Agent, pid_file: Path) -> None:
+    """Run the agent; the pid file is there while it is ready, and is another's until then."""
+    running = asyncio.ensure_future(agent.run((signal.SIGTERM, signal.SIGINT)))
+    while agent.state == "starting" and not running.done():
+        await asyncio.sleep(0.01)
+    if running.done():
+        await running
+        return
+    pid_file.write_text(f"{os.getpid()}\n")
+    try:
+        await running
+    finally:
+        pid_file.unlink(missing_ok=True)
 
 
 def _ranges(processors: set[int]) -> str:

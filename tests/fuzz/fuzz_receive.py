@@ -5,9 +5,9 @@
     python -m tests.fuzz.fuzz_receive --seconds 20 [--seed 1]
 
 Each round writes a burst of slots into a wire as a peer does, and lets the worker take one pass: parse,
-coalesce, forward to a TAP and to a second wire, plain and through a tunnel, punt; then a few come from the VM,
-large ones too. Nothing may crash or leave its memory (NUMBA_BOUNDSCHECK=1 tells), every frame must be accounted
-for, and what is sent on must fit. A failure names the seed of its round; `--seed` with that number repeats it.
+coalesce, forward to a TAP and to a second wire, plain and through a tunnel, punt; then a few come from the
+VM, large ones too. Nothing may crash or leave its memory (NUMBA_BOUNDSCHECK=1 tells), every frame must be
+accounted for, and what is sent on must fit. A failure names the seed of its round, which `--seed` repeats.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ from vswitch import layout
 from vswitch.dataplane.ports import wire
 from vswitch.layout import BURST, CURSOR_HEAD, CURSOR_TAIL, TAP_BURST, Counter, Op, SlotKind
 
-INTERESTING = np.array([0, 1, 4, 5, 6, 17, 0x3F, 0x40, 0x45, 0x46, 0x4F, 0x60, 0x7F, 0x80, 0x81, 0xFF], np.uint8)
+INTERESTING = np.array(
+    [0, 1, 4, 5, 6, 17, 0x3F, 0x40, 0x45, 0x46, 0x4F, 0x60, 0x7F, 0x80, 0x81, 0xFF], np.uint8
+)
 POOL_PLACES = 64
 """Payloads of SPLIT slots stand in so many places of the peer's pool."""
 
@@ -136,7 +138,9 @@ class Fuzzer:
             places = rng.integers(0, self.header_lengths[order][rows])
             values = rng.integers(0, 256, len(rows)).astype(np.uint8)
             chosen = rng.random(len(rows))
-            values = np.where(chosen < 0.4, INTERESTING[rng.integers(len(INTERESTING), size=len(rows))], values)
+            values = np.where(
+                chosen < 0.4, INTERESTING[rng.integers(len(INTERESTING), size=len(rows))], values
+            )
             flipped = frames[rows, places] ^ (1 << rng.integers(0, 8, len(rows))).astype(np.uint8)
             frames[rows, places] = np.where(chosen > 0.7, flipped, values)
         cut = rng.random(BURST) < 0.15
@@ -148,7 +152,7 @@ class Fuzzer:
         return frames, lengths
 
     def publish(self, rng: np.random.Generator, frames: np.ndarray, lengths: np.ndarray) -> None:
-        """Write the burst into slots: INLINE, DATA or SPLIT anywhere, some with nonsense in the descriptor."""
+        """Write the burst into slots: INLINE, DATA or SPLIT anywhere, some descriptors nonsense."""
         rig, row = self.rig, self.rig.t["wires"][0]
         cursor = int(row["rx_cursors"]) + CURSOR_HEAD
         head = rig.word(cursor)
@@ -200,7 +204,7 @@ class Fuzzer:
         return TAP_BURST
 
     def check(self, received: int) -> None:
-        """Every slot became a row or was counted; every row was parsed into a packet or dropped with a reason."""
+        """Every slot became a row or was counted; every row a packet, or it was dropped for a reason."""
         rig = self.rig
         counted = rig.counted()
         for reason, count in counted.items():

@@ -38,7 +38,16 @@ def test_a_plain_wire_is_ideal_and_has_its_numbers_name():
 
 @pytest.mark.parametrize(
     ("text", "nanoseconds"),
-    [("5ms", 5e6), ("10us", 1e4), ("7ns", 7), ("1s", 1e9), ("2", 2e6), ("1.5", 1.5e6), (".5s", 5e8), (3, 3e6)],
+    [
+        ("5ms", 5e6),
+        ("10us", 1e4),
+        ("7ns", 7),
+        ("1s", 1e9),
+        ("2", 2e6),
+        ("1.5", 1.5e6),
+        (".5s", 5e8),
+        (3, 3e6),
+    ],
 )
 def test_durations(text, nanoseconds):
     assert WireSettings().changed("w", {"delay": text}).delay_ns == nanoseconds
@@ -81,14 +90,17 @@ DURATION = "is no duration (allowed: 0 to 60s, as 10us, 5ms, 1s; a plain number:
         ("1=wire:/w,end=c", "port 1.end: 'c' is no end of a wire (allowed: a or b)"),
         (
             "1=wire:/w,speed=1",
-            "port 1.speed: is no setting of a wire (allowed: bw, delay, duplicate, ecn_threshold, jitter, loss, "
-            "max_queue_size, reorder, seed)",
+            "port 1.speed: is no setting of a wire (allowed: bw, delay, duplicate, ecn_threshold, jitter, "
+            "loss, max_queue_size, reorder, seed)",
         ),
         ("1=wire:/w,bw=-1", "port 1.bw: '-1' is out of range (allowed: a number from 0 to 400000)"),
         ("1=wire:/w,bw=nan", "port 1.bw: 'nan' is out of range (allowed: a number from 0 to 400000)"),
         ("1=wire:/w,loss=101", "port 1.loss: '101' is out of range (allowed: a number from 0 to 100)"),
         ("1=wire:/w,loss=much", "port 1.loss: 'much' is out of range (allowed: a number from 0 to 100)"),
-        ("1=wire:/w,duplicate=-0.1", "port 1.duplicate: '-0.1' is out of range (allowed: a number from 0 to 100)"),
+        (
+            "1=wire:/w,duplicate=-0.1",
+            "port 1.duplicate: '-0.1' is out of range (allowed: a number from 0 to 100)",
+        ),
         ("1=wire:/w,reorder=200", "port 1.reorder: '200' is out of range (allowed: a number from 0 to 100)"),
         ("1=wire:/w,delay=61s", f"port 1.delay: '61s' {DURATION}"),
         ("1=wire:/w,delay=-1", f"port 1.delay: '-1' {DURATION}"),
@@ -101,7 +113,10 @@ DURATION = "is no duration (allowed: 0 to 60s, as 10us, 5ms, 1s; a plain number:
             "1=wire:/w,ecn_threshold=-1",
             "port 1.ecn_threshold: '-1' is out of range (allowed: a whole number from 0 to 1000000)",
         ),
-        ("1=wire:/w,seed=-5", "port 1.seed: '-5' is out of range (allowed: a whole number from 0 to 2147483646)"),
+        (
+            "1=wire:/w,seed=-5",
+            "port 1.seed: '-5' is out of range (allowed: a whole number from 0 to 2147483646)",
+        ),
     ],
 )
 def test_what_means_nothing_is_refused_with_a_sentence(text, sentence):

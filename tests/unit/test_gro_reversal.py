@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Properties of GRO over random bursts: order, payload, the naive twin, and that segmenting undoes merging."""
+"""GRO over random bursts: order, payload, the naive twin, and that segmenting undoes merging."""
 
 from __future__ import annotations
 
@@ -47,10 +47,27 @@ def bursts(draw):
     rng = random.Random(draw(st.integers(0, 2**32)))
     version = rng.choice([4, 6])
     flows = [
-        {"seq": rng.choice([0, 5, 2**32 - 300]), "id": rng.randrange(65536), "size": rng.choice([20, 21, 100])}
+        {
+            "seq": rng.choice([0, 5, 2**32 - 300]),
+            "id": rng.randrange(65536),
+            "size": rng.choice([20, 21, 100]),
+        }
         for _ in range(rng.choice([1, 2, 5]))
     ]
-    quirks = ["tos", "ttl", "df", "id", "seq", "flags", "ack", "short", "stamp", "checksum", "urgptr", "other"]
+    quirks = [
+        "tos",
+        "ttl",
+        "df",
+        "id",
+        "seq",
+        "flags",
+        "ack",
+        "short",
+        "stamp",
+        "checksum",
+        "urgptr",
+        "other",
+    ]
     chance = rng.choice([0, 0.05, 0.3])
     frames = []
     for _ in range(draw(st.integers(1, 24))):
@@ -70,7 +87,8 @@ def bursts(draw):
         seq = flow["seq"] + (7 if quirk == "seq" else 0)
         frames.append(
             tcp_segment(
-                size, seq, rng.choice(["PA", "FA", "EA", "SA", "CA"]) if quirk == "flags" else "A", version, ip,
+                size, seq, rng.choice(["PA", "FA", "EA", "SA", "CA"]) if quirk == "flags" else "A",
+                version, ip,
                 (5, 6 + (quirk == "stamp")) if number % 3 else None, seed=len(frames), sport=4000 + number,
                 ack=9 if quirk == "ack" else 7, **extra,
             )

@@ -97,7 +97,9 @@ wrong_checksums = st.sampled_from([{}, {}, {}, {"chksum": 0x1234}, {"chksum": 0}
 def ipv4_packets(draw):
     fragment = draw(st.sampled_from([{}, {}, {}, {"flags": "MF"}, {"frag": 185}, {"frag": 8, "flags": "MF"}]))
     fields = {"flags": draw(st.sampled_from(["", "DF"]))} | fragment
-    options = draw(st.sampled_from([[], [], [], [b"\x01\x01\x01\x00"], [b"\x94\x04\x00\x00\x01\x01\x01\x00"]]))
+    options = draw(
+        st.sampled_from([[], [], [], [b"\x01\x01\x01\x00"], [b"\x94\x04\x00\x00\x01\x01\x01\x00"]])
+    )
     source, target = draw(st.binary(min_size=4, max_size=4)), draw(st.binary(min_size=4, max_size=4))
     ip = IP(
         src=".".join(map(str, source)), dst=".".join(map(str, target)), tos=draw(st.integers(0, 255)),
@@ -114,7 +116,8 @@ def ipv4_packets(draw):
 @st.composite
 def ipv6_packets(draw):
     packet = IPv6(
-        src=str_v6(draw(st.binary(min_size=16, max_size=16))), dst=str_v6(draw(st.binary(min_size=16, max_size=16))),
+        src=str_v6(draw(st.binary(min_size=16, max_size=16))),
+        dst=str_v6(draw(st.binary(min_size=16, max_size=16))),
         tc=draw(st.integers(0, 255)), fl=draw(st.integers(0, 2**20 - 1)), hlim=draw(st.integers(0, 255)),
     )  # fmt: skip
     if draw(st.booleans()):
@@ -141,7 +144,9 @@ arps = st.builds(
     st.binary(min_size=4, max_size=4),
     st.binary(min_size=4, max_size=4),
 )
-frames = st.builds(lambda link, rest: bytes(link / rest), links(), st.one_of(ipv4_packets(), ipv6_packets(), arps))
+frames = st.builds(
+    lambda link, rest: bytes(link / rest), links(), st.one_of(ipv4_packets(), ipv6_packets(), arps)
+)
 
 
 def parsed(rig, frame, verify=True):
@@ -334,8 +339,8 @@ def test_ecn_of_a_frame_that_is_no_ip_packet(rig):
 keys = st.builds(
     FlowKey,
     in_port=port_numbers, tunnel_id=st.integers(0, 2**32 - 1), eth_dst=st.integers(0, 2**48 - 1),
-    eth_src=st.integers(0, 2**48 - 1), vlan_tci=port_numbers, eth_type=port_numbers, ip_proto=st.integers(0, 255),
-    ip_tos=st.integers(0, 255), ip_frag=st.integers(0, 3), ip_src=st.integers(0, 2**128 - 1),
+    eth_src=st.integers(0, 2**48 - 1), vlan_tci=port_numbers, eth_type=port_numbers,
+    ip_proto=st.integers(0, 255),    ip_tos=st.integers(0, 255), ip_frag=st.integers(0, 3), ip_src=st.integers(0, 2**128 - 1),
     ip_dst=st.integers(0, 2**128 - 1), l4_src=port_numbers, l4_dst=port_numbers,
 )  # fmt: skip
 

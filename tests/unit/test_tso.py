@@ -67,7 +67,9 @@ def load(rig, frame, gso_size, by_reference=False, pieces=1):
 def kinds(rig):
     """The kinds of the slots in the order of their use."""
     row = rig.t["wires"][0]
-    slots = rig.mem[int(row["tx_slots"]) :][: layout.WIRE_SLOTS * layout.SLOT_SIZE].reshape(layout.WIRE_SLOTS, -1)
+    slots = rig.mem[int(row["tx_slots"]) :][: layout.WIRE_SLOTS * layout.SLOT_SIZE].reshape(
+        layout.WIRE_SLOTS, -1
+    )
     return slots[:, layout.SLOT_KIND]
 
 
@@ -115,7 +117,10 @@ def check_outer(packet, index, segments):
     first = Ether(segments[0])
     assert udp.sport == first[UDP].sport >= 0xC000
     assert outer.id == (first[IP].id + index) & 0xFFFF
-    assert outer.tos == ip_of(packet[VXLAN].payload).fields.get("tos", ip_of(packet[VXLAN].payload).fields.get("tc")) & 3
+    assert (
+        outer.tos
+        == ip_of(packet[VXLAN].payload).fields.get("tos", ip_of(packet[VXLAN].payload).fields.get("tc")) & 3
+    )
 
 
 super_frames = st.fixed_dictionaries(
@@ -134,8 +139,8 @@ super_frames = st.fixed_dictionaries(
 
 @settings(max_examples=examples(60))
 @given(
-    case=super_frames, tunnelled=st.booleans(), by_reference=st.booleans(), ip_id=st.sampled_from([0, 7, 65533]),
-    ecn=st.integers(0, 3),
+    case=super_frames, tunnelled=st.booleans(), by_reference=st.booleans(),
+    ip_id=st.sampled_from([0, 7, 65533]), ecn=st.integers(0, 3),
 )  # fmt: skip
 def test_segments_are_right_for_scapy(rig, case, tunnelled, by_reference, ip_id, ecn):
     case = dict(case)

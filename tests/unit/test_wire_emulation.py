@@ -180,7 +180,12 @@ def peek(rig, row):
 def test_settings_may_go_back_and_forth_while_frames_are_on_the_way(rig):
     sent = 0
     arrived = []
-    for settings in ({"delay_ns": 3 * MS, "jitter_ns": 3 * MS}, {}, {"reorder": CHANCE // 2, "delay_ns": MS}, {}) * 3:
+    for settings in (
+        {"delay_ns": 3 * MS, "jitter_ns": 3 * MS},
+        {},
+        {"reorder": CHANCE // 2, "delay_ns": MS},
+        {},
+    ) * 3:
         rig.set_wire(**settings)
         for _ in range(20):
             rig.send(numbered(sent))
@@ -216,7 +221,9 @@ def test_delay_alone_fills_no_queue(rig):
     assert len(rig.sent()) == 20
 
 
-@pytest.mark.parametrize(("version", "ecn", "marked"), [(4, 1, 3), (4, 2, 3), (6, 1, 3), (6, 2, 3), (4, 3, 3)])
+@pytest.mark.parametrize(
+    ("version", "ecn", "marked"), [(4, 1, 3), (4, 2, 3), (6, 1, 3), (6, 2, 3), (4, 3, 3)]
+)
 def test_frames_that_join_a_long_queue_are_marked(rig, version, ecn, marked):
     rig.set_wire(rate=125e6, ecn_threshold=2)
     field = "tos" if version == 4 else "tc"

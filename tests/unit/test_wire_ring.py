@@ -20,7 +20,9 @@ from vswitch.layout import CURSOR_HEAD, CURSOR_TAIL, WIRE_SLOTS, Op, SlotKind
 MS = 1_000_000
 CHANCE = 1 << 32
 FRAME = tcp_segment(100)
-VNET = bytes([1, 1, 66, 0]) + struct.pack("<HHHH", 1000, 34, 16, 0)  # a partial checksum, TCPv4, gso_size 1000
+VNET = bytes([1, 1, 66, 0]) + struct.pack(
+    "<HHHH", 1000, 34, 16, 0
+)  # a partial checksum, TCPv4, gso_size 1000
 
 
 @pytest.fixture
@@ -169,7 +171,12 @@ def test_slots_of_the_peers_earlier_life_are_dropped_where_they_refer_to_its_poo
         {"kind": SlotKind.SPLIT, "length": 100, "head": 101},
         {"kind": SlotKind.SPLIT, "length": 1000, "head": 225},
         {"kind": SlotKind.SPLIT, "length": 1000, "head": 54, "ext": -1},
-        {"kind": SlotKind.SPLIT, "length": 1000, "head": 54, "ext": layout.BUFFERS * layout.BUFFER_SIZE - 945},
+        {
+            "kind": SlotKind.SPLIT,
+            "length": 1000,
+            "head": 54,
+            "ext": layout.BUFFERS * layout.BUFFER_SIZE - 945,
+        },
         {"kind": SlotKind.SPLIT, "length": 2**32 - 1, "head": 54, "ext": 0},
         {"kind": SlotKind.SPLIT, "length": 1000, "head": 54, "ext": 2**63 - 1},
     ],
@@ -198,7 +205,10 @@ def test_random_descriptors_never_crash(data):
     for number in range(head, head + 16):
         at = slot + number % WIRE_SLOTS * layout.SLOT_SIZE
         values = [rng.choice([0, 14, 54, 100, 224, 225, 2048, rng.randrange(2**32)])]
-        values += [rng.choice([0, 14, 33, 54, 224, 225, rng.randrange(2**16)]), rng.choice([0, 1, 2, 2, 2, 3])]
+        values += [
+            rng.choice([0, 14, 33, 54, 224, 225, rng.randrange(2**16)]),
+            rng.choice([0, 1, 2, 2, 2, 3]),
+        ]
         values += [rng.choice([0, 1, -1, rng.randrange(-(2**63), 2**63), rng.randrange(layout.BUFFER_SIZE)])]
         peer.write(at + 8, struct.pack("<IHHqI", *values, rng.choice([1, 1, 1, 0, 77])))
         if rng.random() < 0.2:

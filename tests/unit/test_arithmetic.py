@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checksums, hashes, random and sequence numbers: against naive twins, and the same compiled and interpreted."""
+"""Checksums, hashes, random and sequence numbers, against naive twins."""
 
 from __future__ import annotations
 

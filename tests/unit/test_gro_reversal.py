@@ -240,6 +240,14 @@ def test_bits_without_a_meaning_must_be_equal_too(rig, change):
     assert len(rig.coalesce()) == 2
 
 
+@pytest.mark.parametrize("left", [0, 1, 3, 4, 19])
+def test_cut_tcp_headers_are_compared_within_their_frames(rig, left):
+    """The last frame ends the rig's array, and its ports would lie behind it."""
+    frame = bytes(vm_ether() / ip_header(4, proto=6) / Raw(payload(left)))
+    rig.burst([frame, frame], WIRE)
+    assert rig.coalesce() == [[0], [1]]
+
+
 def test_nothing_is_merged_with_an_earlier_burst(rig):
     one, other = tcp_stream(2)
     assert len(rig.deliver([one], WIRE)) == 1

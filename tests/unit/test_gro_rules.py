@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each line of "What GRO must and must not merge" (SEEDS.md): payload lengths delivered for frames received."""
+"""Each line of "What GRO must and must not merge" (SEEDS.md): frames in, payload lengths out."""
 
 from __future__ import annotations
 

@@ -340,7 +340,8 @@ keys = st.builds(
     FlowKey,
     in_port=port_numbers, tunnel_id=st.integers(0, 2**32 - 1), eth_dst=st.integers(0, 2**48 - 1),
     eth_src=st.integers(0, 2**48 - 1), vlan_tci=port_numbers, eth_type=port_numbers,
-    ip_proto=st.integers(0, 255),    ip_tos=st.integers(0, 255), ip_frag=st.integers(0, 3), ip_src=st.integers(0, 2**128 - 1),
+    ip_proto=st.integers(0, 255),
+    ip_tos=st.integers(0, 255), ip_frag=st.integers(0, 3), ip_src=st.integers(0, 2**128 - 1),
     ip_dst=st.integers(0, 2**128 - 1), l4_src=port_numbers, l4_dst=port_numbers,
 )  # fmt: skip
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VM to VM through two switches and a wire: every packet is delivered or counted, and what arrives is right."""
+"""VM to VM through two switches and a wire: every packet arrives as it was sent, or is counted."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wire in virtual time: rate, delay, jitter, loss, duplication, reordering, queue limit, ECN threshold."""
+"""The wire in virtual time: rate, delay, jitter, loss, duplication, reordering, queue, ECN."""
 
 from __future__ import annotations
 
@@ -277,3 +277,14 @@ def test_the_payload_survives_every_impairment_at_once(rig):
     assert sum(len(payload_of(frame)) > 0 for frame in arrived) == len(arrived)
     counted = rig.counted()
     assert len(arrived) == 150 - counted["wire_loss"] + counted["wire_duplicated"]
+
+
+def test_settings_after_billions_of_frames_are_taken_over_at_once(rig):
+    """A wire without impairments keeps no account of a queue, and has none."""
+    row = rig.t["wires"][0]
+    number = 2**40
+    row["tx_head"] = row["tx_clean"] = row["tx_published"] = number
+    row["queue_head"] = 0
+    rig.set_wire(rate=125e6, queue_limit=2)
+    rig.send(FRAME, count=3)
+    assert rig.counted() == {"wire_queue": 1}

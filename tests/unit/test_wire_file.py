@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attaching to a wire: its file and FIFOs, who holds which end, restarts, and the sentence for each refusal."""
+"""Attaching to a wire: file and FIFOs, who holds which end, restarts, and what is refused."""
 
 from __future__ import annotations
 

@@ -79,7 +79,9 @@ def _run(options: argparse.Namespace) -> int:
     from vswitch.agent.agent import Agent
     from vswitch.datapath import Datapath
 
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    # until the agent handles signals there is nothing to clean up, and compiling cannot be interrupted
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
+    signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
     datapath = Datapath(dpid, ports, options.cpu)
     pid_file = run_dir / f"{options.name}.pid"
     try:

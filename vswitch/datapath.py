@@ -92,6 +92,7 @@ class Datapath:
         self._programs = ProgramStore(self.t["programs"], self._number_to_index)
         self._ports: dict[int, Port] = {}
         self._thread: threading.Thread | None = None
+        self._closing = False
         self._commands_given = 0
         self._injections: deque[tuple[int, int]] = deque((0, slot) for slot in range(layout.INJECTIONS))
         self._retired: deque[tuple[int, int, int]] = deque()  # commands given, offset and size of a mapping
@@ -141,10 +142,12 @@ class Datapath:
             worker.run(self.memory.array, self.tables)  # compiles or loads, and returns at once
             self._words[layout.STOP_OFFSET // 8] = 0
         started.set()
-        worker.run(self.memory.array, self.tables)
+        if not self._closing:
+            worker.run(self.memory.array, self.tables)
 
     def close(self) -> None:
         """Stop the worker and release everything."""
+        self._closing = True
         if self._thread is not None:
             self._words[layout.STOP_OFFSET // 8] = 1
             os.eventfd_write(self._wake_fd, 1)

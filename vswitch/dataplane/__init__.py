@@ -2,7 +2,8 @@
 """The compiled half: packet bytes, tables, stages and the worker loop that runs them.
 
 Compiled code is kept in a directory named after a hash of the sources (under $XDG_CACHE_HOME, or ~/.cache),
-since Numba does not notice edits of imported files. NUMBA_CACHE_DIR overrides it.
+since Numba does not notice edits of imported files. The hash covers their paths and times too, by which Numba
+itself finds what it kept. NUMBA_CACHE_DIR overrides the directory.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ def cache_directory() -> Path:
     package = Path(__file__).parent
     digest = hashlib.sha256(sys.version.encode())
     for source in sorted([package.parent / "layout.py", *package.glob("**/*.py")]):
+        digest.update(f"{source} {source.stat().st_mtime_ns}".encode())
         digest.update(source.read_bytes())
     mode = "checked" if os.environ.get("NUMBA_BOUNDSCHECK") == "1" else "plain"
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

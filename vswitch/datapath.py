@@ -29,12 +29,15 @@ from vswitch.dataplane import flow_table, formats, parse, worker
 from vswitch.dataplane.memory import Memory
 from vswitch.dataplane.ports.tap_device import TapDevice
 from vswitch.dataplane.ports.wire_file import WireEnd
-from vswitch.errors import ConfigError
+from vswitch.errors import ConfigError, VSwitchError
 from vswitch.flow import (
     CapturedFrame,
     DropReason,
+    Ended,
     FlowKey,
     FlowStats,
+    MeterConfig,
+    MeterStats,
     PortCounters,
     PortInfo,
     Program,
@@ -89,14 +92,19 @@ class Datapath:
         self.tables = layout.make_tables()
         self.t = self.tables[0]
         self._scratch_tables = layout.make_tables()
-        self._programs = ProgramStore(self.t["programs"], self._number_to_index)
+        self._programs = ProgramStore(
+            self.t["programs"], self._number_to_index, self._meter_to_index, self._live_places
+        )
+        self._meters: dict[int, int] = {}  # meter id to index
         self._ports: dict[int, Port] = {}
         self._thread: threading.Thread | None = None
         self._closing = False
         self._commands_given = 0
+        self._commands_read = 0  # whose answers were taken in
         self._injections: deque[tuple[int, int]] = deque((0, slot) for slot in range(layout.INJECTIONS))
         self._retired: deque[tuple[int, int, int]] = deque()  # commands given, offset and size of a mapping
         self._evicted: list[tuple[FlowKey, FlowStats]] = []
+        self._ended: list[Ended] = []
         self._map_memory()
         try:
             for config in ports:
@@ -359,14 +367,65 @@ class Datapath:
         port = self._ports.get(number)
         return port.index if port else 0
 
+    def _meter_to_index(self, meter_id: int) -> int:
+        return self._meters.get(meter_id, -1)
+
+    def _live_places(self) -> set[int]:
+        """Offsets of the programs that entries or waiting commands name."""
+        self._wait(self._commands_given)
+        flows = self.t["flows"]
+        while True:
+            moves = int(self.t["flow_moves"])
+            places = flows["program"][flows["state"] == layout.FLOW_USED]
+            if moves == int(self.t["flow_moves"]):  # the worker moved none meanwhile
+                return set(places.tolist())
+
+    # Meters
+
+    def set_meter(self, meter_id: int, config: MeterConfig) -> None:
+        """Add a meter, or give it other bands; its counters then start anew. Raises VSwitchError: no room."""
+        index = self._meters.get(meter_id)
+        if index is None:
+            used = set(self._meters.values())
+            index = next((i for i in range(layout.METERS) if i not in used), None)
+            if index is None:
+                raise VSwitchError(f"there are {layout.METERS} meters already: no room for another")
+            self._meters[meter_id] = index
+        self._wait(self._commands_given)
+        row = self.t["meter_settings"][index]
+        for name in row.dtype.names:
+            row[name] = 0
+        row["used"], row["in_packets"], row["bands"] = 1, int(config.in_packets), len(config.bands)
+        for number, band in enumerate(config.bands):
+            # kbit/s are bytes/ns by 1000 / 8 / 1e9; without a burst, a tenth of a second passes at once
+            unit, scale = (1.0, 1e-9) if config.in_packets else (125.0, 125e-9)
+            row["rate"][number] = band.rate * scale
+            row["burst"][number] = (band.burst or max(band.rate / 10, 1)) * unit
+            row["prec_level"][number] = band.prec_level
+        self._give(Command.METER, index)
+
+    def remove_meter(self, meter_id: int) -> None:
+        """Programs that name it pass their packets; without effect when there is no such meter."""
+        index = self._meters.pop(meter_id, None)
+        if index is not None:
+            self._programs.forget_meter(index)
+
+    def meter_stats(self, meter_id: int) -> MeterStats:
+        """Counters of a meter."""
+        row = self.t["meters"][self._meters[meter_id]]
+        counts = zip(row["band_packets"].tolist(), row["band_bytes"].tolist(), strict=True)
+        return MeterStats(int(row["packets"]), int(row["bytes"]), tuple(counts)[: int(row["bands"])])
+
     # Commands
 
     def _give(self, op: Command, *args: int, key: Sequence[int] | None = None) -> None:
         """Append a command; waits while the ring is full."""
         given = self._commands_given
-        self._wait(given + 1 - layout.COMMANDS)
+        if given - self._commands_read >= layout.COMMANDS:
+            self._wait(given + 1 - layout.COMMANDS)
+            self._read_answers()
         row = self.t["commands"][given % layout.COMMANDS]
-        row["op"] = op
+        row["op"], row["ended"] = op, 0
         row["args"][: len(args)] = args
         if key is not None:
             row["key"] = key
@@ -381,6 +440,16 @@ class Datapath:
         """Return when the worker has applied that many commands."""
         while self._thread is not None and self._thread.is_alive() and self._commands_applied() < commands:
             time.sleep(0.0001)
+
+    def _read_answers(self) -> None:
+        """Take in what the worker answered to commands, before their places in the ring are used again."""
+        applied = self._commands_applied()
+        for number in range(self._commands_read, applied):
+            row = self.t["commands"][number % layout.COMMANDS]
+            if row["ended"]:
+                replaced = row["op"] == Command.INSTALL
+                self._ended.append(Ended(unpack_key(row["key"]), _stats(row), replaced))
+        self._commands_read = applied
 
     async def drained(self) -> None:
         """Returns when every command given so far has been applied."""
@@ -399,6 +468,12 @@ class Datapath:
     def remove(self, key: FlowKey) -> None:
         """Without effect when there is no such entry."""
         self._give(Command.REMOVE, key=pack_key(key))
+
+    def ended(self) -> list[Ended]:
+        """What became of replaced and removed programs since the last call, in the order of the commands."""
+        self._read_answers()
+        ended, self._ended = self._ended, []
+        return ended
 
     def execute(self, packet: int, program: Program) -> None:
         """Run a program on a held packet, and release it."""
@@ -441,7 +516,8 @@ class Datapath:
                 slot = int(row["slot"])
                 at = int(self.t["punt_memory"]) + slot * layout.PUNT_SLOT_SIZE
                 frame = self.memory.read(at, int(row["length"]))
-                punts.append(Punt(PuntReason(int(row["kind"])), key, frame, slot))
+                action = self._programs.controller(int(row["action"])) if row["action"] else None
+                punts.append(Punt(PuntReason(int(row["kind"])), key, frame, slot, action))
             tail += 1
         self._words[layout.PUNT_TAIL_OFFSET // 8] = tail
         if tail < head:
@@ -565,7 +641,7 @@ def pack_key(key: FlowKey) -> list[int]:
         key.tunnel_id,
         key.eth_dst << 8 | key.ip_proto,
         key.eth_src << 8 | key.ip_tos,
-        key.eth_type << 24 | key.vlan_tci << 8 | key.ip_frag,
+        key.vlan_inner << 40 | key.eth_type << 24 | key.vlan_tci << 8 | key.ip_frag,
         key.ip_src >> 64,
         key.ip_src & MASK64,
         key.ip_dst >> 64,
@@ -583,7 +659,8 @@ def unpack_key(words: Sequence[int]) -> FlowKey:
         eth_dst=dst >> 8,
         eth_src=src >> 8,
         vlan_tci=kind >> 8 & 0xFFFF,
-        eth_type=kind >> 24,
+        vlan_inner=kind >> 40,
+        eth_type=kind >> 24 & 0xFFFF,
         ip_proto=dst & 0xFF,
         ip_tos=src & 0xFF,
         ip_frag=kind & 0xFF,

@@ -25,13 +25,14 @@ class FlowKey(NamedTuple):
     tunnel_id: int  # VNI that the packet arrived with; 0 when it came through no tunnel
     eth_dst: int
     eth_src: int
-    vlan_tci: int  # PCP << 13 | VLAN_PRESENT | VID; 0 = untagged
-    eth_type: int
+    vlan_tci: int  # outermost tag: PCP << 13 | VLAN_PRESENT | VID; 0 = untagged
+    vlan_inner: int  # the tag behind it, in the same form
+    eth_type: int  # behind the tags
     ip_proto: int  # ARP: the operation
     ip_tos: int  # all eight bits: DSCP << 2 | ECN
     ip_frag: int  # 0 no, 1 first, 3 later fragment
-    ip_src: int  # IPv4 (32 bits) or IPv6 (128 bits) by eth_type; ARP: sender
-    ip_dst: int  # ARP: target
+    ip_src: int  # IPv4 (32 bits) or IPv6 (128 bits) by eth_type; ARP: sender; MPLS: label << 4 | TC << 1 | BoS
+    ip_dst: int  # ARP: target; PBB: I-SID
     l4_src: int  # TCP, UDP, SCTP port; ICMP type
     l4_dst: int  # TCP, UDP, SCTP port; ICMP code
 
@@ -52,17 +53,126 @@ class SetTunnel:
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """Punt a copy of the packet (PuntReason.ACTION); the agent makes the packet-in of these values."""
+    """Punt the packet as it is now (PuntReason.ACTION); the agent makes the packet-in of these values."""
 
     max_len: int
     reason: int  # OFPR_*
     cookie: int
     table_id: int
+    metadata: int = 0
 
 
-Action = Output | SetTunnel | Controller
+@dataclass(frozen=True, slots=True)
+class SetField:
+    """Write a header field, by the name of its OXM; nothing happens when the packet has no such header.
+
+    Checksums are kept right (those that were wrong stay wrong).
+    """
+
+    name: str
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """Put a VLAN tag, an MPLS label stack entry or a PBB I-TAG in front; `ethertype` tells which."""
+
+    ethertype: int
+
+
+@dataclass(frozen=True, slots=True)
+class PopVlan:
+    """Take the outermost VLAN tag away."""
+
+
+@dataclass(frozen=True, slots=True)
+class PopMpls:
+    """Take the outermost MPLS label stack entry away; the packet's Ethernet type becomes `ethertype`."""
+
+    ethertype: int
+
+
+@dataclass(frozen=True, slots=True)
+class PopPbb:
+    """Take the outermost Ethernet header and I-TAG away."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetTtl:
+    """Write the TTL of the MPLS entry on top (`mpls`) or of the IP header."""
+
+    ttl: int
+    mpls: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DecTtl:
+    """Decrement the TTL of the MPLS entry on top (`mpls`) or of the IP header.
+
+    A TTL that would become 0 ends the program: the packet is dropped, and punted as `invalid` says.
+    """
+
+    invalid: Controller
+    mpls: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CopyTtl:
+    """Copy the TTL from the next-to-outermost to the outermost header that has one, or (`inwards`) back."""
+
+    inwards: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """Apply a meter: what exceeds it is dropped or remarked; the program ends for what is dropped."""
+
+    meter_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Remember the packet, for the Restore that follows; at most MAX_SAVED are remembered at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """The packet is again what it was at the last Save that was not yet restored."""
+
+
+MAX_SAVED = 8
+MAX_BANDS = 8
+"""Bands of a meter."""
+
+Action = (
+    Output | SetTunnel | Controller | SetField | Push | PopVlan | PopMpls | PopPbb | SetTtl | DecTtl | CopyTtl
+    | Meter | Save | Restore
+)  # fmt: skip
 Program = tuple[Action, ...]
 """Actions in the order in which they run; the empty program drops."""
+
+
+class Band(NamedTuple):
+    """One band of a meter: what exceeds `rate` with bursts of `burst` is dropped or remarked."""
+
+    rate: int  # kbit/s, or packets/s
+    burst: int  # kbit, or packets; 0: what the switch finds right
+    prec_level: int = 0  # DSCP remark: drop precedences to add; 0: drop
+
+
+class MeterConfig(NamedTuple):
+    """A meter as the dataplane applies it (1.3.5, section 5.7): of the bands exceeded, that of the highest rate."""
+
+    in_packets: bool
+    bands: tuple[Band, ...]
+
+
+class MeterStats(NamedTuple):
+    """Counters of one meter: what came in, and what each band took."""
+
+    packets: int
+    bytes: int
+    bands: tuple[tuple[int, int], ...]  # (packets, bytes)
 
 
 class PuntReason(enum.IntEnum):
@@ -88,6 +198,7 @@ class Punt(NamedTuple):
     key: FlowKey
     frame: bytes  # as a receiver sees it: decapsulated
     packet: int  # handle of the held packet; execute() or discard() it exactly once
+    action: Controller | None = None  # with PuntReason.ACTION: the action that punted it
 
 
 class FlowStats(NamedTuple):
@@ -96,6 +207,17 @@ class FlowStats(NamedTuple):
     packets: int
     bytes: int
     last_used_ns: int  # CLOCK_MONOTONIC; 0 = never
+
+
+class Ended(NamedTuple):
+    """Final counters of a program that a key no longer has: its entry was removed, or given another program.
+
+    `stats` counts since the entry was made, as FlowStats does.
+    """
+
+    key: FlowKey
+    stats: FlowStats
+    replaced: bool  # False: the entry is gone
 
 
 class CapturedFrame(NamedTuple):
@@ -126,7 +248,7 @@ class PortInfo(NamedTuple):
 
     port_no: int
     name: str
-    kind: str  # "tap", "wire", "tunnel"
+    kind: str  # "tap", "wire", "packet", "tunnel"
     mac: bytes
     mtu: int
     up: bool

@@ -9,6 +9,8 @@ import os
 
 import numpy as np
 
+from vswitch.flow import MAX_BANDS
+
 # Limits
 
 MAX_PORTS = 256
@@ -20,10 +22,11 @@ BURST = 256
 """Frames that one pass through the stages takes from a port."""
 TAP_BURST = 4
 """Super-frames read from one TAP before the other ports have their turn."""
-FLOWS = 1 << 16
+FLOWS = 1 << 18
 FLOWS_LIMIT = FLOWS * 3 // 4
-PROGRAM_WORDS = 1 << 18
+PROGRAM_WORDS = 1 << 20
 COMMANDS = 4096
+METERS = 1024
 PUNTS = 256
 INJECTIONS = 64
 CAPTURES = 4096
@@ -102,6 +105,7 @@ class PortKind(enum.IntEnum):
     TAP = 1
     WIRE = 2
     TUNNEL = 3
+    PACKET = 4
 
 
 class Csum(enum.IntEnum):
@@ -120,14 +124,25 @@ class TcpOptions(enum.IntEnum):
 
 
 class Op(enum.IntEnum):
-    """Operations of an action program: pairs of words, the operation and its argument `a`."""
+    """Operations of an action program: OP_WORDS words each, the operation and its arguments a, b, c."""
 
     OUTPUT = 1  # a: port index
     SET_TUNNEL = 2  # a: tunnel id
-    CONTROLLER = 3
+    CONTROLLER = 3  # a: number of the Controller action in the program store
+    SET_FIELD = 4  # a: SetField's number in dataplane.rewrite; b, c: the value's high and low 64 bits
+    PUSH = 5  # a: Ethernet type of the tag or shim
+    POP_VLAN = 6
+    POP_MPLS = 7  # a: Ethernet type of what is behind it
+    POP_PBB = 8
+    SET_TTL = 9  # a: TTL, b: 1 for MPLS
+    DEC_TTL = 10  # a: number of the Controller action for an invalid TTL, b: 1 for MPLS
+    COPY_TTL = 11  # a: 1 for inwards
+    METER = 12  # a: index into `meters`
+    SAVE = 13
+    RESTORE = 14
 
 
-OP_WORDS = 2
+OP_WORDS = 4
 
 
 class Command(enum.IntEnum):
@@ -145,6 +160,7 @@ class Command(enum.IntEnum):
     ADD_TUNNEL = 10  # port index, whose row and template the agent has written
     REMOVE_TUNNEL = 11  # port index
     CAPTURE = 12  # port index, enabled
+    METER = 13  # meter index: take over `meter_settings`
 
 
 class PuntKind(enum.IntEnum):
@@ -179,6 +195,13 @@ class Counter(enum.IntEnum):
     WIRE_LOSS = 19
     TAP_BUSY = 20
     TAP_ERROR = 21
+    METER_DROP = 22
+    INVALID_TTL = 34
+    NO_SUCH_HEADER = 35
+    PACKET_BUSY = 36
+    PACKET_ERROR = 37
+    WIRE_STALLED = 38
+    RX_RING_FULL = 39
     # Not a drop
     RX_BAD_CHECKSUM = 23
     WIRE_DUPLICATED = 24
@@ -192,7 +215,7 @@ class Counter(enum.IntEnum):
     # Coalescing
     GRO_MERGED = 31
     GRO_AGGREGATES = 32
-    GRO_FIRST = 40
+    GRO_FIRST = 64
     """Counter GRO_FIRST + Merge.X counts frames that joined no aggregate because of X."""
 
 
@@ -223,7 +246,7 @@ class Merge(enum.IntEnum):
     NEW_FLOW = 21
 
 
-COUNTERS = 64
+COUNTERS = 96
 
 
 INTERPRETED = os.environ.get("NUMBA_DISABLE_JIT") == "1"
@@ -249,6 +272,7 @@ packet_dtype = _record(
     outer_ecn="i4", outer_df="i4", outer_is_udp="i4",
     # headers as the receiver of the inner frame sees them
     l2="i8", l3="i8", l4="i8", payload="i8", payload_len="i4", eth_type="i4", vlan_tci="i4",
+    vlan_inner="i4",
     ip_version="i4", ip_proto="i4", tos="i4", ttl="i4", ip_id="i4", df="i4", frag="i4", ip_options="i4",
     tcp_flags="i4", tcp_window="i4", tcp_options="i4", seq="i8", ack="i8", timestamp="i8",
     csum="i4", csum_start="i4", csum_offset="i4", gso_size="i4", hash="i8", ecn_changed="i4", next="i4",
@@ -302,10 +326,23 @@ flow_dtype = _record(
 )  # fmt: skip
 FLOW_EMPTY, FLOW_USED = 0, 1
 
-command_dtype = _record(op="i8", key=("i8", (KEY_WORDS,)), args=("i8", (6,)))
+command_dtype = _record(
+    op="i8", key=("i8", (KEY_WORDS,)), args=("i8", (6,)),
+    # what the worker answers: whether an entry had a program before, and what it had counted
+    ended="i8", packets="i8", bytes="i8", last_used_ns="i8",
+)  # fmt: skip
+
+meter_dtype = _record(
+    used="i8", in_packets="i8", bands="i8", packets="i8", bytes="i8",
+    # of each band
+    rate=("f8", (MAX_BANDS,)), burst=("f8", (MAX_BANDS,)), tokens=("f8", (MAX_BANDS,)),
+    filled_ns=("i8", (MAX_BANDS,)), prec_level=("i8", (MAX_BANDS,)),
+    band_packets=("i8", (MAX_BANDS,)), band_bytes=("i8", (MAX_BANDS,)),
+)  # fmt: skip
+"""A meter. rate: bytes or packets per ns; burst, tokens: bytes or packets; prec_level 0: the band drops."""
 
 punt_dtype = _record(
-    kind="i8", key=("i8", (KEY_WORDS,)), slot="i8", length="i8",
+    kind="i8", key=("i8", (KEY_WORDS,)), slot="i8", length="i8", action="i8",
     packets="i8", bytes="i8", last_used_ns="i8",
 )  # fmt: skip
 
@@ -336,8 +373,8 @@ tables_dtype = _record(
     buckets=("i8", (GRO_BUCKETS, 2)), gro_stamp="i8",
     outgoing=outgoing_dtype, ranges=(range_dtype, (BURST + 4,)), key=("i8", (KEY_WORDS,)),
     # flows and the agent
-    flows=(flow_dtype, (FLOWS,)), flow_count="i8", programs=("i8", (PROGRAM_WORDS,)),
-    commands=(command_dtype, (COMMANDS,)),
+    flows=(flow_dtype, (FLOWS,)), flow_count="i8", flow_moves="i8", programs=("i8", (PROGRAM_WORDS,)),
+    commands=(command_dtype, (COMMANDS,)), meters=(meter_dtype, (METERS,)), meter_settings=(meter_dtype, (METERS,)),
     punts=(punt_dtype, (PUNTS,)), punt_memory="i8", held=(held_dtype, (PUNTS,)),
     injection_memory="i8", injections=(held_dtype, (INJECTIONS,)),
     free_punts=("i8", (PUNTS,)), free_punt_count="i8",

@@ -6,7 +6,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from vswitch.flow import CapturedFrame, DropReason, FlowKey, FlowStats, PortInfo, Program, Punt
+from vswitch.flow import (
+    CapturedFrame,
+    DropReason,
+    Ended,
+    FlowKey,
+    FlowStats,
+    MeterConfig,
+    MeterStats,
+    PortInfo,
+    Program,
+    Punt,
+)
 
 
 class Datapath(Protocol):
@@ -24,11 +35,18 @@ class Datapath(Protocol):
         ...
 
     def install(self, key: FlowKey, program: Program, idle_timeout_s: float = 0) -> None:
-        """Add the entry, or replace its program; replacing keeps its counters."""
+        """Add the entry, or replace its program; replacing keeps its counters, and ended() tells them."""
         ...
 
     def remove(self, key: FlowKey) -> None:
-        """Without effect when there is no such entry."""
+        """ended() tells its final counters; without effect when there is no such entry."""
+        ...
+
+    def ended(self) -> list[Ended]:
+        """What became of replaced and removed programs since the last call, in the order of the commands.
+
+        A command that was applied is reported at once, one that drained() waited for in any case.
+        """
         ...
 
     def execute(self, packet: int, program: Program) -> None: ...
@@ -48,6 +66,16 @@ class Datapath(Protocol):
     def evicted(self) -> list[tuple[FlowKey, FlowStats]]:
         """Entries that ended by themselves since the last call (idle, or no room), with final counters."""
         ...
+
+    def set_meter(self, meter_id: int, config: MeterConfig) -> None:
+        """Add a meter, or give it other bands; its counters then start anew. Raises VSwitchError: no room."""
+        ...
+
+    def remove_meter(self, meter_id: int) -> None:
+        """Programs that name it pass their packets; without effect when there is no such meter."""
+        ...
+
+    def meter_stats(self, meter_id: int) -> MeterStats: ...
 
     def ports(self) -> list[PortInfo]: ...
 

@@ -33,7 +33,7 @@ def forward(mem, t, group):
     place = flow_table.find(t, t["key"])
     take_group(mem, t, group)
     if place == flow_table.NOT_FOUND:
-        punt(mem, t, PuntKind.MISS.value)
+        punt(mem, t, PuntKind.MISS.value, 0)
         return
     flow = t["flows"][place]
     flow["packets"] += t["outgoing"]["frames"]
@@ -62,7 +62,7 @@ def run_program(mem, t, program, length):
         elif op == SET_TUNNEL:
             t["outgoing"]["tunnel_id"] = t["programs"][at + 1]
         elif op == CONTROLLER:
-            punt(mem, t, PuntKind.ACTION.value)
+            punt(mem, t, PuntKind.ACTION.value, t["programs"][at + 1])
 
 
 @njit(cache=True)
@@ -92,8 +92,11 @@ def output(mem, t, index):
 
 
 @njit(cache=True)
-def punt(mem, t, kind):
-    """Hand a copy of the packet to the agent, in a punt slot that the agent gives back."""
+def punt(mem, t, kind, action):
+    """Hand a copy of the packet to the agent, in a punt slot that the agent gives back.
+
+    action: number of the Controller action that asks for it, 0 for a miss.
+    """
     head = acquire64(mem, PUNT_HEAD_OFFSET)
     if t["free_punt_count"] == 0 or head - acquire64(mem, PUNT_TAIL_OFFSET) >= PUNTS:
         t["counters"][Counter.PUNT_OVERFLOW.value] += 1
@@ -110,6 +113,7 @@ def punt(mem, t, kind):
         at += piece["length"]
     row = t["punts"][head & (PUNTS - 1)]
     row["kind"] = kind
+    row["action"] = action
     for word in range(KEY_WORDS):
         row["key"][word] = t["key"][word]
     row["slot"] = slot

@@ -23,7 +23,7 @@ from vswitch.layout import (
 )
 
 COMMAND_BURST = 256
-SWEEP_STRIDE = 4096
+SWEEP_STRIDE = FLOWS // 64
 """Flow entries that one pass of the loop checks for idleness."""
 
 
@@ -46,11 +46,13 @@ def _apply(mem, t, command):
     op = command["op"]
     args = command["args"]
     if op == Command.INSTALL.value:
+        _answer(t, command, flow_table.find(t, command["key"]))
         if not flow_table.install(t, command["key"], args[0], args[1], args[2]):
             t["counters"][Counter.FLOW_TABLE_FULL.value] += 1
             report_evicted(mem, t, command["key"], 0, 0, 0)
     elif op == Command.REMOVE.value:
         place = flow_table.find(t, command["key"])
+        _answer(t, command, place)
         if place != flow_table.NOT_FOUND:
             flow_table.remove(t, place)
     elif op == Command.EXECUTE.value:
@@ -65,6 +67,8 @@ def _apply(mem, t, command):
     elif op == Command.SEND.value:
         at = t["injection_memory"] + args[0] * PUNT_SLOT_SIZE
         _execute(mem, t, at, t["injections"][args[0]], args[1], args[2])
+    elif op == Command.METER.value:
+        t["meters"][args[0]] = t["meter_settings"][args[0]]
     elif op == Command.WIRE.value:
         _take_over_settings(mem, t, args[0])
     elif op == Command.NEW_POOL.value:
@@ -84,6 +88,19 @@ def _apply(mem, t, command):
         t["ports"][args[0]]["capture"] = args[1]
     elif op == Command.REMOVE_TUNNEL.value:
         _remove_tunnel(t, args[0])
+
+
+@njit(cache=True)
+def _answer(t, command, place):
+    """Write into the command what the program that it ends has counted."""
+    if place == flow_table.NOT_FOUND:
+        command["ended"] = 0
+        return
+    flow = t["flows"][place]
+    command["ended"] = 1
+    command["packets"] = flow["packets"]
+    command["bytes"] = flow["bytes"]
+    command["last_used_ns"] = flow["last_used_ns"]
 
 
 @njit(cache=True)

@@ -8,7 +8,7 @@ from numba import njit
 
 from vswitch.dataplane.hashing import mix
 from vswitch.dataplane.intrinsics import load16, load32, load_be64
-from vswitch.dataplane.parse import ETH_ARP, l4_ports
+from vswitch.dataplane.parse import ETH_ARP, ETH_MPLS, ETH_MPLS_MULTICAST, ETH_PBB, l4_ports
 from vswitch.layout import FLOW_EMPTY, FLOW_USED, FLOWS, FLOWS_LIMIT, KEY_WORDS
 
 NOT_FOUND = -1
@@ -19,7 +19,8 @@ def make_key(mem, t, packet):
     """Write the packet's key into `t['key']`.
 
     Words: in_port, L4 source << 16, L4 destination << 32 | tunnel_id | proto, eth_dst << 8 |
-    tos, eth_src << 8 | frag, VLAN TCI << 8, eth_type << 24 | source (two words) | destination (two words).
+    tos, eth_src << 8 | frag, VLAN TCI << 8, eth_type << 24, inner VLAN TCI << 40 | source (two words) |
+    destination (two words). MPLS: label, TC and BoS in the source's low word; PBB: I-SID in the destination's.
     """
     key = t["key"]
     l2, l3 = packet["l2"], packet["l3"]
@@ -28,7 +29,8 @@ def make_key(mem, t, packet):
     key[1] = packet["tunnel_id"]
     key[2] = (load32(mem, l2) << 24) | (load16(mem, l2 + 4) << 8) | (packet["ip_proto"] & 0xFF)
     key[3] = (load32(mem, l2 + 6) << 24) | (load16(mem, l2 + 10) << 8) | packet["tos"]
-    key[4] = (packet["eth_type"] << 24) | (packet["vlan_tci"] << 8) | packet["frag"]
+    eth_type = packet["eth_type"]
+    key[4] = (eth_type << 24) | (packet["vlan_inner"] << 40) | (packet["vlan_tci"] << 8) | packet["frag"]
     for word in range(5, KEY_WORDS):
         key[word] = 0
     if packet["ip_version"] == 4:
@@ -39,9 +41,14 @@ def make_key(mem, t, packet):
         key[6] = load_be64(mem, l3 + 16)
         key[7] = load_be64(mem, l3 + 24)
         key[8] = load_be64(mem, l3 + 32)
-    elif packet["eth_type"] == ETH_ARP and packet["ip_proto"]:
+    elif eth_type == ETH_ARP and packet["ip_proto"]:
         key[6] = load32(mem, l3 + 14)
         key[8] = load32(mem, l3 + 24)
+    elif l3 + 4 <= packet["offset"] + packet["head_length"]:
+        if eth_type == ETH_MPLS or eth_type == ETH_MPLS_MULTICAST:
+            key[6] = load32(mem, l3) >> 8
+        elif eth_type == ETH_PBB:
+            key[8] = load32(mem, l3) & 0xFFFFFF
 
 
 @njit(cache=True)
@@ -116,6 +123,7 @@ def remove(t, place):
     while t["flows"][place]["state"] == FLOW_USED:
         home = t["flows"][place]["hash"] & (FLOWS - 1)
         if (place - home) & (FLOWS - 1) >= (place - hole) & (FLOWS - 1):
+            t["flow_moves"] += 1
             t["flows"][hole] = t["flows"][place]
             hole = place
         place = (place + 1) & (FLOWS - 1)

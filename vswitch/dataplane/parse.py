@@ -16,6 +16,7 @@ from vswitch.layout import MAX_EXTENSION_HEADERS, MAX_VLAN_TAGS, Counter, Csum, 
 ETH_HEADER = 14
 VLAN_TAG = 4
 ETH_IPV4, ETH_ARP, ETH_VLAN, ETH_QINQ, ETH_IPV6 = 0x0800, 0x0806, 0x8100, 0x88A8, 0x86DD
+ETH_MPLS, ETH_MPLS_MULTICAST, ETH_PBB = 0x8847, 0x8848, 0x88E7
 PROTO_ICMP, PROTO_TCP, PROTO_UDP, PROTO_ICMPV6, PROTO_SCTP = 1, 6, 17, 58, 132
 VLAN_PRESENT = 0x1000
 FRAG_FIRST, FRAG_LATER = 1, 3
@@ -108,15 +109,20 @@ def _parse_frame(mem, packet, verify):
     l3 = packet["l2"] + ETH_HEADER
     eth_type = load16(mem, l3 - 2)
     vlan_tci = 0
+    vlan_inner = 0
     for _ in range(MAX_VLAN_TAGS):
         if not (eth_type == ETH_VLAN or eth_type == ETH_QINQ) or l3 + VLAN_TAG > end:
             break
+        tci = (load16(mem, l3) & 0xEFFF) | VLAN_PRESENT
         if vlan_tci == 0:
-            vlan_tci = (load16(mem, l3) & 0xEFFF) | VLAN_PRESENT
+            vlan_tci = tci
+        else:
+            vlan_inner = tci
         eth_type = load16(mem, l3 + 2)
         l3 += VLAN_TAG
     packet["eth_type"] = eth_type
     packet["vlan_tci"] = vlan_tci
+    packet["vlan_inner"] = vlan_inner
     packet["l3"] = l3
     packet["l4"] = l3
     packet["ip_version"] = 0

@@ -54,6 +54,8 @@ def transfer(client: Endpoint, server: Endpoint, load: Load) -> Transfer:
     so the warm-up is left out of the sum of the receiver's intervals here.
     """
     interval = f"{INTERVAL_S:g}"
+    if load.congestion != "bbr":
+        _start_unpaced(client)
     listener = spawn(
         ["iperf3", "-s", "-1", "-J", "-i", interval, "-p", str(PORT)], pid=server.pid, cpus=server.cpus
     )
@@ -68,6 +70,20 @@ def transfer(client: Endpoint, server: Endpoint, load: Load) -> Transfer:
         return parse(_client(client, server, load, interval), load)
     finally:
         end(listener)
+
+
+def _start_unpaced(client: Endpoint) -> None:
+    """Let the sockets of the client's namespace start with Reno, which iperf3 then replaces by what is asked for.
+
+    iperf3 sets the congestion control of connections that exist already. One that started with BBR, the
+    default of some kernels, keeps pacing by a timer for each super-frame, under any other algorithm too: it
+    costs a third of the sender's core. A namespace's default may be Reno only (TCP_CONG_NON_RESTRICTED).
+    """
+    command = "echo reno > /proc/sys/net/ipv4/tcp_congestion_control"
+    argv = ["nsenter", f"--target={client.pid}", "--net", "--", "sh", "-c", command]
+    result = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise ExperimentError(f"cannot set the congestion control of the sender: {result.stderr.strip()}")
 
 
 def _client(client: Endpoint, server: Endpoint, load: Load, interval: str) -> dict[str, Any]:

@@ -517,7 +517,8 @@ class Datapath:
                 at = int(self.t["punt_memory"]) + slot * layout.PUNT_SLOT_SIZE
                 frame = self.memory.read(at, int(row["length"]))
                 action = self._programs.controller(int(row["action"])) if row["action"] else None
-                punts.append(Punt(PuntReason(int(row["kind"])), key, frame, slot, action))
+                counts = int(row["packets"]), int(row["bytes"])
+                punts.append(Punt(PuntReason(int(row["kind"])), key, frame, slot, action, *counts))
             tail += 1
         self._words[layout.PUNT_TAIL_OFFSET // 8] = tail
         if tail < head:

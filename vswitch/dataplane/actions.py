@@ -118,6 +118,8 @@ def punt(mem, t, kind, action):
         row["key"][word] = t["key"][word]
     row["slot"] = slot
     row["length"] = out["bytes"]
+    row["packets"] = out["frames"]
+    row["bytes"] = _bytes_received(out)
     info = t["held"][slot]
     info["length"] = out["bytes"]
     info["in_port"] = out["in_port"]

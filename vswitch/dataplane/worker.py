@@ -12,6 +12,7 @@ from vswitch.dataplane.intrinsics import (
     load16,
     monotonic_ns,
     pointer_to,
+    prefetch,
     release64,
     store_le16,
     store_le32,
@@ -39,6 +40,7 @@ IDLE_WAIT_NS = 500_000_000
 """Longest sleep: how long an idle worker takes to notice what nobody woke it for."""
 SWEEP_INTERVAL_NS = 1_000_000_000 * SWEEP_STRIDE // FLOWS
 """The flow table is swept once a second."""
+PREFETCH_BYTES = 1536
 BUSY_PASSES = 8
 """A worker that is kept busy by wires looks at every TAP after so many passes."""
 
@@ -100,6 +102,8 @@ def _parse_burst(mem, t):
     kept = 0
     for index in range(t["packet_count"]):
         packet = t["packets"][index]
+        if index + 1 < t["packet_count"]:
+            _prefetch_payload(mem, t["packets"][index + 1])
         verdict = parse(mem, t, packet, True)
         if verdict != FORWARD:
             t["counters"][verdict] += 1
@@ -114,6 +118,19 @@ def _parse_burst(mem, t):
             t["packets"][kept] = packet
         kept += 1
     t["packet_count"] = kept
+
+
+@njit(cache=True)
+def _prefetch_payload(mem, packet):
+    """Ask for the bytes whose checksum comes next: they lie in the caches of the core that sent them.
+
+    The processor's own prefetching begins anew with every frame, after some misses.
+    """
+    start, length = packet["offset"], packet["length"]
+    if packet["head_length"] < length:
+        start, length = packet["ext"], length - packet["head_length"]
+    for line in range(min(length, PREFETCH_BYTES) >> 6):
+        prefetch(mem, start + (line << 6))
 
 
 @njit(cache=True)

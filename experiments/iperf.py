@@ -73,7 +73,7 @@ def transfer(client: Endpoint, server: Endpoint, load: Load) -> Transfer:
 
 
 def _start_unpaced(client: Endpoint) -> None:
-    """Let the sockets of the client's namespace start with Reno, which iperf3 then replaces by what is asked for.
+    """Let the sockets of the client's namespace start with Reno, which iperf3 then replaces.
 
     iperf3 sets the congestion control of connections that exist already. One that started with BBR, the
     default of some kernels, keeps pacing by a timer for each super-frame, under any other algorithm too: it

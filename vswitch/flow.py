@@ -31,7 +31,7 @@ class FlowKey(NamedTuple):
     ip_proto: int  # ARP: the operation, 0 for those above 255
     ip_tos: int  # all eight bits: DSCP << 2 | ECN
     ip_frag: int  # 0 no, 1 first, 3 later fragment
-    ip_src: int  # IPv4 (32 bits) or IPv6 (128 bits) by eth_type; ARP: sender; MPLS: label << 4 | TC << 1 | BoS
+    ip_src: int  # IPv4 (32 bits), IPv6 (128 bits); ARP: sender; MPLS: label << 4 | TC << 1 | BoS
     ip_dst: int  # ARP: target; PBB: I-SID
     l4_src: int  # TCP, UDP, SCTP port; ICMP type
     l4_dst: int  # TCP, UDP, SCTP port; ICMP code
@@ -161,7 +161,7 @@ class Band(NamedTuple):
 
 
 class MeterConfig(NamedTuple):
-    """A meter as the dataplane applies it (1.3.5, section 5.7): of the bands exceeded, that of the highest rate."""
+    """A meter (1.3.5, section 5.7): of the bands that are exceeded, that of the highest rate applies."""
 
     in_packets: bool
     bands: tuple[Band, ...]

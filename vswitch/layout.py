@@ -374,7 +374,8 @@ tables_dtype = _record(
     outgoing=outgoing_dtype, ranges=(range_dtype, (BURST + 4,)), key=("i8", (KEY_WORDS,)),
     # flows and the agent
     flows=(flow_dtype, (FLOWS,)), flow_count="i8", flow_moves="i8", programs=("i8", (PROGRAM_WORDS,)),
-    commands=(command_dtype, (COMMANDS,)), meters=(meter_dtype, (METERS,)), meter_settings=(meter_dtype, (METERS,)),
+    commands=(command_dtype, (COMMANDS,)),
+    meters=(meter_dtype, (METERS,)), meter_settings=(meter_dtype, (METERS,)),
     punts=(punt_dtype, (PUNTS,)), punt_memory="i8", held=(held_dtype, (PUNTS,)),
     injection_memory="i8", injections=(held_dtype, (INJECTIONS,)),
     free_punts=("i8", (PUNTS,)), free_punt_count="i8",

@@ -20,7 +20,8 @@ def make_key(mem, t, packet):
 
     Words: in_port, L4 source << 16, L4 destination << 32 | tunnel_id | proto, eth_dst << 8 |
     tos, eth_src << 8 | frag, VLAN TCI << 8, eth_type << 24, inner VLAN TCI << 40 | source (two words) |
-    destination (two words). MPLS: label, TC and BoS in the source's low word; PBB: I-SID in the destination's.
+    destination (two words). MPLS: label, TC and BoS in the source's low word; PBB: I-SID in the
+    destination's.
     """
     key = t["key"]
     l2, l3 = packet["l2"], packet["l3"]

@@ -9,6 +9,7 @@ All 991 tests take about 35 minutes, of which 26 are tests of rates. Exit status
 from __future__ import annotations
 
 import argparse
+import shutil
 import signal
 import sys
 import time
@@ -29,6 +30,7 @@ from experiments.harness import write_json
 from experiments.system import require_programs, require_root
 from vswitch.errors import VSwitchError
 
+MARKER = "config.json"  # a folder that has it is a run folder of ours
 EXIT_ERROR = 1
 EXIT_SHORT = 3
 EXIT_INTERRUPTED = 130
@@ -96,7 +98,7 @@ def run_command(options: argparse.Namespace, suite: Path, chosen: list[patterns.
         "throughput_seconds": options.throughput_seconds,
         "environment": environment.stamp(seed=0),
     }
-    write_json(out / "config.json", about)
+    write_json(out / MARKER, about)
     console = Console(highlight=False)
     started = time.monotonic()
     with progress(console, len(chosen)) as finished:
@@ -120,11 +122,12 @@ def report(console: Console, results: list[Result], target: str, out: Path) -> i
 
 
 def make_folder(out: Path) -> None:
-    """A new run folder, or one of an earlier run."""
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "config.json").exists())):
+    """Make the run folder; one of an earlier run is replaced, anything else that is there is refused."""
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MARKER).exists())):
         raise ConformanceError(f"{out} is not an empty folder: give another with --out")
+    shutil.rmtree(out, ignore_errors=True)
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True)
     except OSError as error:
         raise ConformanceError(f"cannot make the run folder {out}: {error.strerror}") from None
 

@@ -151,7 +151,7 @@ def select(
 
 def spread(patterns: Sequence[Pattern], count: int) -> list[Pattern]:
     """About `count` of the tests, in order and evenly spaced, but only one rate test of each category."""
-    rated = {pattern.category: pattern for pattern in patterns if pattern.throughput}
+    rated = {pattern.category: pattern for pattern in reversed(patterns) if pattern.throughput}
     others = [pattern for pattern in patterns if not pattern.throughput]
     wanted = min(len(others), max(0, count - len(rated)))
     taken = {others[number * len(others) // wanted] for number in range(wanted)} | set(rated.values())

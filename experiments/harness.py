@@ -48,7 +48,7 @@ class Harness:
     ) -> None:
         self.experiment = experiment
         self.options = options
-        self.out = out
+        self.out = out.absolute()  # what runs in another mount namespace has another working directory
         self.reporter = reporter
         self.quick = quick
         self.plan: Plan = experiment.plan(options)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.errors import ExperimentError
-from experiments.system import listening, wait_until
-from topologies.processes import end, spawn
+from experiments.system import wait_until
+from topologies.processes import end, listening, spawn
 
 PORT = 5301  # not iperf3's own 5201, where a VM's server may listen
 INTERVAL_S = 0.25  # of iperf3's reports: the warm-up is a multiple of it

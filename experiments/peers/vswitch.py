@@ -21,7 +21,7 @@ from topologies.nodes import VM, VSwitch
 
 class VSwitchOverlay(BackEnd):
     name = "vswitch"
-    programs = ("mnexec", "ip", "nsenter")
+    programs: tuple[str, ...] = ("mnexec", "ip", "nsenter")
 
     def __init__(self, servers: Servers) -> None:
         super().__init__(servers)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -294,10 +296,10 @@ def test_hard_timeout(switch, clock):
     switch.says(add({}, out(2), hard_timeout=3, flags=FlowModFlag.SEND_FLOW_REM))
     clock.advance(2.9)
     switch.receives(1)
-    switch.of.expire_rules()
+    asyncio.run(switch.of.expire_rules())
     assert len(rules(switch)) == 1
     clock.advance(0.1)
-    switch.of.expire_rules()
+    asyncio.run(switch.of.expire_rules())
     (message,) = switch.hears()
     assert removed([message]) == [(FlowRemovedReason.HARD_TIMEOUT, "", 1)]
     assert (message.duration_sec, message.hard_timeout) == (3, 3)
@@ -309,10 +311,10 @@ def test_idle_timeout_counts_from_the_last_packet(switch, clock):
     for _ in range(3):
         clock.advance(1.5)
         switch.receives(1)
-        switch.of.expire_rules()
+        asyncio.run(switch.of.expire_rules())
     assert len(rules(switch)) == 1
     clock.advance(2)
-    switch.of.expire_rules()
+    asyncio.run(switch.of.expire_rules())
     assert removed(switch.hears()) == [(FlowRemovedReason.IDLE_TIMEOUT, "", 3)]
 
 
@@ -323,10 +325,10 @@ def test_flow_entries_that_ended_earlier_still_count_for_the_idle_timeout(switch
     switch.receives(1)
     datapath.evict(datapath.key_of(udp(), 1))
     clock.advance(59)
-    switch.of.expire_rules()
+    asyncio.run(switch.of.expire_rules())
     assert switch.stats()[0].packet_count == 2
     clock.advance(1)
-    switch.of.expire_rules()
+    asyncio.run(switch.of.expire_rules())
     assert rules(switch) == []
 
 

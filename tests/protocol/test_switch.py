@@ -37,7 +37,7 @@ from vswitch.openflow.table_features import TableFeaturesRequest
 
 
 def test_features(switch):
-    assert switch.asks(m.FeaturesRequest(xid=5)) == m.FeaturesReply(1, 0, 254, 0, 7, xid=5)
+    assert switch.asks(m.FeaturesRequest(xid=5)) == m.FeaturesReply(1, 256, 254, 0, 15, xid=5)
 
 
 def test_description(switch):

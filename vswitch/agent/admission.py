@@ -182,22 +182,16 @@ class _Packet:
             if self.untagged:
                 raise OpenFlowError(BadAction.MATCH_INCONSISTENT, f"{action} of untagged packets")
             self.values.pop("vlan_vid", None)
-        elif isinstance(action, (of.PushMpls, of.PopMpls)):
-            self._new_payload(action.ethertype)
-        elif isinstance(action, of.PushPbb):
-            self._new_payload(action.ethertype)
-            self.values.pop("vlan_vid", None)
+        elif isinstance(action, of.PopMpls):
+            tags = {name: value for name, value in self.values.items() if name == "vlan_vid"}
+            self.values = {"eth_type": action.ethertype, **tags}
+        elif isinstance(action, (of.PushMpls, of.PushPbb)):
+            # in front of the VLAN tags (section 5.11)
+            self.values = {"eth_type": action.ethertype}
             self.untagged = False
         elif isinstance(action, of.PopPbb):
             self.values.clear()
             self.untagged = False
-
-    def _new_payload(self, eth_type: int) -> None:
-        """Another header follows the Ethernet header and the VLAN tags."""
-        vlan_vid = self.values.get("vlan_vid")
-        self.values = {"eth_type": eth_type}
-        if vlan_vid is not None:
-            self.values["vlan_vid"] = vlan_vid
 
     def _set_field(self, action: of.SetField) -> None:
         field = action.oxm.field

@@ -96,7 +96,7 @@ class GroupTable:
     def get(self, group_id: int) -> Group | None:
         return self._groups.get(group_id)
 
-    def __contains__(self, group_id: int) -> bool:
+    def __contains__(self, group_id: object) -> bool:
         return group_id in self._groups
 
     def __iter__(self) -> Iterator[Group]:

@@ -20,6 +20,9 @@ class SlowPath(Present):
         for group in groups:
             self._stale |= group.flows
 
+    def meters_changed(self, meter_ids):
+        pass
+
     def retire_ended(self):
         self.retire_evicted()
 

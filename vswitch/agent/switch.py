@@ -22,7 +22,7 @@ from vswitch.agent.ports import PortChange, PortTable
 from vswitch.agent.session import MAX_REQUEST_BYTES, AsyncConfig, Session
 from vswitch.agent.slowpath import PacketInEvent
 from vswitch.agent.statistics import NEED_SETTLING, Statistics
-from vswitch.agent.tables import SECOND_NS, Change, ChangeKind, FlowTables, Removal
+from vswitch.agent.tables import SECOND_NS, Change, FlowTables, Removal
 from vswitch.openflow import messages as m
 from vswitch.openflow import multipart as mp
 from vswitch.openflow.actions import Output
@@ -281,8 +281,7 @@ class OpenFlowSwitch:
             self.slowpath.revalidate()
         self.meters.apply(mod, self.clock())
         if mod.command == MeterModCommand.MODIFY:
-            rules_left = self.tables.of_meter(mod.meter_id)
-            self.slowpath.rules_changed([Change(ChangeKind.MODIFIED, rule) for rule in rules_left])
+            self.slowpath.meters_changed([mod.meter_id])
 
     async def expire_rules(self) -> None:
         """End the rules whose idle or hard time-out has come."""

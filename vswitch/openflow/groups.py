@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from struct import Struct
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from vswitch.openflow.actions import Action, decode_actions, encode_actions
 from vswitch.openflow.constants import (
@@ -118,7 +118,8 @@ class GroupStats:
         head = unpack(cls.LAYOUT, data, 0, BadRequest.BAD_LEN)
         if (len(data) - cls.LAYOUT.size) % cls.BUCKET.size:
             raise OpenFlowError(BadRequest.BAD_LEN, "the reply ends inside a bucket")
-        return cls(*head[1:], tuple(cls.BUCKET.iter_unpack(data[cls.LAYOUT.size :])))
+        values: tuple[Any, ...] = (*head[1:], tuple(cls.BUCKET.iter_unpack(data[cls.LAYOUT.size :])))
+        return cls(*values)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from struct import Struct
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from vswitch.openflow.constants import (
     METER_ALL,
@@ -117,7 +117,9 @@ class MeterStats:
         meter_id, _length, *counts = unpack(cls.LAYOUT, data, 0, BadRequest.BAD_LEN)
         if (len(data) - cls.LAYOUT.size) % cls.BAND.size:
             raise OpenFlowError(BadRequest.BAD_LEN, "the reply ends inside a band")
-        return cls(meter_id, *counts, tuple(cls.BAND.iter_unpack(data[cls.LAYOUT.size :])))
+        bands = tuple(cls.BAND.iter_unpack(data[cls.LAYOUT.size :]))
+        values: tuple[Any, ...] = (meter_id, *counts, bands)
+        return cls(*values)
 
 
 @dataclass(frozen=True)

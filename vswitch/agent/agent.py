@@ -121,7 +121,7 @@ class Agent:
             if self.datapath.refresh_ports():
                 self.switch.refresh_ports()
             self.switch.slowpath.retire_evicted()
-            self.switch.expire_rules()
+            await self.switch.expire_rules()
 
     # --- control socket ----------------------------------------------------------------------------------
 

@@ -153,7 +153,7 @@ async def _serve(
                 continue
             if not data:
                 return "the peer closed it"
-            await _handle(switch, session, data, clock)
+            await switch.receive(session, data)
             await writer.drain()
         return connection.closed
     except (OSError, asyncio.IncompleteReadError) as error:
@@ -165,16 +165,6 @@ async def _serve(
         switch.sessions.remove(session)
         with contextlib.suppress(OSError):
             writer.close()
-
-
-async def _handle(switch: OpenFlowSwitch, session: Session, data: bytes, clock: Callable[[], int]) -> None:
-    for message in session.connection.receive(data, clock()):
-        if switch.needs_settling(message):
-            session.flush()
-            await switch.settle()
-        switch.handle(session, message)
-    switch.slowpath.revalidate()
-    session.flush()
 
 
 def _phrase(error: BaseException) -> str:

@@ -157,7 +157,12 @@ class FakeDatapath:
 
     def _run(self, program, key, data):
         frame, tunnel_id, saved = Frame(data), key.tunnel_id, []
+        over = 0  # groups inside the bucket whose packet is over
         for action in program:
+            if over:
+                over += {Save: 1, Restore: -1}.get(type(action), 0)
+                if over:
+                    continue
             match action:
                 case SetTunnel(number):
                     tunnel_id = number
@@ -182,7 +187,9 @@ class FakeDatapath:
                 case DecTtl(invalid, mpls):
                     if not frame.dec_ttl(mpls):
                         self._punt(PuntReason.ACTION, key, bytes(frame), invalid)
-                        return
+                        if not saved:
+                            return
+                        over = 1
                 case Meter(meter_id):
                     self.metered[meter_id] += 1
                 case Save():

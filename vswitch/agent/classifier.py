@@ -7,9 +7,11 @@ not one comparison per rule.
 
 from __future__ import annotations
 
-from typing import Generic, Protocol, TypeVar
+from collections import Counter
+from itertools import count
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from vswitch.agent.fields import Fields, Masks
+from vswitch.agent.fields import OUTSIDE, Fields, Masks
 
 
 class Classifiable(Protocol):
@@ -20,7 +22,25 @@ class Classifiable(Protocol):
     values: Fields
 
 
+class Lookable(Protocol):
+    """What the classifier needs to know of a packet. Asking is noted: the answer may depend on it."""
+
+    values: list[int]
+
+    def look(self, masks: Masks) -> None:
+        """Note that these bits of `values` are about to be looked at, and have them there."""
+        ...
+
+
 R = TypeVar("R", bound=Classifiable)
+_T = TypeVar("_T")
+
+
+class _Ranked(NamedTuple, Generic[R]):
+    """A rule and what it wins by: the priority, then who was here first."""
+
+    rank: tuple[int, int]
+    rule: R
 
 
 class _Subtable(Generic[R]):
@@ -28,22 +48,34 @@ class _Subtable(Generic[R]):
 
     def __init__(self, masks: Masks) -> None:
         self.masks = masks
+        self.key_masks: Masks = tuple(pair for pair in masks if pair[0] < OUTSIDE)
         self.max_priority = -1
-        self.rules: dict[Fields, list[R]] = {}  # of one value: the highest priority first
+        self.rules: dict[Fields, list[_Ranked[R]]] = {}  # of one value: the highest rank first
+        self._priorities: Counter[int] = Counter()
+        # rules by their values inside the key, where there are others
+        self.key_parts: Counter[Fields] | None = Counter() if len(self.key_masks) < len(masks) else None
 
-    def add(self, rule: R) -> None:
+    def add(self, ranked: _Ranked[R]) -> None:
+        rule = ranked.rule
         rules = self.rules.setdefault(rule.values, [])
-        rules.append(rule)
-        rules.sort(key=lambda rule: -rule.priority)
+        rules.append(ranked)
+        rules.sort(reverse=True, key=_rank)
+        self._priorities[rule.priority] += 1
         self.max_priority = max(self.max_priority, rule.priority)
+        if self.key_parts is not None:
+            self.key_parts[rule.values[: len(self.key_masks)]] += 1
 
     def remove(self, rule: R) -> None:
-        rules = self.rules[rule.values]
-        rules.remove(rule)
-        if not rules:
+        rules = [ranked for ranked in self.rules[rule.values] if ranked.rule is not rule]
+        if rules:
+            self.rules[rule.values] = rules
+        else:
             del self.rules[rule.values]
-        if rule.priority == self.max_priority:
-            self.max_priority = max((rules[0].priority for rules in self.rules.values()), default=-1)
+        _subtract(self._priorities, rule.priority)
+        if rule.priority not in self._priorities:
+            self.max_priority = max(self._priorities, default=-1)
+        if self.key_parts is not None:
+            _subtract(self.key_parts, rule.values[: len(self.key_masks)])
 
 
 class Classifier(Generic[R]):
@@ -51,16 +83,17 @@ class Classifier(Generic[R]):
 
     def __init__(self) -> None:
         self._subtables: dict[Masks, _Subtable[R]] = {}
-        self._by_priority: list[_Subtable[R]] = []
+        self._by_priority: list[_Subtable[R]] | None = []
+        self._numbers = count()
 
     def add(self, rule: R) -> None:
         subtable = self._subtables.get(rule.masks)
         if subtable is None:
             subtable = self._subtables[rule.masks] = _Subtable(rule.masks)
         previous = subtable.max_priority
-        subtable.add(rule)
+        subtable.add(_Ranked((rule.priority, -next(self._numbers)), rule))
         if subtable.max_priority != previous:
-            self._sort()
+            self._by_priority = None
 
     def remove(self, rule: R) -> None:
         subtable = self._subtables[rule.masks]
@@ -69,18 +102,43 @@ class Classifier(Generic[R]):
         if not subtable.rules:
             del self._subtables[rule.masks]
         if subtable.max_priority != previous:
-            self._sort()
+            self._by_priority = None
 
-    def lookup(self, fields: Fields) -> R | None:
-        """The rule of the highest priority that matches `fields`."""
-        best: R | None = None
+    def lookup(self, packet: Lookable) -> R | None:
+        """The rule of the highest priority that matches; of several, the one that was added first.
+
+        What no key has is looked at only where a rule's key part matches.
+        """
+        if self._by_priority is None:
+            self._by_priority = sorted(self._subtables.values(), key=_max_priority, reverse=True)
+        best: _Ranked[R] | None = None
+        values = packet.values
         for subtable in self._by_priority:
-            if best is not None and best.priority >= subtable.max_priority:
+            if best is not None and best.rule.priority > subtable.max_priority:
                 break
-            rules = subtable.rules.get(tuple([fields[index] & mask for index, mask in subtable.masks]))
-            if rules is not None and (best is None or rules[0].priority > best.priority):
+            packet.look(subtable.key_masks)
+            if subtable.key_parts is not None:
+                if (
+                    tuple([values[index] & mask for index, mask in subtable.key_masks])
+                    not in subtable.key_parts
+                ):
+                    continue
+                packet.look(subtable.masks)
+            rules = subtable.rules.get(tuple([values[index] & mask for index, mask in subtable.masks]))
+            if rules is not None and (best is None or rules[0].rank > best.rank):
                 best = rules[0]
-        return best
+        return None if best is None else best.rule
 
-    def _sort(self) -> None:
-        self._by_priority = sorted(self._subtables.values(), key=lambda subtable: -subtable.max_priority)
+
+def _rank(ranked: _Ranked[R]) -> tuple[int, int]:
+    return ranked.rank
+
+
+def _max_priority(subtable: _Subtable[R]) -> int:
+    return subtable.max_priority
+
+
+def _subtract(counter: Counter[_T], item: _T) -> None:
+    counter[item] -= 1
+    if not counter[item]:
+        del counter[item]

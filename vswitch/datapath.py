@@ -22,7 +22,7 @@ import numba
 import numpy as np
 
 from vswitch import layout
-from vswitch.config import PortConfig, WireSettings
+from vswitch.config import MAX_MTU, PortConfig, WireSettings
 from vswitch.dataplane import flow_table, formats, parse, worker
 from vswitch.dataplane.memory import Memory
 from vswitch.dataplane.ports.packet_device import PacketDevice
@@ -423,10 +423,11 @@ class Datapath:
             row[name] = 0
         row["used"], row["in_packets"], row["bands"] = 1, int(config.in_packets), len(config.bands)
         for number, band in enumerate(config.bands):
-            # kbit/s are bytes/ns by 1000 / 8 / 1e9; without a burst, a tenth of a second passes at once
-            unit, scale = (1.0, 1e-9) if config.in_packets else (125.0, 125e-9)
+            # kbit/s are bytes/ns by 1000 / 8 / 1e9; without a burst, what comes in a tenth of a second passes
+            # at once, and a large frame in any case
+            unit, scale, least = (1.0, 1e-9, 1) if config.in_packets else (125.0, 125e-9, MAX_MTU * 8e-3)
             row["rate"][number] = band.rate * scale
-            row["burst"][number] = (band.burst or max(band.rate / 10, 1)) * unit
+            row["burst"][number] = (band.burst or max(band.rate / 10, least)) * unit
             row["prec_level"][number] = band.prec_level
         self._commands.give(Command.METER, index)
 

@@ -130,7 +130,7 @@ class Agent:
             await asyncio.sleep(TICK_S)
             if self.datapath.refresh_ports():
                 self.switch.refresh_ports()
-            self.switch.slowpath.retire_evicted()
+            self.switch.slowpath.retire_ended()
             await self.switch.expire_rules()
 
     # --- control socket ----------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,8 +24,8 @@ from vswitch.openflow.constants import (
 from vswitch.openflow.errors import OpenFlowError
 
 if TYPE_CHECKING:
+    from vswitch.agent.pipeline import Translation
     from vswitch.agent.ports import PortTable
-    from vswitch.agent.slowpath import CachedFlow
 
 MAX_GROUPS = 65_536
 MAX_BUCKETS = 1_024
@@ -42,7 +42,7 @@ class Bucket:
     weight: int
     watch_port: int
     watch_group: int
-    actions: tuple[Action, ...]
+    actions: Sequence[Action]
     packets: int = 0
     bytes: int = 0
 
@@ -63,15 +63,15 @@ class Bucket:
 
 @dataclass(eq=False)
 class Group:
-    """One group entry, with what went through it. `flows` are the cached flows that do."""
+    """One group entry, with what went through it. `flows` are the translations of cached flows that do."""
 
     group_id: int
-    type: GroupType
+    type: int  # GroupType
     buckets: tuple[Bucket, ...]
     created_ns: int
     packets: int = 0
     bytes: int = 0
-    flows: set[CachedFlow] = field(default_factory=set, repr=False)
+    flows: set[Translation] = field(default_factory=set, repr=False)
 
     def count(self, packets: int, octets: int) -> None:
         self.packets += packets
@@ -83,7 +83,9 @@ class Group:
 
     def wire_buckets(self) -> tuple[wire.Bucket, ...]:
         """The buckets as they were given."""
-        return tuple(wire.Bucket(b.actions, b.weight, b.watch_port, b.watch_group) for b in self.buckets)
+        return tuple(
+            wire.Bucket(tuple(b.actions), b.weight, b.watch_port, b.watch_group) for b in self.buckets
+        )
 
 
 class GroupTable:
@@ -106,14 +108,6 @@ class GroupTable:
     def predecessors(self, group_id: int) -> set[int]:
         """The groups that send packets to it or watch it."""
         return self._predecessors.get(group_id, set())
-
-    def watching(self, port_nos: Container[int]) -> list[Group]:
-        """The groups for which it matters whether these ports are live."""
-        found: dict[int, Group] = {}
-        for group in self._groups.values():
-            if any(bucket.watch_port in port_nos for bucket in group.buckets):
-                found |= {other.group_id: other for other in (group, *self._upstream(group))}
-        return list(found.values())
 
     def is_live(self, bucket: Bucket, ports: PortTable) -> bool:
         """Is what the bucket watches live? One that watches nothing always is (section 6.5)."""

@@ -16,11 +16,10 @@ from vswitch.agent.buffers import BUFFERS, PacketBuffers
 from vswitch.agent.datapath import Datapath
 from vswitch.agent.extensions import Extensions
 from vswitch.agent.groups import GroupTable
-from vswitch.agent.interim import SlowPath
 from vswitch.agent.meters import MeterTable
 from vswitch.agent.ports import PortChange, PortTable
 from vswitch.agent.session import MAX_REQUEST_BYTES, AsyncConfig, Session
-from vswitch.agent.slowpath import PacketInEvent
+from vswitch.agent.slowpath import PacketInEvent, SlowPath
 from vswitch.agent.statistics import NEED_SETTLING, Statistics
 from vswitch.agent.tables import SECOND_NS, Change, FlowTables, Removal
 from vswitch.openflow import messages as m
@@ -170,8 +169,12 @@ class OpenFlowSwitch:
         self.slowpath.revalidate()
         await self.datapath.drained()
         self.slowpath.retire_ended()
-        while self._ended and self._ended[0].number <= last:
-            self._announce(self._ended.popleft())
+        due = [ended for ended in self._ended if ended.number <= last]
+        if due:
+            self.slowpath.credit_rules(ended.removal.rule for ended in due)
+            for ended in due:
+                self._ended.popleft()
+                self._announce(ended)
 
     def _features(self, session: Session, request: m.FeaturesRequest) -> None:
         session.reply(m.FeaturesReply(self.dpid, BUFFERS, TABLE_COUNT, 0, CAPABILITIES, xid=request.xid))
@@ -186,7 +189,6 @@ class OpenFlowSwitch:
             if session.role == Role.SLAVE:
                 raise OpenFlowError(BadRequest.IS_SLAVE)
             self.slowpath.drop_fragments = request.flags == FragmentHandling.DROP
-            self.slowpath.ports_changed()
         session.miss_send_len = request.miss_send_len
 
     @property
@@ -355,26 +357,18 @@ class OpenFlowSwitch:
 
     def refresh_ports(self) -> None:
         """Ask the datapath for its ports, and tell the controllers what changed."""
-        before = {port_no: self.ports.is_live(port_no) for port_no in self.ports.infos}
         changes = self.ports.refresh(self.datapath.ports(), self.clock())
-        after = {port_no: self.ports.is_live(port_no) for port_no in self.ports.infos}
-        if before.keys() != after.keys():
-            self.slowpath.ports_changed()
-        elif before != after:
-            turned = {port_no for port_no in after if after[port_no] != before[port_no]}
-            self.slowpath.groups_changed(self.groups.watching(turned))
-        self.slowpath.revalidate()
         self._ports_changed(changes)
+        self.slowpath.revalidate()
 
     def _port_mod(self, session: Session, request: m.PortMod) -> None:
         if request.port_no > Port.MAX:
             raise OpenFlowError(PortModFailed.BAD_PORT, f"port {request.port_no:#x}")
-        changes = self.ports.modify(request)
+        self._ports_changed(self.ports.modify(request))
+
+    def _ports_changed(self, changes: list[PortChange]) -> None:
         if changes:
             self.slowpath.ports_changed()
-            self._ports_changed(changes)
-
-    def _ports_changed(self, changes: Iterable[PortChange]) -> None:
         for reason, desc in changes:
             self.notify(m.PortStatus(reason, desc))
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from vswitch.agent.classifier import Classifier
+from vswitch.agent.classifier import Classifier, Lookable
 from vswitch.agent.fields import Fields, Masks, compile_match
 from vswitch.openflow.constants import (
     GROUP_ANY,
@@ -29,7 +29,7 @@ from vswitch.openflow.multipart import FlowFilter
 from vswitch.openflow.oxm import Canonical, Match, Shape
 
 if TYPE_CHECKING:
-    from vswitch.agent.slowpath import CachedFlow
+    from vswitch.agent.pipeline import Translation
 
 MAX_RULES = 100_000
 """Per table; more are refused with OFPFMFC_TABLE_FULL."""
@@ -54,7 +54,7 @@ class Rule:
     packets: int = 0
     bytes: int = 0
     last_used_ns: int = 0
-    flows: set[CachedFlow] = field(default_factory=set, repr=False)
+    flows: set[Translation] = field(default_factory=set, repr=False)
     masks: Masks = field(init=False, repr=False)
     values: Fields = field(init=False, repr=False)
 
@@ -102,13 +102,12 @@ class Table:
         self.table_id = table_id
         self.lookups = 0
         self.matched = 0
-        self.flows: set[CachedFlow] = set()  # that were looked up here
         self.rules: dict[tuple[int, Canonical], Rule] = {}
         self._by_shape: dict[Shape, dict[Canonical, dict[int, Rule]]] = {}  # then by priority
         self._classifier: Classifier[Rule] = Classifier()
 
-    def lookup(self, fields: Fields) -> Rule | None:
-        return self._classifier.lookup(fields)
+    def lookup(self, packet: Lookable) -> Rule | None:
+        return self._classifier.lookup(packet)
 
     def add(self, rule: Rule) -> None:
         canonical = rule.match.canonical
@@ -164,7 +163,10 @@ class Removal(NamedTuple):
 
 
 class FlowTables:
-    """The tables of one switch. `credit` is called with rules whose counters have to be up to date."""
+    """The tables of one switch. `credit` is called with rules whose times of last use have to be up to date.
+
+    What the datapath has yet to report of a rule that changed or ended is counted for it when it does.
+    """
 
     def __init__(self, credit: Callable[[Iterable[Rule]], None] = lambda rules: None) -> None:
         self.tables = tuple(Table(table_id) for table_id in range(TABLE_COUNT))
@@ -305,7 +307,6 @@ class FlowTables:
         With `reset_counts` it becomes another rule, so that nothing of what the old one forwarded, and the
         datapath has yet to report, is counted for the new one.
         """
-        self.credit([rule])
         if reset_counts:
             fresh = dataclasses.replace(after, packets=0, bytes=0, flows=set())
             self._forget(rule)
@@ -316,7 +317,6 @@ class FlowTables:
         return [Change(ChangeKind.MODIFIED, rule)]
 
     def _remove(self, removals: list[Removal]) -> list[Change]:
-        self.credit([removal.rule for removal in removals])
         for rule, _reason in removals:
             self._forget(rule)
         return [Change(ChangeKind.REMOVED, removal.rule) for removal in removals]

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """OpenFlow for one packet at a time, without keys, programs or caches: the oracle of the pipeline.
 
-Written from the specification (1.3.5, chapter 5) on frames of frame_model; reads the rules and groups, nothing
-else, from the switch under test.
+Written from the specification (1.3.5, chapter 5) on frames of frame_model; reads the rules and groups, and
+nothing else, from the switch under test.
 """
 
 from __future__ import annotations
 
 import copy
-import itertools
 
 from tests.protocol.frame_model import Frame
 from vswitch.openflow import actions as of
@@ -22,8 +21,10 @@ from vswitch.openflow.instructions import (
 )
 
 ALL, SELECT, INDIRECT, FAILOVER = range(4)
-ORDER = (of.CopyTtlIn, of.PopVlan, of.PopMpls, of.PopPbb, of.PushMpls, of.PushPbb, of.PushVlan, of.CopyTtlOut,
-         of.DecNwTtl, of.DecMplsTtl, of.SetNwTtl, of.SetMplsTtl, of.SetField, of.SetQueue, of.Group, of.Output)  # fmt: skip
+ORDER = (
+    of.CopyTtlIn, of.PopVlan, of.PopMpls, of.PopPbb, of.PushMpls, of.PushPbb, of.PushVlan, of.CopyTtlOut,
+    of.DecNwTtl, of.DecMplsTtl, of.SetNwTtl, of.SetMplsTtl, of.SetField, of.SetQueue, of.Group, of.Output,
+)  # fmt: skip
 
 
 class PacketEnds(Exception):
@@ -202,12 +203,10 @@ class Way:
         elif group.type == FAILOVER:
             buckets = [bucket for bucket in buckets if self.live(bucket)][:1]
         for bucket in buckets:
-            names = itertools.count()
             actions = {
-                (type(a), a.oxm.field.name if isinstance(a, of.SetField) else ""): (next(names), a)
-                for a in bucket.actions
+                (type(action), action.oxm.field.name if isinstance(action, of.SetField) else ""): action
+                for action in bucket.actions
             }
-            actions = {key: action for key, (_n, action) in actions.items()}
             self.on_a_copy(lambda actions=actions: self.apply(in_order(actions), cause))
 
     def live(self, bucket):

@@ -4,7 +4,10 @@ parts of the slow path together, over the fake datapath)."""
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, given, settings
+import itertools
+import random
+
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.contrib.mpls import MPLS
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -119,6 +122,11 @@ class Rig:
         self.slowpath.ports_changed()
         self.slowpath.groups_changed(self.groups.values())
         self.naive.ports = {info.port_no: info.kind for info in self.datapath.ports()}
+        self.naive.macs = {mac: at for mac, at in self.naive.macs.items() if at in self.naive.ports}
+
+    def evict(self, number):
+        if number < len(self.datapath.entries):
+            self.datapath.evict(list(self.datapath.entries)[number])
 
     def receive(self, data, in_port, tunnel_id=0):
         self.packets += 1
@@ -126,6 +134,7 @@ class Rig:
         return self._happened()
 
     def packet_out(self, data, in_port, actions):
+        self.packets += actions.count(of.Output(Port.TABLE))
         self.slowpath.packet_out(data, actions, in_port)
         return self._happened()
 
@@ -207,18 +216,14 @@ FRAMES = [
         ether("01:80:c2:00:00:00", type=0x1234) / bytes(30),
     )
 ]
-frames = st.sampled_from(FRAMES)
 
 # --- rules -----------------------------------------------------------------------------------------------
 
-TCP4, UDP4, UDP6 = (
-    {"eth_type": 0x800, "ip_proto": 6},
-    {"eth_type": 0x800, "ip_proto": 17},
-    {"eth_type": 0x86DD, "ip_proto": 17},
-)
+TCP4, UDP4 = {"eth_type": 0x800, "ip_proto": 6}, {"eth_type": 0x800, "ip_proto": 17}
+UDP6 = {"eth_type": 0x86DD, "ip_proto": 17}
 ND = {"eth_type": 0x86DD, "ip_proto": 58}
 MATCHES = [
-    {}, {}, {"in_port": 1}, {"in_port": 2, "in_phy_port": 2}, {"tunnel_id": 5}, {"tunnel_id": (1, 1)},
+    {"in_port": 1}, {"in_port": 2, "in_phy_port": 2}, {"tunnel_id": 5}, {"tunnel_id": (1, 1)},
     {"metadata": 1}, {"metadata": (0, 1)}, {"eth_dst": 0x0B}, {"eth_dst": (0x0B, 0x0F)}, {"eth_src": 0x0A},
     {"eth_dst": 0x1234}, {"eth_type": 0x800}, {"eth_type": 0x86DD}, {"eth_type": 0x806}, {"eth_type": 0x8847},
     {"eth_type": 0x88E7}, {"eth_type": 0x8100}, {"vlan_vid": 0}, {"vlan_vid": 0x1005}, {"vlan_vid": 0x1006},
@@ -233,10 +238,10 @@ MATCHES = [
     {"eth_type": 0x806, "arp_op": 1}, {"eth_type": 0x806, "arp_op": 300}, {"eth_type": 0x806, "arp_op": 44},
     {"eth_type": 0x806, "arp_spa": 0x0A000001}, {"eth_type": 0x806, "arp_sha": 0x0B},
     {"eth_type": 0x806, "arp_op": 1, "arp_tha": 0}, {"eth_type": 0x8847, "mpls_label": 1},
-    {"eth_type": 0x8847, "mpls_label": 2}, {"eth_type": 0x8847, "mpls_bos": 1}, {"eth_type": 0x8847, "mpls_tc": 2},
+    {"eth_type": 0x8847, "mpls_label": 2}, {"eth_type": 0x8847, "mpls_bos": 1},
+    {"eth_type": 0x8847, "mpls_tc": 2},
     {"eth_type": 0x88E7, "pbb_isid": 7}, {"eth_type": 0x88E7, "pbb_isid": (8, 8)},
 ]  # fmt: skip
-matches = st.sampled_from(MATCHES)
 
 SETS = {
     "eth_dst": (0x0B, 0x1234), "eth_src": (0x0A, 0x0C), "vlan_vid": (0x1005, 0x1006), "vlan_pcp": (3, 0),
@@ -248,96 +253,116 @@ SETS = {
     "mpls_label": (1, 2), "mpls_tc": (2, 0), "mpls_bos": (0, 1), "pbb_isid": (7, 8), "tunnel_id": (5, 6),
     "eth_type": (0x800, 0x8847, 0x1234),
 }  # fmt: skip
-set_fields = st.sampled_from(
-    [of.SetField(Oxm(BY_NAME[name], value)) for name, values in SETS.items() for value in values]
-)
-outputs = st.sampled_from(
-    [
-        of.Output(port)
-        for port in (1, 2, 3, TUNNEL, 77, Port.FLOOD, Port.ALL, Port.IN_PORT, Port.NORMAL, Port.CONTROLLER)
-    ]
-)
-tags = st.sampled_from(
-    [of.PushVlan(0x8100), of.PushVlan(0x88A8), of.PopVlan(), of.PushMpls(0x8847), of.PopMpls(0x800),
-     of.PopMpls(0x86DD), of.PopMpls(0x8847), of.PopMpls(0x8100), of.PushPbb(0x88E7), of.PopPbb()]
-)  # fmt: skip
-ttls = st.sampled_from(
-    [of.SetNwTtl(9), of.SetMplsTtl(8), of.DecNwTtl(), of.DecMplsTtl(), of.CopyTtlIn(), of.CopyTtlOut(),
-     of.SetQueue(1)]
-)  # fmt: skip
-plain_actions = st.one_of(outputs, outputs, set_fields, tags, ttls)
-actions = st.one_of(outputs, outputs, set_fields, tags, ttls, st.sampled_from([of.Group(1), of.Group(2)]))
-action_lists = st.lists(actions, max_size=5).map(tuple)
+SET_FIELDS = [of.SetField(Oxm(BY_NAME[name], value)) for name, values in SETS.items() for value in values]
+OUTPUTS = [
+    of.Output(port)
+    for port in (1, 2, 3, TUNNEL, 77, Port.FLOOD, Port.ALL, Port.IN_PORT, Port.NORMAL, Port.CONTROLLER)
+]
+TAGS = [
+    of.PushVlan(0x8100), of.PushVlan(0x88A8), of.PopVlan(), of.PushMpls(0x8847), of.PopMpls(0x800),
+    of.PopMpls(0x86DD), of.PopMpls(0x8847), of.PopMpls(0x8100), of.PushPbb(0x88E7), of.PopPbb(),
+]  # fmt: skip
+TTLS = [of.SetNwTtl(9), of.SetMplsTtl(8), of.DecNwTtl(), of.DecMplsTtl(), of.CopyTtlIn(), of.CopyTtlOut(),
+        of.SetQueue(1)]  # fmt: skip
 
 
-@st.composite
-def flow_mods(draw):
-    table_id = draw(st.integers(0, TABLES - 1))
-    instructions = []
-    if draw(st.integers(0, 3)):
-        instructions.append(ApplyActions(draw(action_lists)))
-    if not draw(st.integers(0, 4)):
-        instructions.append(ClearActions())
-    if not draw(st.integers(0, 2)):
-        instructions.append(WriteActions(draw(action_lists)))
-    if not draw(st.integers(0, 2)):
-        instructions.append(WriteMetadata(draw(st.integers(0, 3)), 3))
-    if table_id < TABLES - 1 and draw(st.booleans()):
-        instructions.append(GotoTable(draw(st.integers(table_id + 1, TABLES - 1))))
-    command = draw(st.sampled_from([0, 0, 0, 0, 1, 2, 3, 4]))
-    return FlowMod(
-        Match.of(**draw(matches)),
-        Instructions.of(*instructions),
-        command=FlowModCommand(command),
-        table_id=table_id,
-        priority=draw(st.integers(0, 3)),
-        cookie=draw(st.integers(0, 3)),
-    )
+class Scenario:
+    """Rules, groups, packets and what else happens, drawn by a seed."""
 
+    def __init__(self, seed):
+        self.random = random.Random(seed)
 
-@st.composite
-def group_changes(draw):
-    """Group 1 may go through group 2."""
-    number = draw(st.integers(1, 2))
-    if not draw(st.integers(0, 4)):
-        return "group", number, None
-    kind = draw(st.integers(0, 3))
-    inside = actions.filter(
-        lambda action: action not in (of.Group(1),) and not (action == of.Group(2) and number == 2)
-    )
-    buckets = tuple(
-        Bucket(
-            draw(st.integers(0, 3)) if kind == 1 else 0,
-            draw(st.sampled_from([ANY, 2, 3])) if kind in (1, 3) else ANY,
-            ANY,
-            tuple(draw(st.lists(inside, max_size=3))),
+    def action(self, groups=(1, 2)):
+        kinds = [OUTPUTS, OUTPUTS, OUTPUTS, SET_FIELDS, SET_FIELDS, TAGS, TTLS, [of.Group(n) for n in groups]]
+        return self.random.choice(self.random.choice(kinds[: None if groups else -1]))
+
+    def actions(self, groups=(1, 2)):
+        return tuple(self.action(groups) for _ in range(self.random.randint(0, 4)))
+
+    def flow_mod(self):
+        draw = self.random
+        table_id = draw.randrange(TABLES)
+        instructions = []
+        if draw.randrange(4):
+            instructions.append(ApplyActions(self.actions()))
+        if not draw.randrange(5):
+            instructions.append(ClearActions())
+        if not draw.randrange(3):
+            instructions.append(WriteActions(self.actions()))
+        if not draw.randrange(3):
+            instructions.append(WriteMetadata(draw.randrange(4), 3))
+        if table_id < TABLES - 1 and draw.randrange(2):
+            instructions.append(GotoTable(draw.randint(table_id + 1, TABLES - 1)))
+        return FlowMod(
+            Match.of(**draw.choice(MATCHES if draw.randrange(3) else [{}, {"in_port": 1}])),
+            Instructions.of(*instructions),
+            command=FlowModCommand(draw.choice([0, 0, 0, 0, 0, 1, 2, 3, 4])),
+            table_id=table_id,
+            priority=draw.randrange(4),
+            cookie=draw.randrange(4),
         )
-        for _ in range(1 if kind == 2 else draw(st.integers(0, 3)))
-    )
-    return "group", number, Group(number, kind, buckets, 0)
+
+    def group_change(self):
+        """Group 1 may go through group 2."""
+        draw = self.random
+        number = draw.randint(1, 2)
+        if not draw.randrange(5):
+            return "group", number, None
+        kind = draw.randrange(4)
+        buckets = tuple(
+            Bucket(
+                draw.randrange(4) if kind == 1 else 0,
+                draw.choice([ANY, 2, 3]) if kind in (1, 3) else ANY,
+                ANY,
+                self.actions(groups=(2,) if number == 1 else ()),
+            )
+            for _ in range(1 if kind == 2 else draw.randint(1, 3))
+        )
+        return "group", number, Group(number, kind, buckets, 0)
+
+    def port_change(self):
+        return "port", self.random.choice([2, 3]), bool(self.random.randrange(2))
+
+    def eviction(self):
+        return "evict", self.random.randrange(8)
+
+    def packet(self):
+        draw = self.random
+        return "packet", draw.choice(FRAMES), draw.choice([1, 1, 2, 3, TUNNEL]), draw.choice([0, 5])
+
+    def packet_out(self):
+        draw = self.random
+        actions = self.actions()
+        if draw.randrange(2):
+            actions = (*actions, of.Output(Port.TABLE))
+        return "packet_out", draw.choice(FRAMES), draw.choice([1, 3, Port.CONTROLLER]), actions
+
+    def start(self):
+        """Enough rules that most packets find some."""
+        for _ in range(self.random.randint(5, 25)):
+            yield self.flow_mod() if self.random.randrange(5) else self.group_change()
+
+    def events(self, *others):
+        for _ in range(60):
+            kind = self.random.randrange(10)
+            if kind < 2:
+                yield self.flow_mod()
+            elif kind < 8:
+                yield self.packet()
+            else:
+                yield self.random.choice(others)(self)
 
 
-packets = st.tuples(st.just("packet"), frames, st.sampled_from([1, 1, 2, 3, TUNNEL]), st.sampled_from([0, 5]))
-port_changes = st.tuples(st.just("port"), st.sampled_from([2, 3]), st.booleans())
-evictions = st.tuples(st.just("evict"), st.integers(0, 5))
-packet_outs = st.tuples(
-    st.just("packet_out"),
-    frames,
-    st.sampled_from([1, Port.CONTROLLER]),
-    st.lists(st.one_of(plain_actions, st.just(of.Output(Port.TABLE))), max_size=3),
-)
-changes = st.one_of(flow_mods(), flow_mods(), flow_mods(), group_changes(), port_changes)
-events = st.one_of(flow_mods(), flow_mods(), packets, packets, packets, group_changes(), port_changes, evictions,
-                   packet_outs)  # fmt: skip
-
-EXAMPLES = 150 if settings.default.max_examples <= 100 else 5000
+EXAMPLES = 40 if settings.default.max_examples <= 100 else 3000
+EVENTS = (Scenario.group_change, Scenario.port_change, Scenario.eviction, Scenario.packet_out)
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(changes, min_size=3, max_size=12), st.lists(events, min_size=5, max_size=25), st.booleans())
-def test_cache_is_a_naive_switch(before, events, proactive_reverse):
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.integers(0, 1 << 32), st.booleans())
+def test_cache_is_a_naive_switch(seed, proactive_reverse):
     rig = Rig(proactive_reverse)
-    for event in (*before, *events):
+    scenario = Scenario(seed)
+    for event in itertools.chain(scenario.start(), scenario.events(*EVENTS)):
         match event:
             case FlowMod():
                 rig.change_rules(event)
@@ -346,50 +371,38 @@ def test_cache_is_a_naive_switch(before, events, proactive_reverse):
             case ("port", port, there):
                 rig.set_port(port, there)
             case ("evict", number):
-                if number < len(rig.datapath.entries):
-                    rig.datapath.evict(list(rig.datapath.entries)[number])
-                rig.slowpath.retire_ended()
-            case ("packet", data, in_port, tunnel_id):
-                tunnel_id = tunnel_id if in_port == TUNNEL else 0
-                if in_port in rig.datapath.infos:
-                    rig.settle()
-                    expected = rig.naive.possibilities(data, in_port, tunnel_id)
-                    assert rig.receive(data, in_port, tunnel_id) in expected
-            case ("packet_out", data, in_port, actions):
+                rig.evict(number)
+            case ("packet", data, in_port, tunnel_id) if in_port in rig.datapath.infos:
                 rig.settle()
-                through_tables = of.Output(Port.TABLE) in actions
-                if in_port not in rig.datapath.infos and in_port != Port.CONTROLLER:
-                    continue
+                tunnel_id = tunnel_id if in_port == TUNNEL else 0
+                expected = rig.naive.possibilities(data, in_port, tunnel_id)
+                assert rig.receive(data, in_port, tunnel_id) in expected
+            case ("packet_out", data, in_port, actions) if in_port in (*rig.datapath.infos, Port.CONTROLLER):
+                rig.settle()
                 expected = rig.naive.possibilities(data, in_port, 0, actions)
-                before_lookups = rig.packets
                 assert rig.packet_out(data, in_port, actions) in expected
-                rig.packets = before_lookups + (actions.count(of.Output(Port.TABLE)) if through_tables else 0)
         rig.settle()
         rig.check_programs()
     rig.check_counters()
     assert rig.datapath.held == 0
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    st.lists(changes, min_size=1, max_size=8),
-    st.lists(st.one_of(packets, packets, flow_mods(), evictions), max_size=40),
-    st.integers(0, 6),
-)
-def test_counters_are_exact_whenever_commands_are_applied(before, events, lag):
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.integers(0, 1 << 32), st.integers(0, 6))
+def test_counters_are_exact_whenever_commands_are_applied(seed, lag):
     """The datapath is `lag` commands behind; entries end by themselves meanwhile. No packet is lost to rules'
     counters, none counted twice."""
     rig = Rig()
     rig.datapath.lag = lag
-    for event in (*before, *events):
+    scenario = Scenario(seed)
+    for event in itertools.chain(scenario.start(), scenario.events(Scenario.group_change, Scenario.eviction)):
         match event:
             case FlowMod():
                 rig.change_rules(event)
             case ("group", number, group):
                 rig.change_group(number, group)
             case ("evict", number):
-                if number < len(rig.datapath.entries):
-                    rig.datapath.evict(list(rig.datapath.entries)[number])
+                rig.evict(number)
             case ("packet", data, in_port, tunnel_id):
                 rig.receive(data, in_port, tunnel_id if in_port == TUNNEL else 0)
     rig.check_counters()

@@ -52,8 +52,8 @@ class _Subtable(Generic[R]):
         self.max_priority = -1
         self.rules: dict[Fields, list[_Ranked[R]]] = {}  # of one value: the highest rank first
         self._priorities: Counter[int] = Counter()
-        # rules by their values inside the key, where there are others
-        self.key_parts: Counter[Fields] | None = Counter() if len(self.key_masks) < len(masks) else None
+        self.is_outside = len(self.key_masks) < len(masks)
+        self._key_parts: dict[Fields, list[tuple[int, int]]] = {}  # ranks by the values inside the key
 
     def add(self, ranked: _Ranked[R]) -> None:
         rule = ranked.rule
@@ -62,20 +62,32 @@ class _Subtable(Generic[R]):
         rules.sort(reverse=True, key=_rank)
         self._priorities[rule.priority] += 1
         self.max_priority = max(self.max_priority, rule.priority)
-        if self.key_parts is not None:
-            self.key_parts[rule.values[: len(self.key_masks)]] += 1
+        if self.is_outside:
+            self._key_parts.setdefault(rule.values[: len(self.key_masks)], []).append(ranked.rank)
 
     def remove(self, rule: R) -> None:
-        rules = [ranked for ranked in self.rules[rule.values] if ranked.rule is not rule]
-        if rules:
-            self.rules[rule.values] = rules
-        else:
+        rules = self.rules[rule.values]
+        (place,) = (place for place, ranked in enumerate(rules) if ranked.rule is rule)
+        rank = rules.pop(place).rank
+        if not rules:
             del self.rules[rule.values]
         _subtract(self._priorities, rule.priority)
         if rule.priority not in self._priorities:
             self.max_priority = max(self._priorities, default=-1)
-        if self.key_parts is not None:
-            _subtract(self.key_parts, rule.values[: len(self.key_masks)])
+        if self.is_outside:
+            part = rule.values[: len(self.key_masks)]
+            self._key_parts[part].remove(rank)
+            if not self._key_parts[part]:
+                del self._key_parts[part]
+
+    def lookup(self, values: list[int]) -> _Ranked[R] | None:
+        rules = self.rules.get(tuple([values[index] & mask for index, mask in self.masks]))
+        return None if rules is None else rules[0]
+
+    def best_rank(self, values: list[int]) -> tuple[int, int] | None:
+        """The highest rank among the rules that match as far as the key tells."""
+        ranks = self._key_parts.get(tuple([values[index] & mask for index, mask in self.key_masks]))
+        return None if ranks is None else max(ranks)
 
 
 class Classifier(Generic[R]):
@@ -107,27 +119,41 @@ class Classifier(Generic[R]):
     def lookup(self, packet: Lookable) -> R | None:
         """The rule of the highest priority that matches; of several, the one that was added first.
 
-        What no key has is looked at only where a rule's key part matches.
+        What no key has is looked at only where, by the key, a rule might be better than all others.
         """
         if self._by_priority is None:
             self._by_priority = sorted(self._subtables.values(), key=_max_priority, reverse=True)
         best: _Ranked[R] | None = None
         values = packet.values
+        outside: list[_Subtable[R]] = []
         for subtable in self._by_priority:
             if best is not None and best.rule.priority > subtable.max_priority:
                 break
             packet.look(subtable.key_masks)
-            if subtable.key_parts is not None:
-                if (
-                    tuple([values[index] & mask for index, mask in subtable.key_masks])
-                    not in subtable.key_parts
-                ):
-                    continue
-                packet.look(subtable.masks)
-            rules = subtable.rules.get(tuple([values[index] & mask for index, mask in subtable.masks]))
-            if rules is not None and (best is None or rules[0].rank > best.rank):
-                best = rules[0]
+            if subtable.is_outside:
+                outside.append(subtable)
+                continue
+            found = subtable.lookup(values)
+            if found is not None and (best is None or found.rank > best.rank):
+                best = found
+        if outside:
+            best = _lookup_outside(outside, packet, best)
         return None if best is None else best.rule
+
+
+def _lookup_outside(
+    subtables: list[_Subtable[R]], packet: Lookable, best: _Ranked[R] | None
+) -> _Ranked[R] | None:
+    """The best rule of these subtables that is better than `best`, else `best`."""
+    ranked = [(rank, s) for s in subtables if (rank := s.best_rank(packet.values)) is not None]
+    for rank, subtable in sorted(ranked, key=lambda pair: pair[0], reverse=True):
+        if best is not None and best.rank > rank:
+            break
+        packet.look(subtable.masks)
+        found = subtable.lookup(packet.values)
+        if found is not None and (best is None or found.rank > best.rank):
+            best = found
+    return best
 
 
 def _rank(ranked: _Ranked[R]) -> tuple[int, int]:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 AGING_NS = 300 * 1_000_000_000
 """How long an address is remembered that no packet came from (IEEE 802.1Q, table 8-6: what it recommends)."""
 
@@ -53,7 +55,7 @@ class MacTable:
             aged.append(address)
         return aged
 
-    def of_ports(self, ports: set[int]) -> list[tuple[int, int]]:
+    def of_ports(self, ports: Set[int]) -> list[tuple[int, int]]:
         """The addresses that were learned at these ports."""
         return [address for address, (port, _seen) in self._places.items() if port in ports]
 

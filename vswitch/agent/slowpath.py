@@ -376,7 +376,7 @@ class SlowPath:
         if not changed:
             return
         self._memo.clear()
-        for address in self.macs.of_ports(came_or_went):
+        for address in self.macs.of_ports(before.keys() - self._port_states.keys()):
             self.macs.forget(*address)
             self._stale |= self._by_address.get(address, set())
         for translation in self._translations:

@@ -27,6 +27,7 @@ from vswitch import layout
 from vswitch.config import PortConfig, WireSettings
 from vswitch.dataplane import flow_table, formats, parse, worker
 from vswitch.dataplane.memory import Memory
+from vswitch.dataplane.ports.packet_device import PacketDevice
 from vswitch.dataplane.ports.tap_device import TapDevice
 from vswitch.dataplane.ports.wire_file import WireEnd
 from vswitch.errors import ConfigError, VSwitchError
@@ -69,6 +70,7 @@ class Port:
         self.up = False
         self.tap: TapDevice | None = None
         self.wire: WireEnd | None = None
+        self.device: PacketDevice | None = None
         self.wire_index = -1
         self.uplink = 0  # number of the port that a tunnel goes out of
         self.settings = WireSettings()
@@ -165,6 +167,8 @@ class Datapath:
                 port.tap.close()
             if port.wire:
                 port.wire.close()
+            if port.device:
+                port.device.close()
         for fd in (self.punt_fd, self._wake_fd, self._pool_fd):
             os.close(fd)
         self.memory.close()
@@ -194,6 +198,15 @@ class Datapath:
             row["kind"] = PortKind.TAP
             self.t["taps"][self.t["tap_count"]] = index
             self.t["tap_count"] += 1
+        elif config.kind == "packet":
+            port.device = PacketDevice(config.interface, config.mtu, config.where)
+            self._ports[config.number] = port
+            port.mac, port.mtu = port.device.mac, 0
+            row["kind"], row["socket"] = PortKind.PACKET, self.t["socket_count"]
+            self.t["sockets"][row["socket"]]["port"] = index
+            port.device.map(self.memory, self.t["sockets"][row["socket"]])
+            self.t["gro_enabled"][index] = 1
+            self.t["socket_count"] += 1
         else:
             port.wire = WireEnd(config.path, config.mtu, config.end, config.where)
             self._ports[config.number] = port
@@ -219,9 +232,15 @@ class Datapath:
                 up, mtu = port.tap.up(), port.tap.mtu() or port.mtu
             elif port.wire:
                 up, mtu = self._meet_peer(port), port.mtu
+            elif port.device:
+                up, mtu = port.device.look()
+                mtu = mtu or port.mtu
+                self.t["ports"][port.index]["rx_missed"] += port.device.missed()
             else:
-                up, mtu = self._ports[port.uplink].up, port.mtu
+                uplink = self._ports[port.uplink]
+                up, mtu = uplink.up, uplink.mtu - int(self.t["ports"][port.index]["template_len"])
             if (up, mtu) != (port.up, port.mtu):
+                self.t["ports"][port.index]["mtu"] = mtu
                 port.up, port.mtu = up, mtu
                 self._give(Command.PORT_STATE, port.index, int(up))
                 changed = True
@@ -265,16 +284,23 @@ class Datapath:
                 port.mtu,
                 port.up,
                 port.peer,
-                PortCounters(*(int(self.t["ports"][port.index][name]) for name in PortCounters._fields)),
+                self._port_counters(port),
             )
             for port in self._ports.values()
         ]
 
+    def _port_counters(self, port: Port) -> PortCounters:
+        row = self.t["ports"][port.index]
+        counters = PortCounters(*(int(row[name]) for name in PortCounters._fields))
+        return counters._replace(rx_dropped=counters.rx_dropped + int(row["rx_missed"]))
+
     def set_gro(self, port_no: int, queue: int, enabled: bool) -> None:
         """Switch coalescing of a port's receive queue."""
         port = self._port(port_no)
-        if port.wire is None:
-            raise ConfigError("port_no", f"{port.name} has no receive queues: it is a {port.kind}", "a wire")
+        if port.wire is None and port.device is None:
+            raise ConfigError(
+                "port_no", f"{port.name} has no receive queues: it is a {port.kind}", "a wire or packet port"
+            )
         if queue != 0:
             raise ConfigError("queue", f"{port.name} has no queue {queue}", "0")
         self._give(Command.GRO, port.index, queue, int(enabled))
@@ -316,8 +342,8 @@ class Datapath:
         if port_no in self._ports:
             raise ConfigError("port_no", f"the port {port_no} exists already", "an unused number")
         uplink = self._port(uplink_port)
-        if uplink.wire is None:
-            raise ConfigError("uplink_port", f"{uplink.name} is no wire", "a wire port")
+        if uplink.wire is None and uplink.device is None:
+            raise ConfigError("uplink_port", f"{uplink.name} is a {uplink.kind}", "a wire or packet port")
         used = {port.index for port in self._ports.values()}
         index = next((i for i in range(1, layout.MAX_PORTS) if i not in used), None)
         if index is None:
@@ -340,7 +366,7 @@ class Datapath:
             len(template),
         )
         row["wire"] = -1
-        mtu = uplink.mtu + 14 - len(template) - 14
+        mtu = uplink.mtu - len(template)
         port = Port(port_no, index, name, "tunnel", local_mac, mtu, remote_ip)
         port.uplink = uplink_port
         self._ports[port_no] = port
@@ -589,6 +615,7 @@ class Datapath:
         """Everything counted by reason."""
         counters = {reason.name.lower(): int(self.t["counters"][reason]) for reason in Counter}
         del counters["gro_first"]
+        counters["rx_ring_full"] += int(self.t["ports"]["rx_missed"].sum())
         for verdict in layout.Merge:
             name = f"gro_not_merged_{verdict.name.lower()}"
             counters[name] = int(self.t["counters"][Counter.GRO_FIRST + verdict])

@@ -29,6 +29,14 @@ COMMANDS = 4096
 METERS = 1024
 PUNTS = 256
 INJECTIONS = 64
+RING_SLOTS = 2048
+RING_SLOT_SIZE = 2048
+"""Slots of a packet port's receive ring; a frame that is longer is read whole from the socket's queue."""
+LARGE_BURST = 8
+"""Frames longer than a slot that are taken from a packet port before the other ports have their turn."""
+STAGED = 64
+STAGED_IOVS = 1024
+"""Frames that wait at a packet port to be sent by one system call, and pieces that they may consist of."""
 CAPTURES = 4096
 CAPTURE_SLOT_SIZE = 2048
 """Frames that a capture keeps for the agent, and the bytes of each that it keeps."""
@@ -65,6 +73,8 @@ PROTOTYPE_OFFSET = 28672
 TEMPLATES_OFFSET = 32768
 TEMPLATE_SIZE = 128
 """A tunnel port's outer headers: Ethernet, IPv4, opaque field."""
+STAGED_HEAD = 704
+"""Room for a frame's headers at a packet port: virtio-net header, outer and own headers."""
 CONTROL_SIZE = TEMPLATES_OFFSET + MAX_PORTS * TEMPLATE_SIZE
 
 # A wire's file: one page of facts, one page of cursors for each direction, then the slots and the data
@@ -293,9 +303,10 @@ outgoing_dtype = _record(
 range_dtype = _record(offset="i8", length="i8")
 
 port_dtype = _record(
-    kind="i4", number="i4", up="i4", fd="i4", mtu="i4", wire="i4", ready="i4", capture="i4",
+    kind="i4", number="i4", up="i4", fd="i4", mtu="i4", wire="i4", socket="i4", ready="i4", capture="i4",
     rx_packets="i8", rx_bytes="i8", rx_dropped="i8", rx_errors="i8",
     tx_packets="i8", tx_bytes="i8", tx_dropped="i8", tx_errors="i8",
+    rx_missed="i8",  # frames that the kernel had no room for; written by the agent
     # tunnel: its row of numbers, end points and outer headers
     format="i4", uplink="i4", local_ip="i8", remote_ip="i8", template="i8", template_len="i4", ip_id="i4",
 )  # fmt: skip
@@ -311,6 +322,12 @@ wire_dtype = _record(
     free_at_ns="i8", queue_head="i8",
     # receiving out of order: slots that wait in a heap by release time
     unordered="i4", heap_size="i8", taken="i8",
+)  # fmt: skip
+
+socket_dtype = _record(
+    # a packet port: where its ring and its staging area stand, and how far each is used
+    port="i4", fd="i4", ring="i8", tail="i8", taken="i8", large_count="i8",
+    staging="i8", staged="i8", iovs="i8", first_iov="i8",
 )  # fmt: skip
 
 format_dtype = _record(
@@ -365,6 +382,9 @@ tables_dtype = _record(
     wires=(wire_dtype, (MAX_WIRES,)), wire_count="i8", wire_settings=(wire_dtype, (MAX_WIRES,)),
     wire_buffers=("i4", (MAX_WIRES, WIRE_SLOTS)), wire_heap=("i8", (MAX_WIRES, WIRE_SLOTS, 2)),
     wire_taken=("i1", (MAX_WIRES, WIRE_SLOTS)), wire_turns=("i8", (MAX_WIRES, WIRE_SLOTS)),
+    # packet ports; the pool buffers that the large frames of the burst in hand were read into
+    sockets=(socket_dtype, (MAX_PORTS,)), socket_count="i8", staged_frames="i8",
+    large_buffers=("i4", (MAX_PORTS, LARGE_BURST)),
     # the pool's buffers: references to each, and the stack of free ones
     pool="i8", buffers=("i8", (BUFFERS,)), free_buffers=("i8", (BUFFERS,)), free_buffer_count="i8",
     # the burst in hand, its aggregates, and the one packet that an action program works on

@@ -47,7 +47,8 @@ HEADER_MAX = 512
 """Bytes of headers (Ethernet to TCP options) that the engine rewrites; longer ones pass as payload."""
 
 BUFFERS = 96
-BUFFER_SIZE = 17 * 4096
+BUFFER_SIZE = 18 * 4096
+"""A super-frame of 64 KB, or the segments of a tunnel's, each with its outer headers."""
 PUNT_SLOT_SIZE = 17 * 4096
 VNET_HEADER = 12
 """struct virtio_net_hdr_mrg_rxbuf in front of each frame at a TAP."""
@@ -75,7 +76,10 @@ TEMPLATE_SIZE = 128
 """A tunnel port's outer headers: Ethernet, IPv4, opaque field."""
 STAGED_HEAD = 704
 """Room for a frame's headers at a packet port: virtio-net header, outer and own headers."""
-CONTROL_SIZE = TEMPLATES_OFFSET + MAX_PORTS * TEMPLATE_SIZE
+SERIES_OFFSET = TEMPLATES_OFFSET + MAX_PORTS * TEMPLATE_SIZE
+SERIES = 64
+"""Segments of a tunnel that a packet port gives to the kernel as one datagram (UDP_MAX_SEGMENTS)."""
+CONTROL_SIZE = SERIES_OFFSET + SERIES * STAGED_HEAD
 
 # A wire's file: one page of facts, one page of cursors for each direction, then the slots and the data
 # areas of both directions. DESIGN of the exchange: docs/explanation/wire.md.
@@ -327,7 +331,7 @@ wire_dtype = _record(
 socket_dtype = _record(
     # a packet port: where its ring and its staging area stand, and how far each is used
     port="i4", fd="i4", ring="i8", tail="i8", taken="i8", large_count="i8",
-    staging="i8", staged="i8", iovs="i8", first_iov="i8",
+    udp_gso="i8", staging="i8", staged="i8", iovs="i8", first_iov="i8",
 )  # fmt: skip
 
 format_dtype = _record(

@@ -268,6 +268,7 @@ _I32, _I64, _PTR = types.int32, types.int64, types.uintp
 _SIGNATURES = {
     "read": _I64(_I32, _PTR, _I64),
     "write": _I64(_I32, _PTR, _I64),
+    "readv": _I64(_I32, _PTR, _I32),
     "writev": _I64(_I32, _PTR, _I32),
     "sendmmsg": _I32(_I32, _PTR, _I32, _I32),
     "getsockopt": _I32(_I32, _I32, _I32, _PTR, _PTR),
@@ -291,7 +292,7 @@ def _foreign(name):
 
 
 _read, _write, _writev, _ppoll = _foreign("read"), _foreign("write"), _foreign("writev"), _foreign("ppoll")
-_sendmmsg, _getsockopt = _foreign("sendmmsg"), _foreign("getsockopt")
+_readv, _sendmmsg, _getsockopt = _foreign("readv"), _foreign("sendmmsg"), _foreign("getsockopt")
 _clock_gettime, _errno_location = _foreign("clock_gettime"), _foreign("__errno_location")
 
 if INTERPRETED:
@@ -325,6 +326,12 @@ def sys_read(mem, fd, offset, length):
 def sys_write(mem, fd, offset, length):
     """write(2) of mem[offset:offset+length]."""
     return np.int64(_write(np.int32(fd), address(mem, offset), np.int64(length)))
+
+
+@njit
+def sys_readv(mem, fd, iov_offset, count):
+    """readv(2) into the `count` I/O vectors that stand at mem[iov_offset]; set them with `set_iov`."""
+    return np.int64(_readv(np.int32(fd), address(mem, iov_offset), np.int32(count)))
 
 
 @njit

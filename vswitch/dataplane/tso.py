@@ -19,9 +19,13 @@ from vswitch.dataplane.ports import packet, vnet
 from vswitch.dataplane.ports.wire import admit, data_of, publish_frame, reserve, slot_of
 from vswitch.dataplane.seq import seq_add
 from vswitch.layout import (
+    MAX_IP_LEN,
     PROTOTYPE_OFFSET,
+    SERIES,
+    SERIES_OFFSET,
     SLOT_HEAD,
     SLOT_HEAD_MAX,
+    STAGED_HEAD,
     Counter,
     Csum,
     PortKind,
@@ -61,7 +65,14 @@ def segment(mem, t, index, tunnel):
         return _send_segments(mem, t, port["wire"], tunnel, template_len, gso_size)
     if whole:
         return _stage_whole(mem, t, port["socket"], tunnel, template_len)
+    if t["sockets"][port["socket"]]["udp_gso"] and _is_udp_tunnel(t, tunnel):
+        return _stage_datagrams(mem, t, port["socket"], tunnel, template_len, gso_size)
     return _stage_segments(mem, t, port["socket"], tunnel, template_len, gso_size)
+
+
+@njit(cache=True)
+def _is_udp_tunnel(t, tunnel):
+    return tunnel >= 0 and t["formats"][t["ports"][tunnel]["format"]]["outer_proto"] == PROTO_UDP
 
 
 @njit(cache=True)
@@ -177,7 +188,8 @@ def _send_segments(mem, t, wire_index, tunnel, template_len, gso_size):
                 source = at + header_len
                 _gather(mem, t, source, index, position, length)
             _write_headers(mem, t, at, tunnel, template_len, series, number, length)
-            _complete_checksum(mem, out, at + template_len + out["l4"], series, source, length)
+            payload_sum = checksum.sum_bytes(mem, source, length)
+            _complete_checksum(mem, out, at + template_len + out["l4"], series, payload_sum, length)
             whole = header_len + length
             if kind == SlotKind.SPLIT.value:
                 buffer = out["buffer"]
@@ -260,11 +272,10 @@ def _write_headers(mem, t, at, tunnel, template_len, series, number, length):
 
 
 @njit(cache=True)
-def _complete_checksum(mem, out, l4, series, payload, length):
+def _complete_checksum(mem, out, l4, series, payload_sum, length):
     """Write the TCP or UDP checksum of a segment whose other fields are complete."""
     _, _, _, _, l4_sum, pseudo_sum, _ = series
-    total = l4_sum + pseudo_sum + out["header_len"] - out["l4"] + length
-    total += checksum.sum_bytes(mem, payload, length)
+    total = l4_sum + pseudo_sum + out["header_len"] - out["l4"] + length + payload_sum
     if out["ip_proto"] == PROTO_TCP:
         total += load16(mem, l4 + 4) + load16(mem, l4 + 6) + load8(mem, l4 + 13)
         store16(mem, l4 + TCP_CHECKSUM, checksum.finish(total))
@@ -336,3 +347,63 @@ def _add_pieces(mem, t, place, index, position, length):
         length -= part
         index, position = _advance(t, index, position + part)
     return index, position
+
+
+@njit(cache=True)
+def _stage_datagrams(mem, t, place, tunnel, template_len, gso_size):
+    """Send the segments as payload of few large datagrams of which the kernel makes one a segment (UDP GSO).
+
+    The outer UDP checksum is the kernel's then, so the inner ones have to be complete.
+    """
+    out = t["outgoing"]
+    series = _begin_series(mem, t, tunnel, template_len)
+    own_len = template_len + out["header_len"] - packet.UDP_OUTER
+    count = -(-out["payload_len"] // gso_size)
+    most = min(SERIES, (MAX_IP_LEN - 28) // (own_len + gso_size))
+    number = 0
+    index = 0
+    position = 0
+    while number < count:
+        first, stop = number, min(number + most, count)
+        at = packet.stage(mem, t, place, 2 * (stop - first) + out["range_count"])
+        total = 0
+        while number < stop:
+            headers = at if number == first else SERIES_OFFSET + (number - first) * STAGED_HEAD
+            length = min(gso_size, out["payload_len"] - number * gso_size)
+            _write_headers(mem, t, headers, NO_TUNNEL, template_len, series, number, length)
+            if number > first:
+                packet.add_piece(mem, t, place, headers + packet.UDP_OUTER, own_len)
+            total += own_len + length
+            payload_sum, index, position = _sum_and_add(mem, t, place, index, position, length)
+            l4 = headers + template_len + out["l4"]
+            _complete_checksum(mem, out, l4, series, payload_sum, length)
+            number += 1
+        _set_outer(mem, t, at, tunnel, packet.UDP_OUTER + total, series[6])
+        t["ports"][tunnel]["ip_id"] += stop - first - 1
+        udp = at + packet.UDP_OUTER - 8
+        pseudo_sum = checksum.pseudo_header(mem, at + OUTER_IP, 4, PROTO_UDP, 8 + total)
+        store16(mem, udp + UDP_CHECKSUM, checksum.fold(pseudo_sum))
+        vnet.write_partial(mem, at - vnet.HEADER, packet.UDP_OUTER - 8, UDP_CHECKSUM)
+        if stop - first > 1:
+            vnet.write_segmentation(
+                mem, at - vnet.HEADER, vnet.GSO_UDP_L4, packet.UDP_OUTER, own_len + gso_size
+            )
+        packet.publish(mem, t, place, packet.UDP_OUTER + own_len)
+        packet.flush(mem, t, place)  # the scratch is wanted for the next datagram
+    return count
+
+
+@njit(cache=True)
+def _sum_and_add(mem, t, place, index, position, length):
+    """As _add_pieces; the payload's sum comes first."""
+    total = 0
+    at = 0
+    while at < length:
+        part = min(length - at, t["ranges"][index]["length"] - position)
+        source = t["ranges"][index]["offset"] + position
+        part_sum = checksum.sum_bytes(mem, source, part)
+        total += checksum.swap(part_sum) if at & 1 else part_sum
+        packet.add_piece(mem, t, place, source, part)
+        at += part
+        index, position = _advance(t, index, position + part)
+    return total, index, position

@@ -11,12 +11,16 @@ Sending: frames are staged, headers copied and payload by reference, and given t
 
 from numba import njit
 
+from vswitch.dataplane import checksum
+from vswitch.dataplane.formats import find_tunnel
 from vswitch.dataplane.intrinsics import (
     MESSAGE,
     MESSAGE_LENGTH,
     acquire64,
     copy,
     errno,
+    load8,
+    load16,
     load32,
     load64,
     load_le16,
@@ -30,15 +34,17 @@ from vswitch.dataplane.intrinsics import (
     store64,
     sys_clear_error,
     sys_read,
+    sys_readv,
     sys_sendmmsg,
 )
-from vswitch.dataplane.parse import ETH_HEADER, ETH_VLAN, VLAN_TAG
+from vswitch.dataplane.parse import ETH_HEADER, ETH_IPV4, ETH_VLAN, VLAN_TAG
 from vswitch.dataplane.ports import vnet
 from vswitch.dataplane.ports.tap import EAGAIN, ENOBUFS, POOL_HEADROOM
 from vswitch.dataplane.ports.wire import release_buffer
 from vswitch.layout import (
     BUFFER_SIZE,
     BURST,
+    IOV_OFFSET,
     LARGE_BURST,
     RING_SLOT_SIZE,
     RING_SLOTS,
@@ -47,12 +53,15 @@ from vswitch.layout import (
     STAGED_IOVS,
     WAKE_OFFSET,
     Counter,
+    Csum,
 )
 
 TP_STATUS_USER, TP_STATUS_COPY, TP_STATUS_VLAN_VALID, TP_STATUS_VLAN_TPID_VALID = 1, 2, 0x10, 0x40
 TP_SNAPLEN, TP_MAC, TP_VLAN_TCI, TP_VLAN_TPID = 8, 12, 24, 26
 """Offsets in struct tpacket2_hdr, which starts with the 32-bit words tp_status and tp_len."""
 MAC_ADDRESSES = 12
+UDP_OUTER = ETH_HEADER + 20 + 8
+"""Ethernet, IPv4 and UDP headers in front of a tunnel's frames."""
 IOV = 16
 EMSGSIZE = 90
 IOVS_OFFSET = STAGED * MESSAGE
@@ -73,7 +82,7 @@ def receive(mem, t, place):
     socket = t["sockets"][place]
     number = socket["tail"]
     count = 0
-    while number - socket["tail"] < BURST:
+    while count < BURST and number - socket["tail"] < BURST:
         slot = _slot(socket, number)
         status = acquire64(mem, slot) & 0xFFFFFFFF
         if not status & TP_STATUS_USER:
@@ -82,13 +91,18 @@ def receive(mem, t, place):
         prefetch(mem, ahead)
         prefetch(mem, ahead + 64)
         prefetch(mem, ahead + 128)
-        is_large = status & TP_STATUS_COPY != 0
-        if is_large and (socket["large_count"] == LARGE_BURST or t["free_buffer_count"] == 0):
-            break
-        if is_large:
-            count += _take_large(mem, t, place, slot, count)
-        else:
+        if not status & TP_STATUS_COPY:
             count += _take(mem, t, socket, slot, count)
+        elif socket["large_count"] == LARGE_BURST or t["free_buffer_count"] == 0:
+            break
+        else:
+            segments = _segments_of_tunnel(mem, t, slot)
+            if count + segments > BURST:
+                break
+            if segments > 1:
+                count += _take_series(mem, t, place, slot, count, segments)
+            else:
+                count += _take_large(mem, t, place, slot, count)
         number += 1
     socket["taken"] = number
     return count
@@ -125,15 +139,87 @@ def _take_large(mem, t, place, slot, row):
         t["counters"][Counter.RX_BAD_DESCRIPTOR.value] += 1  # longer than a buffer (BIG TCP)
         port["rx_errors"] += 1
         return 0
-    t["free_buffer_count"] -= 1
-    t["buffers"][buffer] = 1
-    t["large_buffers"][place, socket["large_count"]] = buffer
-    socket["large_count"] += 1
+    _hold(t, place, buffer)
     packet = t["packets"][row]
     _describe(mem, t, socket, slot, packet, start + vnet.HEADER, length - vnet.HEADER)
     if packet["gso_size"]:
         packet["buffer"] = buffer
     return 1
+
+
+@njit(cache=True)
+def _hold(t, place, buffer):
+    """Take the topmost free buffer until `release`."""
+    socket = t["sockets"][place]
+    t["free_buffer_count"] -= 1
+    t["buffers"][buffer] = 1
+    t["large_buffers"][place, socket["large_count"]] = buffer
+    socket["large_count"] += 1
+
+
+@njit(cache=True)
+def _segments_of_tunnel(mem, t, slot):
+    """How many frames of one of our tunnels a super-frame of the other end's (see tso.py) stands for; or 0."""
+    frame = slot + load_le16(mem, slot + TP_MAC)
+    if t["tunnel_count"] == 0 or load8(mem, frame - vnet.HEADER + 1) != vnet.GSO_UDP_L4:
+        return 0
+    l3 = frame + ETH_HEADER
+    if (
+        load_le32(mem, slot) & TP_STATUS_VLAN_VALID
+        or load16(mem, l3 - 2) != ETH_IPV4
+        or load8(mem, l3) != 0x45
+    ):
+        return 0
+    if load_le16(mem, frame - vnet.HEADER + 6) != UDP_OUTER - 8:
+        return 0  # a tunnel's frame with a super-frame inside
+    if find_tunnel(mem, t, l3, l3 + 20, slot + RING_SLOT_SIZE) < 0:
+        return 0
+    return -((UDP_OUTER - load_le32(mem, slot + 4)) // load_le16(mem, frame - vnet.HEADER + 4))
+
+
+@njit(cache=True)
+def _take_series(mem, t, place, slot, row, segments):
+    """Make packet rows of a tunnel's frames: read them with gaps between, and put outer headers there."""
+    socket = t["sockets"][place]
+    port = t["ports"][socket["port"]]
+    size = load_le16(mem, slot + load_le16(mem, slot + TP_MAC) - vnet.HEADER + 4)
+    length = load_le32(mem, slot + 4)
+    buffer = t["free_buffers"][t["free_buffer_count"] - 1]
+    first = t["pool"] + buffer * BUFFER_SIZE + POOL_HEADROOM
+    stride = UDP_OUTER + size
+    set_iov(mem, IOV_OFFSET, 0, first - vnet.HEADER, vnet.HEADER + stride)
+    for number in range(1, segments):
+        set_iov(mem, IOV_OFFSET, number, first + number * stride + UDP_OUTER, size)
+    if sys_readv(mem, socket["fd"], IOV_OFFSET, segments) != length + vnet.HEADER:
+        t["counters"][Counter.RX_BAD_DESCRIPTOR.value] += 1
+        port["rx_errors"] += 1
+        return 0
+    _hold(t, place, buffer)
+    left = length - UDP_OUTER
+    for number in range(segments):
+        frame = first + number * stride
+        own = min(size, left)
+        left -= own
+        if number > 0:
+            copy(mem, frame, first, UDP_OUTER)
+        if number == 0 or own < size:
+            _set_lengths(mem, frame + ETH_HEADER, own)
+        packet = t["packets"][row + number]
+        packet["gso_size"] = 0
+        packet["csum"] = Csum.PARTIAL.value  # the outer one
+        packet["csum_start"] = UDP_OUTER - 8
+        packet["csum_offset"] = 6
+        _place(t, socket, packet, frame, UDP_OUTER + own)
+    return segments
+
+
+@njit(cache=True)
+def _set_lengths(mem, l3, length):
+    """Make IPv4 and UDP headers right for `length` bytes behind them; the UDP checksum stays partial."""
+    store16(mem, l3 + 2, 28 + length)
+    store16(mem, l3 + 10, 0)
+    store16(mem, l3 + 10, checksum.finish(checksum.sum_header(mem, l3, 20)))
+    store16(mem, l3 + 24, 8 + length)
 
 
 @njit(cache=True)
@@ -151,6 +237,11 @@ def _describe(mem, t, socket, slot, packet, frame, length):
         store16(mem, frame + MAC_ADDRESSES, tpid)
         store16(mem, frame + MAC_ADDRESSES + 2, load_le16(mem, slot + TP_VLAN_TCI))
         packet["csum_start"] += VLAN_TAG
+    _place(t, socket, packet, frame, length)
+
+
+@njit(cache=True)
+def _place(t, socket, packet, frame, length):
     port = t["ports"][socket["port"]]
     packet["offset"] = frame
     packet["length"] = length

@@ -6,6 +6,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import logging
+import os
+import re
 import socket
 import struct
 
@@ -28,6 +30,8 @@ SIOCGIFFLAGS, SIOCGIFMTU, SIOCSIFMTU, SIOCGIFHWADDR, SIOCGIFINDEX = (
 )  # fmt: skip
 IFF_UP, IFF_RUNNING = 0x1, 0x40
 ARPHRD_ETHER = 1
+UDP_GSO_SINCE = (6, 2)
+"""Kernels that know VIRTIO_NET_HDR_GSO_UDP_L4."""
 
 RECEIVE_BUFFER = 8 << 20
 """Bytes of super-frames that wait for the switch; the kernel doubles it."""
@@ -105,6 +109,7 @@ class PacketDevice:
         """Map the ring, and fill the socket's row."""
         row["fd"] = self.fd
         row["ring"] = memory.map_file(self.fd, layout.RING_SLOTS * layout.RING_SLOT_SIZE)
+        row["udp_gso"] = _kernel_version() >= UDP_GSO_SINCE
         row["staging"] = memory.map_private(packet.STAGING_SIZE)
 
     def look(self) -> tuple[bool, int]:
@@ -131,6 +136,10 @@ class PacketDevice:
 
     def close(self) -> None:
         self._socket.close()
+
+
+def _kernel_version() -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
 
 
 def _reason(interface: str, mtu: int, error: OSError) -> str:

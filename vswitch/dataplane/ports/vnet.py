@@ -78,9 +78,7 @@ def write(mem, at, out):
                 kind = GSO_TCPV4 if out["ip_version"] == 4 else GSO_TCPV6
                 if load16(mem, out["header"] + out["l4"] + 12) & CWR:
                     kind |= GSO_ECN
-            store8(mem, at + 1, kind)
-            store_le16(mem, at + 2, out["header_len"])
-            store_le16(mem, at + 4, out["gso_size"])
+            write_segmentation(mem, at, kind, out["header_len"], out["gso_size"])
 
 
 @njit(cache=True)
@@ -97,3 +95,11 @@ def write_partial(mem, at, start, offset):
     store8(mem, at, NEEDS_CSUM)
     store_le16(mem, at + 6, start)
     store_le16(mem, at + 8, offset)
+
+
+@njit(cache=True)
+def write_segmentation(mem, at, kind, header_len, gso_size):
+    """Add to the header at `at` how a super-frame with `header_len` bytes of headers is to be segmented."""
+    store8(mem, at + 1, kind)
+    store_le16(mem, at + 2, header_len)
+    store_le16(mem, at + 4, gso_size)

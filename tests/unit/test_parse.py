@@ -13,6 +13,7 @@ from tests.packets import (
     ARP,
     ICMP,
     IP,
+    MPLS,
     TCP,
     UDP,
     Dot1AD,
@@ -339,11 +340,27 @@ def test_ecn_of_a_frame_that_is_no_ip_packet(rig):
 keys = st.builds(
     FlowKey,
     in_port=port_numbers, tunnel_id=st.integers(0, 2**32 - 1), eth_dst=st.integers(0, 2**48 - 1),
-    eth_src=st.integers(0, 2**48 - 1), vlan_tci=port_numbers, eth_type=port_numbers,
+    eth_src=st.integers(0, 2**48 - 1), vlan_tci=port_numbers, vlan_inner=port_numbers, eth_type=port_numbers,
     ip_proto=st.integers(0, 255),
     ip_tos=st.integers(0, 255), ip_frag=st.integers(0, 3), ip_src=st.integers(0, 2**128 - 1),
     ip_dst=st.integers(0, 2**128 - 1), l4_src=port_numbers, l4_dst=port_numbers,
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("tags", [0, 1, 2], ids=lambda tags: f"{tags} tags")
+@pytest.mark.parametrize(
+    "behind", [MPLS(label=100, cos=3, s=0, ttl=9) / MPLS(label=2), bytes.fromhex("20abcdef")]
+)
+@pytest.mark.parametrize("eth_type", [0x8847, 0x8848, 0x88E7], ids=hex)
+def test_the_key_names_the_outermost_label_or_service(rig, eth_type, behind, tags):
+    packet = vm_ether()
+    for number in range(tags):
+        packet /= Dot1AD(vlan=5 + number, prio=number + 1)
+    packet.lastlayer().type = eth_type
+    frame = bytes(packet / Raw(bytes(behind)))
+    assert key_of(rig, frame)._replace(in_port=0) == flow_key(frame)
+    short = frame[: len(frame) - len(bytes(behind)) + 3]
+    assert key_of(rig, short)._replace(in_port=0) == flow_key(short)
 
 
 @given(key=keys)

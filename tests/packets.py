@@ -8,6 +8,7 @@ from scapy.config import conf
 conf.verb = 0
 conf.checkIPaddr = False
 
+from scapy.contrib.mpls import MPLS  # noqa: E402
 from scapy.layers.inet import ICMP, IP, TCP, UDP  # noqa: E402
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop  # noqa: E402
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether  # noqa: E402
@@ -15,9 +16,9 @@ from scapy.layers.vxlan import VXLAN  # noqa: E402
 from scapy.packet import Packet, Raw  # noqa: E402
 
 __all__ = [
-    "ARP", "ICMP", "IP", "TCP", "UDP", "VXLAN", "Dot1AD", "Dot1Q", "Ether", "IPv6", "IPv6ExtHdrDestOpt",
-    "IPv6ExtHdrFragment", "IPv6ExtHdrHopByHop", "Packet", "Raw", "checksums_right", "ip_header", "payload",
-    "payload_of", "tcp_segment", "tcp_stream", "vm_ether", "vxlan",
+    "ARP", "ICMP", "IP", "MPLS", "TCP", "UDP", "VXLAN", "Dot1AD", "Dot1Q", "Ether", "IPv6",
+    "IPv6ExtHdrDestOpt", "IPv6ExtHdrFragment", "IPv6ExtHdrHopByHop", "Packet", "Raw", "checksums_right", "ip_header", 
+    "payload", "payload_of", "tcp_segment", "tcp_stream", "vm_ether", "vxlan",
 ]  # fmt: skip
 
 VM1_MAC, VM2_MAC = "00:00:00:00:00:01", "00:00:00:00:00:02"

@@ -52,6 +52,7 @@ def flow_key(frame: bytes, in_port: int = 0, tunnel_id: int = 0) -> FlowKey:
         "eth_dst": int(packet.dst.replace(":", ""), 16),
         "eth_src": int(packet.src.replace(":", ""), 16),
         "vlan_tci": 0,
+        "vlan_inner": 0,
         "eth_type": packet.type,
         "ip_proto": 0,
         "ip_tos": 0,
@@ -62,11 +63,21 @@ def flow_key(frame: bytes, in_port: int = 0, tunnel_id: int = 0) -> FlowKey:
         "l4_dst": 0,
     }
     layer = packet.payload
-    while isinstance(layer, Dot1Q | Dot1AD):
-        if not number["vlan_tci"]:
-            number["vlan_tci"] = layer.prio << 13 | VLAN_PRESENT | layer.vlan
-        number["eth_type"] = layer.type
-        layer = layer.payload
+    for tag in ("vlan_tci", "vlan_inner"):
+        if isinstance(layer, Dot1Q | Dot1AD):
+            number[tag] = layer.prio << 13 | VLAN_PRESENT | layer.vlan
+            number["eth_type"] = layer.type
+            layer = layer.payload
+    number |= _addresses(number["eth_type"], layer)
+    return FlowKey(**number)
+
+
+def _addresses(eth_type: int, layer: Packet) -> dict[str, int]:
+    """What the key says of the header behind the tags."""
+    number: dict[str, int] = {}
+    if eth_type in (0x8847, 0x8848, 0x88E7) and len(bytes(layer)) >= 4:
+        word = int.from_bytes(bytes(layer)[:4], "big")
+        return {"ip_dst": word & 0xFFFFFF} if eth_type == 0x88E7 else {"ip_src": word >> 8}
     if isinstance(layer, ARP):
         number |= {"ip_proto": layer.op, "ip_src": _number(layer.psrc), "ip_dst": _number(layer.pdst)}
     elif isinstance(layer, IP):
@@ -81,7 +92,7 @@ def flow_key(frame: bytes, in_port: int = 0, tunnel_id: int = 0) -> FlowKey:
         number |= {"ip_src": _number6(layer.src), "ip_dst": _number6(layer.dst)}
         if frag != FRAG_LATER:
             number |= _ports(layer)
-    return FlowKey(**number)
+    return number
 
 
 def _number(text: str) -> int:

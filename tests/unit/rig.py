@@ -19,7 +19,7 @@ from vswitch import layout
 from vswitch.dataplane import actions, commands, flow_table, formats, gro, outgoing, parse, tso, worker
 from vswitch.dataplane.ports import wire
 from vswitch.dataplane.ports.wire_file import data_size
-from vswitch.layout import Command, Counter, Op, PortKind, SlotKind
+from vswitch.layout import Command, Counter, PortKind, SlotKind
 
 INTERPRETED = bool(config.DISABLE_JIT)
 CHECKED = bool(config.BOUNDSCHECK)
@@ -203,7 +203,7 @@ class Rig:
     def segment(self, wire_index: int = 0, tunnel: int = NO_TUNNEL) -> list[bytes]:
         """Send the outgoing packet; the frames that stand on the wire then."""
         self.t["now_ns"] = self.now_ns
-        tso.segment(self.mem, self.t, wire_index, tunnel)
+        tso.segment(self.mem, self.t, self.wire_ports[wire_index], tunnel)
         wire.flush(self.mem, self.t, wire_index)
         return self.sent(wire_index)
 
@@ -214,7 +214,7 @@ class Rig:
         self.take(0)
         self.t["now_ns"] = self.now_ns
         for _ in range(count):
-            tso.segment(self.mem, self.t, wire_index, NO_TUNNEL)
+            tso.segment(self.mem, self.t, self.wire_ports[wire_index], NO_TUNNEL)
         wire.flush(self.mem, self.t, wire_index)
 
     def forward_all(self) -> None:
@@ -291,19 +291,20 @@ class Rig:
 
     # Flows
 
-    def program(self, *words: tuple[Op, int]) -> tuple[int, int]:
-        """Place an action program; its offset and length."""
+    def program(self, *operations: tuple[int, ...]) -> tuple[int, int]:
+        """Place an action program of operations with up to three arguments; its offset and length."""
         at = self._programs
-        for op, argument in words:
-            self.t["programs"][self._programs : self._programs + 2] = op, argument
-            self._programs += 2
-        return at, len(words)
+        for operation in operations:
+            words = (*operation, 0, 0, 0)[: layout.OP_WORDS]
+            self.t["programs"][self._programs : self._programs + layout.OP_WORDS] = words
+            self._programs += layout.OP_WORDS
+        return at, len(operations)
 
-    def route(self, frame: bytes, port: int, *words: tuple[Op, int]) -> None:
+    def route(self, frame: bytes, port: int, *operations: tuple[int, ...]) -> None:
         """Install a program for the flow of a frame that is received by `port`."""
         assert self.burst([frame], port) == [parse.FORWARD]
         flow_table.make_key(self.mem, self.t, self.t["packets"][0])
-        flow_table.install(self.t, self.t["key"], *self.program(*words), 0)
+        flow_table.install(self.t, self.t["key"], *self.program(*operations), 0)
 
     # Memory and counters
 

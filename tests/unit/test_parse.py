@@ -13,6 +13,7 @@ from tests.packets import (
     ARP,
     ICMP,
     IP,
+    MPLS,
     TCP,
     UDP,
     Dot1AD,
@@ -31,9 +32,9 @@ from tests.packets import (
 )
 from tests.reference import flow_key, l4_checksum_right
 from tests.unit.rig import VNI, Rig, examples
-from vswitch.datapath import pack_key, unpack_key
 from vswitch.dataplane import flow_table, parse
 from vswitch.flow import FlowKey
+from vswitch.keys import MASK64, key_from, key_words
 from vswitch.layout import Counter, Csum, TcpOptions
 
 WIRE = 1
@@ -157,7 +158,7 @@ def parsed(rig, frame, verify=True):
 def key_of(rig, frame):
     parsed(rig, frame)
     flow_table.make_key(rig.mem, rig.t, rig.t["packets"][0])
-    return unpack_key(rig.t["key"])
+    return key_from([int(word) & MASK64 for word in rig.t["key"]])
 
 
 def check_fields(row, frame):
@@ -339,21 +340,37 @@ def test_ecn_of_a_frame_that_is_no_ip_packet(rig):
 keys = st.builds(
     FlowKey,
     in_port=port_numbers, tunnel_id=st.integers(0, 2**32 - 1), eth_dst=st.integers(0, 2**48 - 1),
-    eth_src=st.integers(0, 2**48 - 1), vlan_tci=port_numbers, eth_type=port_numbers,
+    eth_src=st.integers(0, 2**48 - 1), vlan_tci=port_numbers, vlan_inner=port_numbers, eth_type=port_numbers,
     ip_proto=st.integers(0, 255),
     ip_tos=st.integers(0, 255), ip_frag=st.integers(0, 3), ip_src=st.integers(0, 2**128 - 1),
     ip_dst=st.integers(0, 2**128 - 1), l4_src=port_numbers, l4_dst=port_numbers,
 )  # fmt: skip
 
 
+@pytest.mark.parametrize("tags", [0, 1, 2], ids=lambda tags: f"{tags} tags")
+@pytest.mark.parametrize(
+    "behind", [MPLS(label=100, cos=3, s=0, ttl=9) / MPLS(label=2), bytes.fromhex("20abcdef")]
+)
+@pytest.mark.parametrize("eth_type", [0x8847, 0x8848, 0x88E7], ids=hex)
+def test_the_key_names_the_outermost_label_or_service(rig, eth_type, behind, tags):
+    packet = vm_ether()
+    for number in range(tags):
+        packet /= Dot1AD(vlan=5 + number, prio=number + 1)
+    packet.lastlayer().type = eth_type
+    frame = bytes(packet / Raw(bytes(behind)))
+    assert key_of(rig, frame)._replace(in_port=0) == flow_key(frame)
+    short = frame[: len(frame) - len(bytes(behind)) + 3]
+    assert key_of(rig, short)._replace(in_port=0) == flow_key(short)
+
+
 @given(key=keys)
 def test_a_key_survives_packing(key):
-    assert unpack_key(pack_key(key)) == key
+    assert key_from(key_words(key)) == key
 
 
 @given(one=keys, other=keys)
 def test_different_keys_have_different_words(one, other):
-    assert (pack_key(one) == pack_key(other)) == (one == other)
+    assert (key_words(one) == key_words(other)) == (one == other)
 
 
 def test_the_virtual_network_is_part_of_the_key(rig):

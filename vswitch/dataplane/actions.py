@@ -6,7 +6,7 @@ from numba import njit
 from vswitch.dataplane import flow_table
 from vswitch.dataplane.intrinsics import acquire64, copy, release64, store64, sys_write
 from vswitch.dataplane.outgoing import take_group
-from vswitch.dataplane.ports import tap
+from vswitch.dataplane.ports import packet, tap
 from vswitch.dataplane.tso import NO_TUNNEL, segment
 from vswitch.layout import (
     KEY_WORDS,
@@ -79,14 +79,16 @@ def output(mem, t, index):
     elif kind == PortKind.TAP.value:
         tap.send(mem, t, index)
     elif kind == PortKind.WIRE.value:
-        segment(mem, t, port["wire"], NO_TUNNEL)
+        segment(mem, t, index, NO_TUNNEL)
+    elif kind == PortKind.PACKET.value:
+        packet.send(mem, t, index)
     else:
         uplink = t["ports"][port["uplink"]]
-        if uplink["kind"] != PortKind.WIRE.value or not uplink["up"]:
+        if uplink["kind"] == PortKind.NONE.value or not uplink["up"]:
             t["counters"][Counter.NO_UPLINK.value] += 1
             port["tx_dropped"] += 1
             return
-        sent = segment(mem, t, uplink["wire"], index)
+        sent = segment(mem, t, port["uplink"], index)
         port["tx_packets"] += sent
         port["tx_bytes"] += t["outgoing"]["bytes"] if sent else 0
 
@@ -118,6 +120,8 @@ def punt(mem, t, kind, action):
         row["key"][word] = t["key"][word]
     row["slot"] = slot
     row["length"] = out["bytes"]
+    row["packets"] = out["frames"]
+    row["bytes"] = _bytes_received(out)
     info = t["held"][slot]
     info["length"] = out["bytes"]
     info["in_port"] = out["in_port"]

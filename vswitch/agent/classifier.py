@@ -11,7 +11,7 @@ from collections import Counter
 from itertools import count
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from vswitch.agent.fields import OUTSIDE, Fields, Masks
+from vswitch.agent.fields import Fields, Masks
 
 
 class Classifiable(Protocol):
@@ -23,9 +23,13 @@ class Classifiable(Protocol):
 
 
 class Lookable(Protocol):
-    """What the classifier needs to know of a packet. Asking is noted: the answer may depend on it."""
+    """What the classifier needs to know of a packet. Asking is noted: the answer may depend on it.
+
+    values: by index; unknown: the indexes (as bits) whose values look() has to find first, at a price.
+    """
 
     values: list[int]
+    unknown: int
 
     def look(self, masks: Masks) -> None:
         """Note that these bits of `values` are about to be looked at, and have them there."""
@@ -33,13 +37,15 @@ class Lookable(Protocol):
 
 
 R = TypeVar("R", bound=Classifiable)
-_T = TypeVar("_T")
+
+
+Rank = tuple[int, int]
 
 
 class _Ranked(NamedTuple, Generic[R]):
     """A rule and what it wins by: the priority, then who was here first."""
 
-    rank: tuple[int, int]
+    rank: Rank
     rule: R
 
 
@@ -48,12 +54,12 @@ class _Subtable(Generic[R]):
 
     def __init__(self, masks: Masks) -> None:
         self.masks = masks
-        self.key_masks: Masks = tuple(pair for pair in masks if pair[0] < OUTSIDE)
+        self.indexes = sum(1 << index for index, _mask in masks)  # as bits
         self.max_priority = -1
         self.rules: dict[Fields, list[_Ranked[R]]] = {}  # of one value: the highest rank first
         self._priorities: Counter[int] = Counter()
-        self.is_outside = len(self.key_masks) < len(masks)
-        self._key_parts: dict[Fields, list[tuple[int, int]]] = {}  # ranks by the values inside the key
+        # by the indexes that a packet does not know: the ranks by the values of the others
+        self._parts: dict[int, dict[Fields, list[Rank]]] = {}
 
     def add(self, ranked: _Ranked[R]) -> None:
         rule = ranked.rule
@@ -62,8 +68,8 @@ class _Subtable(Generic[R]):
         rules.sort(reverse=True, key=_rank)
         self._priorities[rule.priority] += 1
         self.max_priority = max(self.max_priority, rule.priority)
-        if self.is_outside:
-            self._key_parts.setdefault(rule.values[: len(self.key_masks)], []).append(ranked.rank)
+        for unknown, parts in self._parts.items():
+            parts.setdefault(self._part(rule, unknown), []).append(ranked.rank)
 
     def remove(self, rule: R) -> None:
         rules = self.rules[rule.values]
@@ -71,23 +77,39 @@ class _Subtable(Generic[R]):
         rank = rules.pop(place).rank
         if not rules:
             del self.rules[rule.values]
-        _subtract(self._priorities, rule.priority)
-        if rule.priority not in self._priorities:
+        self._priorities[rule.priority] -= 1
+        if not self._priorities[rule.priority]:
+            del self._priorities[rule.priority]
             self.max_priority = max(self._priorities, default=-1)
-        if self.is_outside:
-            part = rule.values[: len(self.key_masks)]
-            self._key_parts[part].remove(rank)
-            if not self._key_parts[part]:
-                del self._key_parts[part]
+        for unknown, parts in self._parts.items():
+            part = self._part(rule, unknown)
+            parts[part].remove(rank)
+            if not parts[part]:
+                del parts[part]
+
+    def known_masks(self, unknown: int) -> Masks:
+        return tuple([pair for pair in self.masks if not unknown >> pair[0] & 1])
 
     def lookup(self, values: list[int]) -> _Ranked[R] | None:
         rules = self.rules.get(tuple([values[index] & mask for index, mask in self.masks]))
         return None if rules is None else rules[0]
 
-    def best_rank(self, values: list[int]) -> tuple[int, int] | None:
-        """The highest rank among the rules that match as far as the key tells."""
-        ranks = self._key_parts.get(tuple([values[index] & mask for index, mask in self.key_masks]))
+    def best_rank(self, values: list[int], unknown: int) -> Rank | None:
+        """The highest rank among the rules that match as far as is known."""
+        unknown &= self.indexes
+        parts = self._parts.get(unknown)
+        if parts is None:
+            parts = self._parts[unknown] = {}
+            for rules in self.rules.values():
+                for ranked in rules:
+                    parts.setdefault(self._part(ranked.rule, unknown), []).append(ranked.rank)
+        ranks = parts.get(tuple([values[index] & mask for index, mask in self.known_masks(unknown)]))
         return None if ranks is None else max(ranks)
+
+    def _part(self, rule: R, unknown: int) -> Fields:
+        """The values of `rule` that a packet knows."""
+        pairs = zip(self.masks, rule.values, strict=True)
+        return tuple([value for (index, _mask), value in pairs if not unknown >> index & 1])
 
 
 class Classifier(Generic[R]):
@@ -119,52 +141,52 @@ class Classifier(Generic[R]):
     def lookup(self, packet: Lookable) -> R | None:
         """The rule of the highest priority that matches; of several, the one that was added first.
 
-        What no key has is looked at only where, by the key, a rule might be better than all others.
+        What the packet does not know is looked at only where, by the rest, a rule might be the best of all.
         """
         if self._by_priority is None:
             self._by_priority = sorted(self._subtables.values(), key=_max_priority, reverse=True)
         best: _Ranked[R] | None = None
-        values = packet.values
-        outside: list[_Subtable[R]] = []
+        values, unknown = packet.values, packet.unknown
+        postponed: list[_Subtable[R]] = []
         for subtable in self._by_priority:
             if best is not None and best.rule.priority > subtable.max_priority:
                 break
-            packet.look(subtable.key_masks)
-            if subtable.is_outside:
-                outside.append(subtable)
+            if subtable.indexes & unknown:
+                packet.look(subtable.known_masks(unknown))
+                postponed.append(subtable)
                 continue
+            packet.look(subtable.masks)
             found = subtable.lookup(values)
             if found is not None and (best is None or found.rank > best.rank):
                 best = found
-        if outside:
-            best = _lookup_outside(outside, packet, best)
+        if postponed:
+            best = _lookup_unknown(postponed, packet, best)
         return None if best is None else best.rule
 
 
-def _lookup_outside(
+def _lookup_unknown(
     subtables: list[_Subtable[R]], packet: Lookable, best: _Ranked[R] | None
 ) -> _Ranked[R] | None:
     """The best rule of these subtables that is better than `best`, else `best`."""
-    ranked = [(rank, s) for s in subtables if (rank := s.best_rank(packet.values)) is not None]
-    for rank, subtable in sorted(ranked, key=lambda pair: pair[0], reverse=True):
+    values, unknown = packet.values, packet.unknown
+    ranked = [(rank, table) for table in subtables if (rank := table.best_rank(values, unknown)) is not None]
+    for rank, subtable in sorted(ranked, key=_first, reverse=True):
         if best is not None and best.rank > rank:
             break
         packet.look(subtable.masks)
-        found = subtable.lookup(packet.values)
+        found = subtable.lookup(values)
         if found is not None and (best is None or found.rank > best.rank):
             best = found
     return best
 
 
-def _rank(ranked: _Ranked[R]) -> tuple[int, int]:
+def _first(pair: tuple[Rank, _Subtable[R]]) -> Rank:
+    return pair[0]
+
+
+def _rank(ranked: _Ranked[R]) -> Rank:
     return ranked.rank
 
 
 def _max_priority(subtable: _Subtable[R]) -> int:
     return subtable.max_priority
-
-
-def _subtract(counter: Counter[_T], item: _T) -> None:
-    counter[item] -= 1
-    if not counter[item]:
-        del counter[item]

@@ -55,9 +55,9 @@ class MacTable:
             aged.append(address)
         return aged
 
-    def of_ports(self, ports: Set[int]) -> list[tuple[int, int]]:
-        """The addresses that were learned at these ports."""
-        return [address for address, (port, _seen) in self._places.items() if port in ports]
+    def of_other_ports_than(self, ports: Set[int]) -> list[tuple[int, int]]:
+        """The addresses that were learned at ports that are not among these."""
+        return [address for address, (port, _seen) in self._places.items() if port not in ports]
 
     def forget(self, vlan: int, mac: int) -> None:
         self._places.pop((vlan, mac), None)

@@ -94,11 +94,11 @@ class Packet:
         "_deeper",
         "_proto",
         "_remarked",
-        "_unknown",
         "frame",
         "key",
         "looked",
         "uncacheable",
+        "unknown",
         "values",
     )
 
@@ -110,7 +110,7 @@ class Packet:
         self.uncacheable: str | None = None
         self._constant = [0] * f.FIELD_COUNT  # bits that were written, and do not depend on the key any more
         self._constant[f.METADATA] = _ALL_BITS
-        self._unknown = _OUTSIDE_BITS  # indexes whose values have to be read from the frame
+        self.unknown = _OUTSIDE_BITS  # indexes whose values have to be read from the frame
         self._deeper: tuple[int, ...] = ()  # VLAN tags behind the inner one
         self._base = _Base(_ETHERNET, None, 0)
         self._proto: int | None = None  # the IP protocol, where it was written
@@ -126,7 +126,7 @@ class Packet:
         """
         looked, constant = self.looked, self._constant
         for index, mask in masks:
-            if self._unknown >> index & 1:
+            if self.unknown >> index & 1:
                 self._outside(f.NAMES[index])
                 self._reveal()
             elif index < f.KEY_FIELDS:
@@ -158,10 +158,10 @@ class Packet:
         assert self.frame is not None
         found = _read(self.frame, self._base, self._proto)
         for index in range(f.FIELD_COUNT):
-            if self._unknown >> index & 1:
+            if self.unknown >> index & 1:
                 self.values[index] = found[index]
                 self._constant[index] = _ALL_BITS
-        self._unknown = 0
+        self.unknown = 0
 
     def state(self) -> tuple[tuple[tuple[int, int, int], ...], int]:
         """How the vector follows from the key now: ((index, written bits, their values), …), and the indexes
@@ -169,9 +169,9 @@ class Packet:
         written = tuple(
             (index, bits, self.values[index] & bits)
             for index, bits in enumerate(self._constant)
-            if bits and not self._unknown >> index & 1
+            if bits and not self.unknown >> index & 1
         )
-        return written, self._unknown
+        return written, self.unknown
 
     # --- pipeline fields ---------------------------------------------------------------------------------
 
@@ -203,7 +203,7 @@ class Packet:
             if name not in _PARTS:
                 self._write(place.slot, value)
             else:
-                if self._unknown >> place.slot & 1:
+                if self.unknown >> place.slot & 1:
                     self.look(((place.slot, place.mask),))
                 self._write(place.slot, value << place.shift, place.mask)
         return True
@@ -224,7 +224,7 @@ class Packet:
     def _write(self, index: int, value: int, mask: int = _ALL_BITS) -> None:
         self.values[index] = self.values[index] & ~mask | value
         self._constant[index] |= mask
-        self._unknown &= ~(1 << index)
+        self.unknown &= ~(1 << index)
 
     def _set_eth_type(self, eth_type: int) -> None:
         self.look(_LOOK_TYPE)
@@ -238,7 +238,7 @@ class Packet:
             self._proto = proto
             if not (before in _PORTS and proto in _PORTS):
                 self._base_at_l3()
-                self._unknown |= _L4_BITS
+                self.unknown |= _L4_BITS
 
     # --- push and pop ------------------------------------------------------------------------------------
 
@@ -260,7 +260,7 @@ class Packet:
         if len(tags) == 2 and self.values[f.ETH_TYPE] in _TPIDS and not self._covered:
             # another tag, behind those that the key has room for
             self._base = base._replace(tags=1)
-            self._unknown |= _L3_BITS | 1 << f.VLAN_INNER | 1 << f.ETH_TYPE
+            self.unknown |= _L3_BITS | 1 << f.VLAN_INNER | 1 << f.ETH_TYPE
         return True
 
     def push_mpls(self, eth_type: int) -> None:
@@ -311,7 +311,7 @@ class Packet:
         else:
             base = self._base_at_l3()
             self._base = _Base(base.offset + _ITAG + _ETHERNET, None, 0)
-            self._unknown |= _L2_BITS | _L3_BITS
+            self.unknown |= _L2_BITS | _L3_BITS
             self._proto = None
             self._deeper = ()
         return True
@@ -323,7 +323,7 @@ class Packet:
             _Covered(
                 self.values[:],
                 self._constant[:],
-                self._unknown,
+                self.unknown,
                 self._deeper,
                 base,
                 self._proto,
@@ -334,7 +334,7 @@ class Packet:
         self._write(f.ETH_TYPE, eth_type)
         for index in (f.VLAN_TCI, f.VLAN_INNER, *_L3_INDEXES):
             self._write(index, 0)
-        self._unknown = 0
+        self.unknown = 0
 
     def _uncover(self) -> None:
         """The header that _cover() stands for goes; pipeline fields stay as they are."""
@@ -343,7 +343,7 @@ class Packet:
             covered.values[index], covered.constant[index] = self.values[index], self._constant[index]
         self.values[:] = covered.values
         self._constant[:] = covered.constant
-        self._unknown, self._deeper = covered.unknown, covered.deeper
+        self.unknown, self._deeper = covered.unknown, covered.deeper
         self._base, self._proto = covered.base, covered.proto
 
     def _uncovered_as(self, eth_type: int, outer: tuple[int, ...]) -> None:
@@ -383,11 +383,11 @@ class Packet:
             for index in _L3_INDEXES:
                 self._write(index, 0)
             return
-        self._unknown |= _L3_BITS
+        self.unknown |= _L3_BITS
         tags = len(self._tags())
         self._base = base._replace(tags=tags)
         if base.eth_type in _TPIDS and tags < 2:
-            self._unknown |= 1 << f.ETH_TYPE | 1 << f.VLAN_INNER | (0 if tags else 1 << f.VLAN_TCI)
+            self.unknown |= 1 << f.ETH_TYPE | 1 << f.VLAN_INNER | (0 if tags else 1 << f.VLAN_TCI)
 
     def _base_at_l3(self) -> _Base:
         """The base, told so that it begins behind the Ethernet type that `values` has.
@@ -409,7 +409,7 @@ class Packet:
         return (
             self.values[:],
             self._constant[:],
-            self._unknown,
+            self.unknown,
             self._deeper,
             self._base,
             self._proto,
@@ -419,7 +419,7 @@ class Packet:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Be what the packet was; what was looked at meanwhile stays noted."""
-        values, constant, self._unknown, self._deeper, self._base, self._proto, covered, remarked = snapshot
+        values, constant, self.unknown, self._deeper, self._base, self._proto, covered, remarked = snapshot
         self._remarked = remarked
         self.values[:] = values
         self._constant[:] = constant

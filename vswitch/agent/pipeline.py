@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vswitch.agent import fields as f
 from vswitch.agent.fields import Masks
@@ -49,6 +49,8 @@ from vswitch.openflow.instructions import (
 from vswitch.openflow.oxm import IPV4, IPV6, MPLS, MPLS_MULTICAST
 
 if TYPE_CHECKING:
+    from vswitch.agent.groups import Bucket, Group, GroupTable
+    from vswitch.agent.meters import MeterTable
     from vswitch.agent.slowpath import CachedFlow
     from vswitch.agent.tables import FlowTables, Rule, Table
 
@@ -67,38 +69,6 @@ _HASHED: Masks = tuple(
                   f.L4_SRC, f.L4_DST)
 )  # fmt: skip
 """What the bucket of a select group depends on."""
-
-
-class Bucket(Protocol):
-    """What the pipeline needs of a group's bucket."""
-
-    weight: int
-    actions: Sequence[of.Action]
-
-    def count(self, packets: int, octets: int) -> None: ...
-
-
-class Group(Protocol):
-    """What the pipeline needs of a group."""
-
-    group_id: int
-    type: int
-    flows: set[Translation]
-
-    @property
-    def buckets(self) -> Sequence[Bucket]: ...
-
-    def count(self, packets: int, octets: int) -> None: ...
-
-
-class GroupTable(Protocol):
-    def get(self, group_id: int) -> Group | None: ...
-
-    def is_live(self, bucket: Any, ports: PortTable) -> bool: ...
-
-
-class MeterTable(Protocol):
-    def remarks(self, meter_id: int) -> bool: ...
 
 
 class World(NamedTuple):

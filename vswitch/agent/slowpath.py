@@ -18,15 +18,7 @@ from vswitch.agent.flow_index import FlowIndex
 from vswitch.agent.memo import Memo
 from vswitch.agent.normal import MacTable
 from vswitch.agent.packet import OutsideKey, Packet
-from vswitch.agent.pipeline import (
-    Group,
-    GroupTable,
-    MeterTable,
-    Translation,
-    World,
-    translate,
-    translate_packet_out,
-)
+from vswitch.agent.pipeline import Translation, World, translate, translate_packet_out
 from vswitch.agent.ports import PortTable
 from vswitch.agent.reverse import mirror_key
 from vswitch.agent.tables import Change, ChangeKind
@@ -44,6 +36,8 @@ from vswitch.openflow import actions as of
 from vswitch.openflow.constants import PacketInReason, Port
 
 if TYPE_CHECKING:
+    from vswitch.agent.groups import Group, GroupTable
+    from vswitch.agent.meters import MeterTable
     from vswitch.agent.tables import FlowTables, Rule
 
 log = logging.getLogger(__name__)
@@ -124,7 +118,7 @@ class SlowPath:
         self._unsettled: set[FlowKey] = set()  # stale, and to be installed even when the program is the same
         self._translations: set[Translation] = set()  # that have flows
         self._by_address: dict[tuple[int, int], set[Translation]] = {}
-        self._port_states: dict[int, tuple[object, ...]] = {}
+        self._port_states: dict[int, tuple[object, ...]] | None = None  # not looked at yet
         self._next_aging_ns = 0
         tables.credit = self.credit_rules
 
@@ -366,19 +360,19 @@ class SlowPath:
 
     def ports_changed(self) -> None:
         """Ports came, went, were configured, or their links did."""
-        before, self._port_states = self._port_states, self._states_of_ports()
-        changed = {
-            port_no
-            for port_no in before.keys() | self._port_states.keys()
-            if before.get(port_no) != self._port_states.get(port_no)
-        }
-        came_or_went = before.keys() ^ self._port_states.keys()
-        if not changed:
-            return
+        before, after = self._port_states, self._states_of_ports()
+        self._port_states = after
         self._memo.clear()
-        for address in self.macs.of_ports(before.keys() - self._port_states.keys()):
+        for address in self.macs.of_other_ports_than(after.keys()):
             self.macs.forget(*address)
             self._stale |= self._by_address.get(address, set())
+        if before is None:
+            changed = came_or_went = set().union(*(t.ports for t in self._translations))
+        else:
+            came_or_went = before.keys() ^ after.keys()
+            changed = came_or_went | {n for n in before.keys() & after.keys() if before[n] != after[n]}
+        if not changed:
+            return
         for translation in self._translations:
             if translation.floods or translation.watches or translation.ports & changed:
                 self._stale.add(translation)

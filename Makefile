@@ -3,14 +3,15 @@
 PYTHON    ?= python3
 DEMO_ARGS ?=
 TEST_ARGS ?=
+CONFORMANCE_ARGS ?=
 SHELL     := /bin/bash
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint fuzz bench clean
+.PHONY: help setup demo test conformance lint fuzz bench clean
 
 help:  ## this list
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:  ## install the Debian packages that are missing, and both virtual environments
 	@scripts/setup.sh
@@ -23,6 +24,10 @@ test: setup lint  ## set up, check the style and the types, run all tests (TEST_
 	@scripts/as_root.sh .venv/bin/python -m vswitch.compile
 	@scripts/as_root.sh scripts/test.sh $(TEST_ARGS)
 
+conformance: setup  ## Ryu's 991 OpenFlow switch tests, 35 minutes (CONFORMANCE_ARGS="--category action": a part)
+	@scripts/as_root.sh .venv/bin/python -m vswitch.compile
+	@scripts/as_root.sh .venv/bin/python -m conformance $(CONFORMANCE_ARGS)
+
 lint: setup  ## ruff and mypy
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
@@ -34,5 +39,5 @@ bench: setup  ## nanoseconds per frame and stage
 	@scripts/as_root.sh .venv/bin/python -m experiments bench
 
 clean:  ## remove the virtual environments and all caches (keeps runs/)
-	rm -rf .venv .venv-ryu .pytest_cache .hypothesis .mypy_cache .ruff_cache build ./*.egg-info
+	rm -rf .venv .venv-ryu .conformance_cache .pytest_cache .hypothesis .mypy_cache .ruff_cache build ./*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

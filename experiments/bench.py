@@ -102,7 +102,7 @@ def _send(mem_array, t, frame_at, frame_len, tunnel, rounds):
         coalesce(mem, t)
         take_group(mem, t, t["groups"][0])
         t["outgoing"]["tunnel_id"] = 42
-        segment(mem, t, 0, tunnel)
+        segment(mem, t, t["wires"][0]["port"], tunnel)
         t["wires"][0]["tx_clean"] = t["wires"][0]["tx_head"]
 
 

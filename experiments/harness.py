@@ -15,25 +15,27 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from experiments import cpu, environment
 from experiments.errors import ExperimentError
-from experiments.iperf import Load, transfer
+from experiments.metrics import Workload
 from experiments.options import format_cores
 from experiments.peers.base import BackEnd, Servers, Variant
-from experiments.plan import Case, Experiment, Plan
+from experiments.plan import Case, Experiment, Plan, config_text
 from experiments.progress import Reporter
-from experiments.summary import Sample, config_text, summarise
+from experiments.summary import Sample, summarise
 from experiments.system import require_programs, require_root
 from experiments.validity import reasons_against
 
 RETRIES = 2  # of one disturbed run
 ALL_RETRIES = 6  # of an experiment, so that its length stays bounded
 ALL_RETRIES_QUICK = 2
-CALIBRATION_LOAD_S = 1
+HEAT_S = 1  # of calibration
+FINALISTS, FINALS = 3, 2
 MARKER = "config.json"  # a folder that has it is a run folder of ours
 
 
@@ -48,7 +50,7 @@ class Harness:
     ) -> None:
         self.experiment = experiment
         self.options = options
-        self.out = out
+        self.out = out.absolute()  # what runs in another mount namespace has another working directory
         self.reporter = reporter
         self.quick = quick
         self.plan: Plan = experiment.plan(options)
@@ -59,7 +61,9 @@ class Harness:
     def run(self) -> dict[str, Any]:
         """Measure everything and return the summary, which is also in the run folder."""
         require_root()
-        require_programs(["iperf3", *(name for kind in self.plan.back_ends for name in kind.programs)])
+        require_programs(
+            [*self.plan.programs, *(name for kind in self.plan.back_ends for name in kind.programs)]
+        )
         prepare_folder(self.out)
         stamp = environment.stamp(self.options["seed"])
         plain = printable(self.options)
@@ -91,31 +95,44 @@ class Harness:
             back_end.stop()
 
     def _calibrate(self) -> None:
-        """Find the fastest variant of each case whose back end has several, so that peers are at their best.
-
-        A quick run tries a back end's quick variants with its last case only (the one with the most flows)
-        and takes the result for all its cases.
-        """
+        """Find the fastest variant of each case whose back end has several: peers are to be at their best."""
         for name, back_end in self.back_ends.items():
             cases = [case for case in self.plan.cases if case.back_end == name]
             variants = back_end.quick_variants() if self.quick else back_end.variants()
-            for case in cases[-1:] if self.quick else cases:
-                best = self._fastest(back_end, variants, case) if len(variants) > 1 else variants[0]
-                for served in cases if self.quick else [case]:
-                    self.variants[config_text(served.config)] = best
+            for served in self._served_together(cases):
+                best = self._fastest(back_end, variants, served[-1]) if len(variants) > 1 else variants[0]
+                self.variants |= {config_text(case.config): best for case in served}
+
+    def _served_together(self, cases: list[Case]) -> list[list[Case]]:
+        """Cases that one choice is made for, by the last of them (the one with the most flows): each for
+        itself, in a quick run all with the same kind of load."""
+        if not self.quick:
+            return [[case] for case in cases]
+        kinds: dict[type, list[Case]] = {}
+        for case in cases:
+            kinds.setdefault(type(case.load), []).append(case)
+        return list(kinds.values())
 
     def _fastest(self, back_end: BackEnd, variants: list[Variant], case: Case) -> Variant:
+        """The best of short heats; in a full run its best few then meet in runs of full length."""
         self.reporter.phase(f"looking for the fastest way to run {config_text(case.config)}")
-        load = replace(case.load, seconds=CALIBRATION_LOAD_S, warmup_s=0.25)
-        rates = {variant: self._rate(back_end, variant, case, load) for variant in variants}
-        plain = {str(variant): rate for variant, rate in rates.items()}
-        write_json(self.out / "raw" / f"{slug(case)}-calibration.json", plain)
-        return max(rates, key=lambda variant: rates[variant])
+        heat = case.load.shortened(HEAT_S)
+        rates = {variant: [self._rate(back_end, variant, case, heat)] for variant in variants}
+        heats = {str(variant): rate for variant, (rate,) in rates.items()}
+        if not self.quick:
+            finalists = sorted(rates, key=lambda variant: rates[variant], reverse=True)[:FINALISTS]
+            rates = {
+                variant: [self._rate(back_end, variant, case, case.load) for _ in range(FINALS)]
+                for variant in finalists
+            }
+        finals = {} if self.quick else {str(variant): rate for variant, rate in rates.items()}
+        write_json(self.out / "raw" / f"{slug(case)}-calibration.json", {"heats": heats, "finals": finals})
+        return max(rates, key=lambda variant: median(rates[variant]))
 
-    def _rate(self, back_end: BackEnd, variant: Variant, case: Case, load: Load) -> float:
+    def _rate(self, back_end: BackEnd, variant: Variant, case: Case, load: Workload) -> float:
         back_end.use(variant)
         back_end.prepare(case.config)
-        return transfer(*back_end.endpoints(), load).throughput_bps
+        return load.run(back_end).primary
 
     def _measure(self) -> list[list[Sample]]:
         order = random.Random(self.options["seed"])
@@ -134,9 +151,8 @@ class Harness:
             if sample.valid or not self.retries:
                 break
             self.retries -= attempt < RETRIES
-        rate = f"{sample.transfer.throughput_bps / 1e9:.2f} Gbit/s"
         flaw = "" if sample.valid else f", invalid: {'; '.join(sample.reasons)}"
-        self.reporter.finished(config_text(case.config), rate + flaw)
+        self.reporter.finished(config_text(case.config), str(sample.measured) + flaw)
         return sample
 
     def _attempt(self, case: Case, number: int, attempt: int) -> Sample:
@@ -144,14 +160,14 @@ class Harness:
         back_end.use(self.variants[config_text(case.config)])
         back_end.prepare(case.config)
         counters_before, cpu_before, began = back_end.counters(), cpu.snapshot(), time.monotonic()
-        moved = transfer(*back_end.endpoints(), case.load)
+        measured = case.load.run(back_end)
         cpu_after, elapsed = cpu.snapshot(), time.monotonic() - began
         counters_after = back_end.counters()
         use = cpu.use_between(cpu_before, cpu_after, elapsed, os.getpid())
         growth = {name: value - counters_before.get(name, 0) for name, value in counters_after.items()}
         reasons = reasons_against(use, growth, self.options["other_cpu"])
-        sample = Sample(case, number, attempt, moved, use, growth, reasons)
-        record = {"config": case.config, "cpu": asdict(use), "reasons": reasons, "iperf3": moved.raw}
+        sample = Sample(case, number, attempt, measured, use, growth, reasons)
+        record = {"config": case.config, "cpu": asdict(use), "reasons": reasons, "load": measured.raw}
         record |= {"counters_before": counters_before, "counters_after": counters_after}
         write_json(self.out / "raw" / f"{slug(case)}-{number + 1}-{attempt + 1}.json", record)
         return sample

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One measurement with iperf3 between two endpoints, each a network namespace and a set of cores."""
+"""TCP by iperf3 between two endpoints, each a network namespace and a set of cores."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import tempfile
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from experiments.errors import ExperimentError
-from experiments.system import listening, wait_until
-from topologies.processes import end, spawn
+from experiments.metrics import Measurement
+from experiments.system import wait_until
+from topologies.processes import end, listening, spawn
+
+if TYPE_CHECKING:
+    from experiments.peers.base import BackEnd
 
 PORT = 5301  # not iperf3's own 5201, where a VM's server may listen
 INTERVAL_S = 0.25  # of iperf3's reports: the warm-up is a multiple of it
@@ -20,21 +24,15 @@ MARGIN_S = 10.0  # for connecting and exchanging results
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One end of a measurement. `pid`: a process in its network namespace; `cpus`: None for any core."""
+    """One end of a measurement. `pid`: a process in its network namespace; `cpus`: None for any core.
+
+    window: size of its socket's buffers as iperf3 takes it, e.g. 256K; by default the kernel finds one.
+    """
 
     pid: int
     ip: str
     cpus: frozenset[int] | None
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """What one iperf3 run moved after its warm-up."""
-
-    throughput_bps: float  # TCP payload that the receiver got
-    retransmits: int
-    seconds: float
-    raw: dict[str, Any]
+    window: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,14 +44,22 @@ class Load:
     warmup_s: float = 0.5
     congestion: str = "cubic"
 
+    def run(self, back_end: BackEnd) -> Measurement:
+        return transfer(*back_end.endpoints(), self)
 
-def transfer(client: Endpoint, server: Endpoint, load: Load) -> Transfer:
+    def shortened(self, seconds: int) -> Load:
+        return replace(self, seconds=seconds, warmup_s=INTERVAL_S)
+
+
+def transfer(client: Endpoint, server: Endpoint, load: Load) -> Measurement:
     """Send from `client` to `server` and return what arrived.
 
     The server is started for this run and ends with it. iperf3's own warm-up option takes whole seconds only,
     so the warm-up is left out of the sum of the receiver's intervals here.
     """
     interval = f"{INTERVAL_S:g}"
+    if load.congestion != "bbr":
+        _start_unpaced(client)
     listener = spawn(
         ["iperf3", "-s", "-1", "-J", "-i", interval, "-p", str(PORT)], pid=server.pid, cpus=server.cpus
     )
@@ -70,9 +76,24 @@ def transfer(client: Endpoint, server: Endpoint, load: Load) -> Transfer:
         end(listener)
 
 
+def _start_unpaced(client: Endpoint) -> None:
+    """Let the sockets of the client's namespace start with Reno, which iperf3 then replaces.
+
+    iperf3 sets the congestion control of connections that exist already. One that started with BBR, the
+    default of some kernels, keeps pacing by a timer for each super-frame, under any other algorithm too: it
+    costs a third of the sender's core. A namespace's default may be Reno only (TCP_CONG_NON_RESTRICTED).
+    """
+    command = "echo reno > /proc/sys/net/ipv4/tcp_congestion_control"
+    argv = ["nsenter", f"--target={client.pid}", "--net", "--", "sh", "-c", command]
+    result = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise ExperimentError(f"cannot set the congestion control of the sender: {result.stderr.strip()}")
+
+
 def _client(client: Endpoint, server: Endpoint, load: Load, interval: str) -> dict[str, Any]:
     argv = ["iperf3", "-c", server.ip, "-p", str(PORT), "-t", str(load.seconds), "-P", str(load.flows)]
     argv += ["-C", load.congestion, "-i", interval, "-J", "--get-server-output", "--connect-timeout", "3000"]
+    argv += ["-w", client.window] if client.window else []
     with tempfile.TemporaryFile() as output:
         process = spawn(argv, pid=client.pid, cpus=client.cpus, stdout=output, stderr=subprocess.STDOUT)
         try:
@@ -91,7 +112,7 @@ def _client(client: Endpoint, server: Endpoint, load: Load, interval: str) -> di
         raise ExperimentError(f"iperf3 failed: {text.strip()[-300:] or 'it printed nothing'}") from None
 
 
-def parse(raw: dict[str, Any], load: Load) -> Transfer:
+def parse(raw: dict[str, Any], load: Load) -> Measurement:
     """The receiver's intervals after the warm-up, summed; retransmissions are the sender's."""
     if "error" in raw:
         raise ExperimentError(f"iperf3 failed: {raw['error']}")
@@ -100,12 +121,11 @@ def parse(raw: dict[str, Any], load: Load) -> Transfer:
     seconds = sum(interval["seconds"] for interval in received)
     if not seconds:
         raise ExperimentError(f"iperf3 reported nothing after the warm-up of {load.warmup_s:g} s")
-    return Transfer(
-        throughput_bps=8 * sum(interval["bytes"] for interval in received) / seconds,
-        retransmits=sum(interval.get("retransmits", 0) for interval in sent),
-        seconds=seconds,
-        raw=raw,
-    )
+    values = {
+        "throughput_bps": 8 * sum(interval["bytes"] for interval in received) / seconds,
+        "retransmits": sum(interval.get("retransmits", 0) for interval in sent),
+    }
+    return Measurement(values, raw)
 
 
 def _after(intervals: list[dict[str, Any]], warmup_s: float) -> list[dict[str, Any]]:

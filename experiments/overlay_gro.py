@@ -16,12 +16,13 @@ from experiments.options import Option, choice, default_cores, integer, number, 
 from experiments.peers.base import BackEnd
 from experiments.peers.kernel import KernelVxlan
 from experiments.peers.ovs import OvsUserspace
-from experiments.peers.vswitch import VSwitchOverlay
+from experiments.peers.vswitch import VSwitchOverlay, VSwitchOverVeth
 from experiments.plan import Case, Config, Experiment, Plan, Ratio, flows_text
 
 BACK_ENDS: dict[str, type[BackEnd]] = {
     kind.name: kind for kind in (VSwitchOverlay, KernelVxlan, OvsUserspace)
 }
+MEMORY, VETH = "memory", "veth"
 GRO_STATES = {"vswitch": (True, False), "kernel": (True,), "ovs-userspace": (False,)}
 BASELINE = "kernel"
 
@@ -33,6 +34,7 @@ OPTIONS = {
     "switches": Option(
         several(choice(*BACK_ENDS)), tuple(BACK_ENDS), tuple(BACK_ENDS), f"among {', '.join(BACK_ENDS)}"
     ),
+    "wire": Option(choice("memory", VETH), "memory", "memory", "veth: the switch over a veth, too"),
     "encap": Option(choice("vxlan"), "vxlan", "vxlan", "tunnel format"),
     "congestion": Option(choice("cubic", "reno", "bbr"), "cubic", "cubic", "TCP congestion control"),
     "cores": Option(server_cores, default_cores(), default_cores(), "cores of each server: 0,1 or 0+1,2+3"),
@@ -48,24 +50,42 @@ def plan(options: dict[str, Any]) -> Plan:
     cases, ratios = [], []
     for flows in options["flows"]:
         load = Load(flows, options["seconds"], options["warmup"], options["congestion"])
-        configs: dict[tuple[str, bool], Config] = {}
+        configs: dict[tuple[str, str, bool], Config] = {}
         for switch in options["switches"]:
-            for gro in GRO_STATES[switch]:
-                config = {"switch": switch, "encap": options["encap"], "gro": gro, "flows": flows}
-                configs[switch, gro] = config
-                cases.append(Case(config, switch, load))
-        ratios += _ratios(configs, f"{options['encap']}, {flows_text(flows)}")
-    return Plan(tuple(BACK_ENDS[name] for name in options["switches"]), tuple(cases), tuple(ratios), BASELINE)
+            for wire, back_end in _wires(switch, options["wire"]).items():
+                for gro in GRO_STATES[switch]:
+                    config = {"switch": switch, "encap": options["encap"], "wire": wire}
+                    config |= {"gro": gro, "flows": flows}
+                    configs[switch, wire, gro] = config
+                    cases.append(Case(config, back_end.name, load))
+        for wire in _wires("vswitch", options["wire"]):
+            between = f"{options['encap']}, " + ("" if wire == MEMORY else f"{wire}, ")
+            ratios += _ratios(configs, wire, between + flows_text(flows))
+    back_ends = [
+        back_end for switch in options["switches"] for back_end in _wires(switch, options["wire"]).values()
+    ]
+    return Plan(tuple(back_ends), tuple(cases), tuple(ratios), BASELINE, ("iperf3",))
 
 
-def _ratios(configs: dict[tuple[str, bool], Config], suffix: str) -> list[Ratio]:
+def _wires(switch: str, wire: str) -> dict[str, type[BackEnd]]:
+    """The wires that a switch is measured over, and the back end for each."""
+    if switch != "vswitch":
+        return {VETH: BACK_ENDS[switch]}
+    over_memory: dict[str, type[BackEnd]] = {MEMORY: VSwitchOverlay}
+    return over_memory | {VETH: VSwitchOverVeth} if wire == VETH else over_memory
+
+
+def _ratios(configs: dict[tuple[str, str, bool], Config], wire: str, suffix: str) -> list[Ratio]:
+    """The ratios with the switch over `wire`; those among the peers once."""
+    ours, kernel, ovs = ("vswitch", wire), ("kernel", VETH), ("ovs-userspace", VETH)
     pairs = {
-        "gro on / off": (("vswitch", True), ("vswitch", False)),
-        "vswitch / kernel": (("vswitch", True), ("kernel", True)),
-        "vswitch / ovs-userspace": (("vswitch", True), ("ovs-userspace", False)),
-        "vswitch without gro / kernel": (("vswitch", False), ("kernel", True)),
-        "ovs-userspace / kernel": (("ovs-userspace", False), ("kernel", True)),
+        "gro on / off": ((*ours, True), (*ours, False)),
+        "vswitch / kernel": ((*ours, True), (*kernel, True)),
+        "vswitch / ovs-userspace": ((*ours, True), (*ovs, False)),
+        "vswitch without gro / kernel": ((*ours, False), (*kernel, True)),
     }
+    if wire == MEMORY:
+        pairs["ovs-userspace / kernel"] = ((*ovs, False), (*kernel, True))
     return [
         Ratio(f"{label}, {suffix}", configs[top], configs[bottom])
         for label, (top, bottom) in pairs.items()

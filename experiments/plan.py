@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.iperf import Load
+from experiments.metrics import Workload
 from experiments.options import Option
 from experiments.peers.base import BackEnd
 
@@ -20,12 +20,12 @@ class Case:
 
     config: Config
     back_end: str
-    load: Load
+    load: Workload
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """`numerator`'s throughput over `denominator`'s, from the runs of the same round."""
+    """What `numerator` measures first over what `denominator` does, from the runs of the same round."""
 
     label: str
     numerator: Config
@@ -34,12 +34,16 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything to be run. `baseline`: the switch that the table's last column compares with."""
+    """Everything to be run.
+
+    baseline: the switch that the table compares the others with. programs: what the loads need installed.
+    """
 
     back_ends: tuple[type[BackEnd], ...]
     cases: tuple[Case, ...]
     ratios: tuple[Ratio, ...]
     baseline: str
+    programs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,19 @@ class Experiment:
     title: str
     options: dict[str, Option]
     plan: Callable[[dict[str, Any]], Plan]
+
+
+def config_text(config: Config) -> str:
+    """A configuration in one line, e.g. `vswitch vxlan gro=on 4 flows`."""
+    return " ".join(_word(key, value) for key, value in config.items())
+
+
+def _word(key: str, value: Any) -> str:
+    if key == "flows":
+        return flows_text(value)
+    if isinstance(value, bool):
+        return f"{key}={'on' if value else 'off'}"
+    return str(value)
 
 
 def flows_text(flows: int) -> str:

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +15,56 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.errors import ExperimentError
-from experiments.plan import Experiment, flows_text
+from experiments.metrics import METRICS
+from experiments.plan import Experiment, config_text, flows_text
 
-NAMES = {"vswitch": "vswitch", "kernel": "Linux kernel", "ovs-userspace": "OVS userspace"}
-COLUMNS = (
-    "Switch",
-    "GRO",
-    "Flows",
-    "Gbit/s",
-    "interval",
-    "ratio to kernel",
-    "retransmits",
-    "CPU cores",
-    "runs",
-)
-# Colour-blind safe: Okabe and Ito (2008).
-COLOURS = {
-    ("vswitch", True): "#0072B2",
-    ("vswitch", False): "#56B4E9",
-    ("kernel", True): "#E69F00",
-    ("ovs-userspace", False): "#009E73",
+NAMES = {
+    "vswitch": "vswitch",
+    "kernel": "Linux kernel",
+    "bridge": "Linux bridge",
+    "ovs-userspace": "OVS userspace",
 }
+HEADINGS = {"switch": "Switch", "gro": "GRO", "flows": "Flows", "wire": "Wire", "load": "Load"}
+UNSHOWN = {"encap"}  # the same in all rows
+# Colour-blind safe: Okabe and Ito (2008).
+COLOURS = {"vswitch": "#0072B2", "kernel": "#E69F00", "bridge": "#E69F00", "ovs-userspace": "#009E73"}
+LIGHT = {"#0072B2": "#56B4E9"}  # the same switch without GRO
 TABLE_WIDTH = 116
-ESSENTIAL_COLUMNS = 6  # that are shown where a terminal is narrower than the table
+SHOWN_WHEN_NARROW = 3  # columns behind the configuration's, where a terminal is narrower than the table
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns of a summary's table: the configuration's keys, and then the metrics'."""
+
+    keys: tuple[str, ...]
+    primary: tuple[str, ...]  # a metric for each kind of row
+    others: tuple[str, ...]
+    baseline: str
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        heads = tuple(HEADINGS.get(key, key) for key in self.keys)
+        primary = METRICS[self.primary[0]].heading if len(self.primary) == 1 else "measured"
+        others = tuple(METRICS[name].heading for name in self.others)
+        return (*heads, primary, "interval", f"ratio to {self.baseline}", *others, "runs")
+
+
+def layout(summary: dict[str, Any]) -> Layout:
+    """What the table shows, from what the rows have."""
+    keys = dict.fromkeys(key for row in summary["rows"] for key in row["config"] if key not in UNSHOWN)
+    groups = list(_by_config(summary))
+    primary = tuple(dict.fromkeys(group[0]["metric"] for group in groups))
+    others = tuple(dict.fromkeys(row["metric"] for group in groups for row in group[1:]))
+    return Layout(
+        tuple(keys), primary, tuple(name for name in others if name not in primary), summary["baseline"]
+    )
+
+
+def _by_config(summary: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each configuration; its first metric is what it is about."""
+    for _, rows in itertools.groupby(summary["rows"], key=lambda row: config_text(row["config"])):
+        yield list(rows)
 
 
 def load_summary(folder: Path) -> dict[str, Any]:
@@ -55,71 +85,85 @@ def write_report(summary: dict[str, Any], experiment: Experiment, folder: Path, 
         Console(file=file, width=TABLE_WIDTH).print(rich_table(summary, rows, experiment.title))
     if not console.is_terminal:
         console.width = TABLE_WIDTH
-    shown = len(COLUMNS) if console.width >= TABLE_WIDTH else ESSENTIAL_COLUMNS
-    (folder / "table.md").write_text(markdown_table(rows))
+    narrow = len(layout(summary).keys) + SHOWN_WHEN_NARROW
+    (folder / "table.md").write_text(markdown_table(summary, rows))
     plot(summary, experiment.title, folder)
+    shown = None if console.width >= TABLE_WIDTH else narrow
     console.print(rich_table(summary, rows, experiment.title, shown))
 
 
 def table_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
     """The cells of the table, a line per configuration, in the order of the plan."""
-    by_metric = {
-        metric: [row for row in summary["rows"] if row["metric"] == metric]
-        for metric in ("throughput_bps", "retransmits", "cpu_cores")
-    }
-    return [
-        _cells(rate, retransmits, cpu, summary["ratios"])
-        for rate, retransmits, cpu in zip(*by_metric.values(), strict=True)
-    ]
+    columns = layout(summary)
+    return [_cells(rows, columns, summary["ratios"]) for rows in _by_config(summary)]
 
 
-def _cells(
-    rate: dict[str, Any], retransmits: dict[str, Any], cpu: dict[str, Any], ratios: dict[str, Any]
-) -> tuple[str, ...]:
-    config = rate["config"]
+def _cells(rows: list[dict[str, Any]], columns: Layout, ratios: dict[str, Any]) -> tuple[str, ...]:
+    first, config = rows[0], rows[0]["config"]
+    by_metric = {row["metric"]: row for row in rows}
+    metric = METRICS[first["metric"]]
+    unit = f" {metric.heading}" if len(columns.primary) > 1 else ""
+    others = (
+        METRICS[name].text(by_metric[name]["median"]) if name in by_metric else "" for name in columns.others
+    )
     return (
-        NAMES.get(config["switch"], config["switch"]),
-        "on" if config["gro"] else "off",
-        str(config["flows"]),
-        f"{rate['median'] / 1e9:.2f}",
-        f"{rate['low'] / 1e9:.2f} - {rate['high'] / 1e9:.2f}",
-        _ratio_to_kernel(config, ratios),
-        f"{retransmits['median']:.0f}",
-        f"{cpu['median']:.2f}",
-        str(rate["runs"]) if rate["valid"] else f"{rate['runs']} INVALID",
+        *(_cell(key, config.get(key, "")) for key in columns.keys),
+        metric.text(first["median"]) + unit,
+        f"{metric.text(first['low'])} - {metric.text(first['high'])}",
+        _ratio_to_baseline(config, columns.baseline, ratios),
+        *others,
+        str(first["runs"]) if first["valid"] else f"{first['runs']} INVALID",
     )
 
 
-def _ratio_to_kernel(config: dict[str, Any], ratios: dict[str, Any]) -> str:
-    if config["switch"] == "kernel":
+def _cell(key: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return NAMES.get(value, value) if key == "switch" else str(value)
+
+
+def _ratio_to_baseline(config: dict[str, Any], baseline: str, ratios: dict[str, Any]) -> str:
+    if config["switch"] == baseline:
         return "1"
     for ratio in ratios.values():
-        if ratio["numerator"] == config and ratio["denominator"]["switch"] == "kernel":
+        if ratio["numerator"] == config and ratio["denominator"]["switch"] == baseline:
             return f"{ratio['median']:.2f} ({ratio['low']:.2f} - {ratio['high']:.2f})"
     return ""
 
 
 def rich_table(
-    summary: dict[str, Any], rows: list[tuple[str, ...]], title: str, shown: int = len(COLUMNS)
+    summary: dict[str, Any], rows: list[tuple[str, ...]], title: str, shown: int | None = None
 ) -> Table:
     """The table for a terminal or a text file, its first `shown` columns."""
     table = Table(
         title=title, box=box.SIMPLE_HEAD, padding=(0, 1), caption=caption(summary), title_style="bold"
     )
-    for index, column in enumerate(COLUMNS[:shown]):
-        table.add_column(column, justify="left" if index < 2 else "right", no_wrap=True)
-    flows = None
-    for row in rows:
-        if flows not in (None, row[2]):
+    columns = layout(summary)
+    for index, column in enumerate(columns.columns[:shown]):
+        table.add_column(column, justify="left" if index < len(columns.keys) else "right", no_wrap=True)
+    section = None
+    for row, config in zip(rows, _configs(summary), strict=True):
+        if section not in (None, _section(config)):
             table.add_section()
-        flows = row[2]
+        section = _section(config)
         table.add_row(*row[:shown], style="" if "INVALID" not in row[-1] else "red")
     return table
 
 
-def markdown_table(rows: list[tuple[str, ...]]) -> str:
-    lines = [COLUMNS, tuple("---" if i < 2 else "--:" for i in range(len(COLUMNS))), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+def markdown_table(summary: dict[str, Any], rows: list[tuple[str, ...]]) -> str:
+    columns = layout(summary)
+    rule = tuple("---" if index < len(columns.keys) else "--:" for index in range(len(columns.columns)))
+    return "".join("| " + " | ".join(line) + " |\n" for line in (columns.columns, rule, *rows))
+
+
+def _configs(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    return [rows[0]["config"] for rows in _by_config(summary)]
+
+
+def _section(config: dict[str, Any]) -> str:
+    """What heads the rows that are compared with one another."""
+    words = [config["load"]] if "load" in config else []
+    return ", ".join([*words, *([flows_text(config["flows"])] if "flows" in config else [])])
 
 
 def caption(summary: dict[str, Any]) -> str:
@@ -135,15 +179,16 @@ def caption(summary: dict[str, Any]) -> str:
 
 
 def plot(summary: dict[str, Any], title: str, folder: Path) -> None:
-    """Throughput as horizontal bars, a panel per number of flows, with every run and the interval drawn."""
+    """Horizontal bars, a panel per load and number of flows, with every run and the interval drawn."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = [row for row in summary["rows"] if row["metric"] == "throughput_bps"]
-    counts = sorted({row["config"]["flows"] for row in rows})
-    if not counts:
+    panels: dict[str, list[dict[str, Any]]] = {}
+    for rows in _by_config(summary):
+        panels.setdefault(_section(rows[0]["config"]), []).append(rows[0])
+    if not panels:
         raise ExperimentError("there is nothing to plot: no run was completed")
     style: Any = {
         "font.size": 9,
@@ -151,16 +196,18 @@ def plot(summary: dict[str, Any], title: str, folder: Path) -> None:
         "axes.spines.right": False,
         "svg.fonttype": "none",
     }
+    alike = len({rows[0]["metric"] for rows in panels.values()}) == 1
     with pyplot.rc_context(style):
-        top = max(row["high"] for row in rows) / 1e9
-        most = max(sum(row["config"]["flows"] == flows for row in rows) for flows in counts)
+        most = max(len(rows) for rows in panels.values())
         figure, axes = pyplot.subplots(
-            1, len(counts), sharex=True, sharey=True, squeeze=False, layout="constrained",
-            figsize=(3.4 * len(counts) + 1.4, 0.42 * most + 1.5),
+            1, len(panels), sharex=alike, sharey=alike, squeeze=False, layout="constrained",
+            figsize=(3.4 * len(panels) + 1.4, 0.42 * most + 1.5),
         )  # fmt: skip
-        for axis, flows in zip(axes[0], counts, strict=True):
-            _panel(axis, [row for row in rows if row["config"]["flows"] == flows], flows, top)
-        axes[0][0].invert_yaxis()
+        tops = {name: max(row["high"] for row in rows) for name, rows in panels.items()}
+        for axis, (name, rows) in zip(axes[0], panels.items(), strict=True):
+            _panel(axis, rows, name, max(tops.values()) if alike else tops[name])
+        for axis in axes[0][:1] if alike else axes[0]:
+            axis.invert_yaxis()
         figure.suptitle(title, fontsize=10, fontweight="bold")
         figure.supxlabel(caption(summary), fontsize=6.5, color="0.35")
         for suffix in ("png", "svg"):
@@ -168,28 +215,36 @@ def plot(summary: dict[str, Any], title: str, folder: Path) -> None:
         pyplot.close(figure)
 
 
-def _panel(axis: Any, rows: list[dict[str, Any]], flows: int, top: float) -> None:
-    labels = []
+def _panel(axis: Any, rows: list[dict[str, Any]], name: str, top: float) -> None:
+    metric = METRICS[rows[0]["metric"]]
     for position, row in enumerate(rows):
-        config = row["config"]
-        name = NAMES.get(config["switch"], config["switch"])
-        labels.append(f"{name}, GRO {'on' if config['gro'] else 'off'}")
-        median, low, high = (row[key] / 1e9 for key in ("median", "low", "high"))
-        colour = COLOURS.get((config["switch"], config["gro"]), "0.6")
-        axis.barh(position, median, height=0.62, color=colour, alpha=1 if row["valid"] else 0.35)
+        median, low, high = (row[key] / metric.unit for key in ("median", "low", "high"))
+        axis.barh(position, median, height=0.62, color=_colour(row), alpha=1 if row["valid"] else 0.35)
         axis.errorbar(
             median, position, xerr=[[median - low], [high - median]], color="0.1", capsize=3, linewidth=1.2
         )
         axis.plot(
-            [value / 1e9 for value in row["values"]], [position] * len(row["values"]),
+            [value / metric.unit for value in row["values"]], [position] * len(row["values"]),
             "o", markersize=2.6, color="white", markeredgecolor="0.1", markeredgewidth=0.6,
         )  # fmt: skip
-        text = f"{median:.1f}" if row["valid"] else f"{median:.1f} (invalid)"
-        axis.text(high + 0.025 * top, position, text, va="center", fontsize=8.5)
-    axis.set_yticks(range(len(labels)), labels)
+        text = metric.text(row["median"]) + ("" if row["valid"] else " (invalid)")
+        axis.text(high + 0.025 * top / metric.unit, position, text, va="center", fontsize=8.5)
+    axis.set_yticks(range(len(rows)), [_label(row["config"]) for row in rows])
     axis.tick_params(axis="y", length=0)
-    axis.set_title(flows_text(flows), fontsize=9)
-    axis.set_xlabel("Throughput (Gbit/s)")
-    axis.set_xlim(0, 1.2 * top)
+    axis.set_title(name, fontsize=9)
+    axis.set_xlabel(metric.heading)
+    axis.set_xlim(0, 1.2 * top / metric.unit)
     axis.grid(axis="x", color="0.88", linewidth=0.6)
     axis.set_axisbelow(True)
+
+
+def _label(config: dict[str, Any]) -> str:
+    words = [NAMES.get(config["switch"], config["switch"])]
+    words += [config["wire"]] if "wire" in config else []
+    words += [f"GRO {'on' if config['gro'] else 'off'}"] if "gro" in config else []
+    return ", ".join(words)
+
+
+def _colour(row: dict[str, Any]) -> str:
+    colour = COLOURS.get(row["config"]["switch"], "#999999")
+    return colour if row["config"].get("gro", True) else LIGHT.get(colour, colour)

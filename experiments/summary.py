@@ -3,20 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from experiments.cpu import CpuUse
-from experiments.iperf import Transfer
-from experiments.plan import Case, Config, Plan
+from experiments.metrics import Measurement
+from experiments.plan import Case, Config, Plan, config_text
 from experiments.stats import Estimate, median_interval, ratio_interval
-
-METRICS: dict[str, Callable[[Sample], float]] = {
-    "throughput_bps": lambda sample: sample.transfer.throughput_bps,
-    "retransmits": lambda sample: float(sample.transfer.retransmits),
-    "cpu_cores": lambda sample: sample.cpu.total,
-}
 
 
 @dataclass(frozen=True)
@@ -26,7 +20,7 @@ class Sample:
     case: Case
     round: int
     attempt: int
-    transfer: Transfer
+    measured: Measurement
     cpu: CpuUse
     counters: dict[str, int] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
@@ -34,6 +28,11 @@ class Sample:
     @property
     def valid(self) -> bool:
         return not self.reasons
+
+    @property
+    def values(self) -> dict[str, float]:
+        """What was measured, by metric."""
+        return {**self.measured.values, "cpu_cores": self.cpu.total}
 
 
 def summarise(
@@ -75,32 +74,21 @@ def summarise(
         "invalid_reasons": invalid,
         "environment": environment,
         "options": options,
+        "baseline": plan.baseline,
         "rows": rows,
         "ratios": ratios,
     }
-
-
-def config_text(config: Config) -> str:
-    """A configuration in one line, e.g. `vswitch vxlan gro=on 4 flows`."""
-    gro = "on" if config["gro"] else "off"
-    flows = "1 flow" if config["flows"] == 1 else f"{config['flows']} flows"
-    return f"{config['switch']} {config['encap']} gro={gro} {flows}"
 
 
 def _rows(case: Case, samples: list[Sample], variant: str | None) -> list[dict[str, Any]]:
     good = [sample for sample in samples if sample.valid]
     valid = bool(samples) and len(good) == len(samples)
     rows = []
-    for metric, value_of in METRICS.items():
-        values = [value_of(sample) for sample in good or samples]
-        if values:
-            row: dict[str, Any] = {
-                "config": case.config,
-                "metric": metric,
-                **_numbers(median_interval(values)),
-            }
-            row |= {"valid": valid, "values": values}
-            rows.append(row | ({"variant": variant} if variant else {}))
+    for metric in samples[0].values if samples else ():
+        values = [sample.values[metric] for sample in good or samples]
+        row: dict[str, Any] = {"config": case.config, "metric": metric, **_numbers(median_interval(values))}
+        row |= {"valid": valid, "values": values}
+        rows.append(row | ({"variant": variant} if variant else {}))
     return rows
 
 
@@ -115,9 +103,9 @@ def _numbers(estimate: Estimate) -> dict[str, float | int]:
 
 
 def _by_round(rounds: Sequence[Sequence[Sample]], config: Config) -> list[float | None]:
-    """The throughput of a configuration in each round; None where it has no valid run."""
+    """What a configuration measured first in each round; None where it has no valid run."""
     values: list[float | None] = []
     for samples in rounds:
         found = [sample for sample in samples if sample.case.config == config and sample.valid]
-        values.append(found[-1].transfer.throughput_bps if found else None)
+        values.append(found[-1].measured.primary if found else None)
     return values

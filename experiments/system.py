@@ -17,8 +17,7 @@ from pathlib import Path
 from experiments.errors import ExperimentError
 from topologies.processes import end, poll_until, spawn
 
-TCP_LISTEN = "0A"  # `st` column of /proc/net/tcp
-
+ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {
     "iperf3": "iperf3",
     "ip": "iproute2",
@@ -30,8 +29,14 @@ PACKAGES = {
     "ovsdb-server": "openvswitch-switch",
     "ovsdb-tool": "openvswitch-switch",
     "ovs-vsctl": "openvswitch-switch",
+    "ovs-ofctl": "openvswitch-common",
     "ping": "iputils-ping",
 }
+
+
+def project_environment() -> dict[str, str]:
+    """The environment for a Python of ours in a namespace, where the working directory is another."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def require_root() -> None:
@@ -56,17 +61,6 @@ def wait_until(condition: Callable[[], object], timeout_s: float, failure: str) 
     """Return when `condition()` is true; raise `ExperimentError(failure)` after `timeout_s`."""
     if not poll_until(condition, timeout_s):
         raise ExperimentError(failure)
-
-
-def listening(pid: int, port: int) -> bool:
-    """Whether something listens on TCP `port` in the network namespace of process `pid`."""
-    needle = f":{port:04X}"
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[1].endswith(needle) and fields[3] == TCP_LISTEN:
-                return True
-    return False
 
 
 class Namespace:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The controller of a lab: the Ryu application `ryu_apps`, started with the intent of the network."""
+"""The controllers of a lab: `Orchestrator`, the overlay's own, and `Ryu`, any Ryu applications."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from mininet.node import Controller, Node
 
 from topologies.errors import LabError
 from topologies.lab import TUNNEL_OVERHEAD, Lab
-from topologies.processes import end, poll_until, spawn
+from topologies.processes import end, listening, poll_until, spawn
 
 if TYPE_CHECKING:
     from topologies.nodes import VSwitch
 
 ROOT = Path(__file__).resolve().parent.parent
+OPENFLOW_PORT, REST_PORT = 6653, 8080
+DEFAULT_APPLICATION = "ryu.app.simple_switch_13"
 PYTHON_VARIABLE = "MININET_OFFLOAD_RYU_PYTHON"
 START_TIMEOUT_S = 20.0
 REST_TIMEOUT_S = 5.0
@@ -29,7 +31,109 @@ RULES_TIMEOUT_S = 15.0
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-class Orchestrator(Controller):
+class LabController(Controller):
+    """A controller of a lab: one process, which ends with it, with its log in the run folder.
+
+    lab: the lab that it belongs to; by default the current one.
+    """
+
+    def __init__(self, name: str, lab: Lab, **params: Any) -> None:
+        self.lab = lab
+        self.process: subprocess.Popen | None = None
+        self.shell = None
+        super().__init__(name, **params)
+        lab.controllers.append(self)
+
+    def checkListening(self) -> None:
+        """Mininet's check needs telnet; the port was found free when it was chosen."""
+
+    def start(self) -> None:
+        """Start the process; returns when it takes connections."""
+        with self._log_path.open("w") as log:
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            self.process = spawn(
+                [str(ryu_python()), *self._arguments()],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                cwd=ROOT,
+            )
+        self.lab.registry.add_process(self.process.pid)
+        if not poll_until(self._has_started, START_TIMEOUT_S, 0.05):
+            raise LabError(
+                f"{self.name} did not start within {START_TIMEOUT_S:g} s; its log is {self._log_path}"
+            )
+
+    def stop(self, *args: Any, **kwargs: Any) -> None:
+        self.end_process()
+        Node.stop(self, *args, **kwargs)
+
+    def terminate(self) -> None:
+        self.end_process()
+        super().terminate()
+        self.lab.node_stopped()
+
+    def end_process(self) -> None:
+        if self.process:
+            end(self.process)
+            self.process = None
+
+    def _has_started(self) -> bool:
+        if self.process is None or self.process.poll() is not None:
+            lines = self._log_path.read_text(errors="replace").strip().splitlines()
+            raise LabError(
+                f"{self.name} ended while it was starting: {lines[-1] if lines else 'it said nothing'}"
+            )
+        return self._answers()
+
+    def _arguments(self) -> list[str]:
+        """What the controller's Python is to run."""
+        raise NotImplementedError
+
+    def _answers(self) -> bool:
+        """Whether the process takes connections."""
+        raise NotImplementedError
+
+    @property
+    def _log_path(self) -> Path:
+        return self.lab.run_dir / f"{self.name}.log"
+
+
+class Ryu(LabController):
+    """Stock Ryu applications: `--controller ryu,ryu.app.simple_switch_13`, in place of Mininet's own `ryu`.
+
+    arguments: applications (modules or files) and options of `ryu-manager`; by default a learning switch.
+    port, rest_port: TCP ports for OpenFlow and REST; by default 6653 and 8080, or free ones.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *arguments: str,
+        ip: str = "127.0.0.1",
+        port: int | None = None,
+        rest_port: int | None = None,
+        lab: Lab | None = None,
+        **params: Any,
+    ) -> None:
+        lab = lab or Lab.current()
+        self.arguments = [str(argument) for argument in arguments] or [DEFAULT_APPLICATION]
+        port = lab.reserve_port(port, ip) if port else lab.reserve_usual_port(OPENFLOW_PORT, ip)
+        self.rest_port = (
+            lab.reserve_port(rest_port, ip) if rest_port else lab.reserve_usual_port(REST_PORT, ip)
+        )
+        super().__init__(name, lab, ip=ip, port=port, **params)
+
+    def _arguments(self) -> list[str]:
+        listen = ["--ofp-listen-host", self.ip, "--ofp-tcp-listen-port", str(self.port)]
+        rest = ["--wsapi-host", self.ip, "--wsapi-port", str(self.rest_port)]
+        return ["-m", "topologies.ryu_manager", *listen, *rest, *self.arguments]
+
+    def _answers(self) -> bool:
+        return self.process is not None and listening(self.process.pid, self.port)
+
+
+class Orchestrator(LabController):
     """Pushes every rule of the lab's switches from one intent.
 
     intent: a YAML file; by default the intent follows from the network itself (`Lab.intent`).
@@ -52,27 +156,20 @@ class Orchestrator(Controller):
         lab: Lab | None = None,
         **params: Any,
     ) -> None:
-        self.lab = lab or Lab.current()
-        self.process: subprocess.Popen | None = None
-        self.shell = None
+        lab = lab or Lab.current()
         if tunnel not in TUNNEL_OVERHEAD:
             raise LabError(f"{name}: unknown tunnel format {tunnel!r}: there is {', '.join(TUNNEL_OVERHEAD)}")
-        if self.lab.orchestrator:
-            raise LabError(f"{name}: the lab has an orchestrator already, {self.lab.orchestrator.name}")
+        if lab.orchestrator:
+            raise LabError(f"{name}: the lab has an orchestrator already, {lab.orchestrator.name}")
         self.gro = boolean(f"{name}: gro", gro)
         self.proactive_reverse = boolean(f"{name}: proactive_reverse", proactive_reverse)
         self.tunnel_format = tunnel
         self.intent_file = Path(intent).absolute() if intent else None
         if self.intent_file and not self.intent_file.is_file():
             raise LabError(f"{name}: there is no intent file {intent}")
-        self.rest_port = self.lab.reserve_port(rest_port, ip)
-        super().__init__(name, ip=ip, port=self.lab.reserve_port(port, ip), **params)
-        self.lab.orchestrator = self
-
-    def checkListening(self) -> None:
-        """Mininet's check needs telnet; the port was found free when it was chosen."""
-
-    # Life
+        self.rest_port = lab.reserve_port(rest_port, ip)
+        super().__init__(name, lab, ip=ip, port=lab.reserve_port(port, ip), **params)
+        lab.orchestrator = self
 
     def start(self) -> None:
         """Start the controller; returns when it answers on its REST port."""
@@ -80,49 +177,18 @@ class Orchestrator(Controller):
         if self.intent_file is None:
             self.intent_file = self.lab.run_dir / "intent.yaml"
             self.intent_file.write_text(yaml.safe_dump(self.lab.intent(), sort_keys=False))
-        self._spawn()
-        if not poll_until(self._answers, START_TIMEOUT_S, 0.05):
-            raise LabError(
-                f"{self.name} did not start within {START_TIMEOUT_S:g} s; its log is {self._log_path}"
-            )
+        super().start()
 
-    def stop(self, *args: Any, **kwargs: Any) -> None:
-        self.end_process()
-        Node.stop(self, *args, **kwargs)
-
-    def terminate(self) -> None:
-        self.end_process()
-        super().terminate()
-        self.lab.node_stopped()
-
-    def end_process(self) -> None:
-        if self.process:
-            end(self.process)
-            self.process = None
-
-    def _spawn(self) -> None:
-        argv = [str(ryu_python()), "-m", "ryu_apps", "--intent", str(self.intent_file), "--listen", self.ip]
-        argv += ["--ofp-port", str(self.port), "--rest-port", str(self.rest_port)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        with self._log_path.open("w") as log:
-            self.process = spawn(argv, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=ROOT)
-        self.lab.registry.add_process(self.process.pid)
+    def _arguments(self) -> list[str]:
+        addresses = ["--listen", self.ip, "--ofp-port", str(self.port), "--rest-port", str(self.rest_port)]
+        return ["-m", "ryu_apps", "--intent", str(self.intent_file), *addresses]
 
     def _answers(self) -> bool:
-        if self.process is None or self.process.poll() is not None:
-            lines = self._log_path.read_text(errors="replace").strip().splitlines()
-            raise LabError(
-                f"{self.name} ended while it was starting: {lines[-1] if lines else 'it said nothing'}"
-            )
         try:
             self.status()
         except OSError:
             return False
         return True
-
-    @property
-    def _log_path(self) -> Path:
-        return self.lab.run_dir / f"{self.name}.log"
 
     # REST
 

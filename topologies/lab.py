@@ -21,7 +21,7 @@ from topologies.errors import LabError
 from topologies.registry import LABS_DIR, Registry, remove_leftovers
 
 if TYPE_CHECKING:
-    from topologies.controllers import Orchestrator
+    from topologies.controllers import LabController, Orchestrator
     from topologies.links import WireLink
     from topologies.nodes import VM, VSwitch
 
@@ -56,6 +56,7 @@ class Lab:
         self.vms: dict[str, VM] = {}
         self.switches: dict[str, VSwitch] = {}
         self.wires: list[WireLink] = []
+        self.controllers: list[LabController] = []
         self.orchestrator: Orchestrator | None = None
         self.closed = False
         self._reservations: list[socket.socket] = []
@@ -122,8 +123,7 @@ class Lab:
 
     def _nodes(self) -> list[Any]:
         """All nodes, in the order in which they are to be ended."""
-        controllers = [self.orchestrator] if self.orchestrator else []
-        return [*controllers, *self.switches.values(), *self.vms.values()]
+        return [*self.controllers, *self.switches.values(), *self.vms.values()]
 
     def close(self) -> None:
         """End all nodes of the lab and remove its files. May be called more than once, at any time."""
@@ -132,6 +132,7 @@ class Lab:
         self.closed = True
         for node in self._nodes():
             node.terminate()
+        self.registry.remove_interfaces()
         for lock in self._reservations:
             lock.close()
         shutil.rmtree(self.wire_dir, ignore_errors=True)
@@ -150,6 +151,13 @@ class Lab:
                 return port
             if wanted:
                 raise LabError(f"TCP port {wanted} of {address} is in use: give another or none at all")
+
+    def reserve_usual_port(self, usual: int, address: str = "127.0.0.1") -> int:
+        """The port that a service usually has, or any free one when that is taken."""
+        try:
+            return self.reserve_port(usual, address)
+        except LabError:
+            return self.reserve_port(None, address)
 
     # What follows from the nodes
 

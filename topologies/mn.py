@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one file for `mn`: `sudo .venv/bin/mn --custom topologies/mn.py --topo two_servers --switch vswitch
---controller orchestrator`.
+--controller orchestrator`, or `… --topo tree,depth=2,fanout=3 --switch vswitch --controller
+ryu,ryu.app.simple_switch_13`.
 
 `mn` executes this file and takes its global names: the tables `topos`, `switches`, `hosts`, `controllers` and
 `tests` are added to its own, and `Mininet` and `cleanup` replace its own.
 """
 
 from topologies.checks import iperf3
-from topologies.controllers import Orchestrator
+from topologies.controllers import Orchestrator, Ryu
 from topologies.net import LabNet, clean_up, install, reported
 from topologies.nodes import VM, VSwitch
 from topologies.topos import TwoServers
@@ -15,7 +16,7 @@ from topologies.topos import TwoServers
 topos = {"two_servers": reported(TwoServers)}
 switches = {"vswitch": VSwitch}
 hosts = {"vm": VM}
-controllers = {"orchestrator": Orchestrator}
+controllers = {"orchestrator": Orchestrator, "ryu": Ryu}
 tests = {"iperf3": reported(iperf3)}
 
 Mininet = LabNet

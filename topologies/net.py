@@ -16,6 +16,7 @@ from mininet.net import Mininet
 
 from topologies.errors import LabError
 from topologies.lab import Lab
+from topologies.nodes import VSwitch
 from topologies.registry import remove_leftovers
 from vswitch.errors import VSwitchError
 
@@ -28,6 +29,10 @@ class LabNet(Mininet):
             super().build()
 
     def start(self) -> None:
+        """Start all; switches start at the same time (`VSwitch.batchStartup` waits for them)."""
+        for switch in self.switches:
+            if isinstance(switch, VSwitch):
+                switch.batch = True
         with user_errors():
             super().start()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The nodes of a lab: `VSwitch`, the software switch of an emulated server, and `VM`, a host behind it."""
+"""The nodes of a lab: `VSwitch`, the software switch, and `VM`, a host behind it on an emulated server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ UNDERLAY = ipaddress.IPv4Network("192.168.0.0/16")
 
 
 class VSwitch(Switch):
-    """An emulated server's software switch: one process, `python -m vswitch`.
+    """A software switch: one process, `python -m vswitch`.
+
+    It takes plain links as Mininet's own switches do, and as an emulated server's switch TapLinks to VMs and
+    WireLinks to other servers.
 
     name, dpid, listenPort: as for Mininet's switches; when `listenPort` is taken, a free port is used.
     underlay_ip: the server's tunnel end point; by default 192.168.x.y from the datapath id.
@@ -83,6 +86,8 @@ class VSwitch(Switch):
         """Start the switch process; returns when it forwards as its controller wants."""
         self.lab.validate()
         self.controllers = list(controllers)
+        for intf in self.plain_ports():
+            self._leave_to_the_switch(intf)
         self._spawn()
         if not self.batch:
             self.await_ready()
@@ -139,8 +144,9 @@ class VSwitch(Switch):
         self._reserve_listen_port()
         if self.listenPort:
             argv += ["--listen", f"ptcp:{self.listenPort}"]
-        for number, port in sorted(self.switch_ports().items()):
-            argv += ["--port", f"{number}={port.argument()}"]
+        for number, port in sorted(self.ports_by_number().items()):
+            kind = port.argument() if isinstance(port, SwitchPort) else f"packet:{port.name}"
+            argv += ["--port", f"{number}={kind}"]
         argv += ["--run-dir", str(self.lab.run_dir)]
         return argv + (["--cpu", str(self.cpu)] if self.cpu is not None else [])
 
@@ -149,10 +155,8 @@ class VSwitch(Switch):
         if self._listen_port_reserved or not self.listenPort:
             return
         wanted = self.listenPort
-        try:
-            self.lab.reserve_port(wanted)
-        except LabError:
-            self.listenPort = self.lab.reserve_port()
+        self.listenPort = self.lab.reserve_usual_port(wanted)
+        if self.listenPort != wanted:
             info(f"({self.name} listens on port {self.listenPort}: {wanted} is in use) ")
         self._listen_port_reserved = True
 
@@ -245,22 +249,63 @@ class VSwitch(Switch):
 
     # Ports
 
+    def ports_by_number(self) -> dict[int, Intf]:
+        """What each OpenFlow port is: the end of a TapLink or WireLink, or a plain link's interface."""
+        return {number: intf for number, intf in self.intfs.items() if intf.name != "lo"}
+
     def switch_ports(self) -> dict[int, SwitchPort]:
-        """The OpenFlow ports by number."""
+        """The ports that are no interfaces of the kernel, by number."""
         return {number: intf for number, intf in self.intfs.items() if isinstance(intf, SwitchPort)}
+
+    def plain_ports(self) -> list[Intf]:
+        """The ends of plain links (`Link`, `TCLink` …): interfaces in the root namespace."""
+        return [intf for intf in self.ports_by_number().values() if not isinstance(intf, SwitchPort)]
 
     def uplink_port(self) -> int | None:
         """Number of the first wire's port, which carries the tunnels."""
         return min((n for n, port in self.switch_ports().items() if isinstance(port, WirePort)), default=None)
 
+    def addIntf(self, intf: Intf, *args: Any, **params: Any) -> None:
+        """Mininet adds the end of a link. A running switch gets the port at its next start."""
+        super().addIntf(intf, *args, **params)
+        if not isinstance(intf, SwitchPort) and intf.name != "lo" and not self.inNamespace:
+            self.lab.registry.add_interface(intf.name)
+            if self.running:
+                warn(f"({self._fixed_ports(intf)}) ")
+
+    def attach(self, intf: Intf | str) -> None:
+        """Refused: raises LabError."""
+        raise LabError(self._fixed_ports(intf))
+
+    def detach(self, intf: Intf | str) -> None:
+        """Refused: raises LabError. A port whose interface is removed goes down."""
+        raise LabError(self._fixed_ports(intf))
+
+    def _fixed_ports(self, intf: Intf | str) -> str:
+        return (
+            f"{intf}: the ports of {self.name} are fixed while it runs: make all links before it starts, "
+            f"or start it anew with {self.name}.restart()"
+        )
+
     def require_known_ports(self) -> None:
         """Raise when a link ends here that the switch cannot take."""
-        for intf in self.intfs.values():
-            if not isinstance(intf, SwitchPort) and intf.name != "lo":
-                raise LabError(
-                    f"{intf.name}: this kind of link cannot end at the switch {self.name}: "
-                    "use TapLink to a VM and WireLink to a switch"
-                )
+        if self.inNamespace and self.plain_ports():
+            raise LabError(
+                f"{self.plain_ports()[0]}: {self.name} is in a namespace of its own, where no plain link can "
+                "end: leave out --innamespace"
+            )
+
+    def _leave_to_the_switch(self, intf: Intf) -> None:
+        """Let the kernel's own stack keep off a port's interface: it would answer ARP and route what is only
+        to be switched, and send neighbour discovery of its own."""
+        for setting, value in (
+            ("ipv6/conf/{}/disable_ipv6", "1"),
+            ("ipv4/conf/{}/arp_ignore", "8"),
+            ("ipv4/conf/{}/forwarding", "0"),
+        ):
+            path = Path("/proc/sys/net", setting.format(intf.name))
+            if path.exists():  # a kernel may lack IPv6
+                path.write_text(value)
 
 
 class VM(Host):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 PR_SET_PDEATHSIG = 1
+TCP_LISTEN = "0A"  # `st` column of /proc/net/tcp
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -89,6 +90,17 @@ def end_orphan(pid: int, started: int, grace_s: float = 3.0) -> None:
         except ProcessLookupError:
             return
         poll_until(lambda: start_time(pid) != started, grace_s)
+
+
+def listening(pid: int, port: int) -> bool:
+    """Whether something listens on TCP `port` in the network namespace of process `pid`."""
+    needle = f":{port:04X}"
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[1].endswith(needle) and fields[3] == TCP_LISTEN:
+                return True
+    return False
 
 
 def poll_until(condition: Callable[[], object], timeout_s: float, interval_s: float = 0.01) -> bool:

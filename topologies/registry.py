@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a lab has made outside of its own process, written down so that it can be removed whatever happens.
 
-A lab's run folder holds `lab.json`, its owner, and `made.jsonl`, a line per process and directory. A later
-lab, or `mn -c`, removes what labs left behind whose owner is gone: processes by id and start time, never by
-name.
+A lab's run folder holds `lab.json`, its owner, and `made.jsonl`, a line per process, directory and network
+interface. A later lab, or `mn -c`, removes what labs left behind whose owner is gone: processes by id and
+start time, interfaces by index and namespace, never by name.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +39,14 @@ class Registry:
         """Record a directory outside of the run folder that is the lab's alone."""
         self._append({"directory": str(path)})
 
+    def add_interface(self, name: str) -> None:
+        """Record a network interface, of the namespace that we are in, that is the lab's alone."""
+        self._append({"interface": socket.if_nametoindex(name), "network": network_namespace()})
+
+    def remove_interfaces(self) -> None:
+        """Remove the interfaces that are left."""
+        _remove_interfaces(self.run_dir)
+
     def _append(self, record: dict[str, object]) -> None:
         with (self.run_dir / MADE).open("a") as file:
             file.write(json.dumps(record) + "\n")
@@ -51,6 +61,7 @@ def remove_leftovers(labs_dir: Path = LABS_DIR) -> list[str]:
     for run_dir in sorted(labs_dir.glob("*/")):
         if _owner_is_gone(run_dir):
             _end_processes(run_dir)
+            _remove_interfaces(run_dir)
             for record in _records(run_dir):
                 if "directory" in record:
                     shutil.rmtree(str(record["directory"]), ignore_errors=True)
@@ -66,6 +77,16 @@ def _end_processes(run_dir: Path) -> None:
             end_orphan(pid, started)
 
 
+def _remove_interfaces(run_dir: Path) -> None:
+    """Remove the recorded interfaces that are still there: an index is not given out twice."""
+    names = dict(socket.if_nameindex())
+    for record in _records(run_dir):
+        index = record.get("interface")
+        name = names.get(index) if isinstance(index, int) else None
+        if name and record.get("network") == network_namespace():
+            subprocess.run(["ip", "link", "delete", name], capture_output=True, check=False)
+
+
 def _owner_is_gone(run_dir: Path) -> bool:
     try:
         owner = json.loads((run_dir / OWNER).read_text())
@@ -78,6 +99,11 @@ def _owner_is_gone(run_dir: Path) -> bool:
 def pid_namespace() -> int:
     """The PID namespace that we are in."""
     return os.stat("/proc/self/ns/pid").st_ino
+
+
+def network_namespace() -> int:
+    """The network namespace that we are in."""
+    return os.stat("/proc/self/ns/net").st_ino
 
 
 def _records(run_dir: Path) -> Iterator[dict[str, object]]:

@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="N=KIND:…",
-        help="tap:IFNAME@NETNS or wire:PATH[,key=value…]",
+        help="tap:IFNAME@NETNS, packet:IFNAME[,mtu=N] or wire:PATH[,key=value…]",
     )
     parser.add_argument("--run-dir", default=".", help="directory of log, pid file and control socket")
     parser.add_argument("--cpu", type=int, help="processor for the worker")

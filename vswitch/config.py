@@ -10,7 +10,8 @@ from typing import Any
 from vswitch.errors import ConfigError
 
 MAX_INTERFACE_NAME = 15
-MAX_PHYSICAL_PORT = 999
+MAX_PORT_NUMBER = 65535
+"""Flow keys have 16 bits for it. Tunnel ports are numbered by the controller, which avoids those in use."""
 MIN_MTU, MAX_MTU = 68, 9216
 DEFAULT_MTU = 1500
 
@@ -65,18 +66,21 @@ class PortConfig:
 
 
 def parse_port(text: str) -> PortConfig:
-    """`2=wire:PATH,bw=100,…` or `1=tap:IFNAME@NETNS`; raises ConfigError that names the port."""
+    """`1=tap:IFNAME@NETNS`, `2=packet:IFNAME` or `3=wire:PATH,bw=100,…`.
+
+    Raises ConfigError that names the port.
+    """
     number_text, equals, rest = text.partition("=")
     where = f"port {number_text}"
     if (
         not equals
-        or not re.fullmatch("[0-9]{1,3}", number_text)
-        or not 1 <= int(number_text) <= MAX_PHYSICAL_PORT
+        or not re.fullmatch("[0-9]{1,5}", number_text)
+        or not 1 <= int(number_text) <= MAX_PORT_NUMBER
     ):
         raise ConfigError(
             f"port {text}",
             "does not start with a port number",
-            f"N=KIND:… with N from 1 to {MAX_PHYSICAL_PORT}",
+            f"N=KIND:… with N from 1 to {MAX_PORT_NUMBER}",
         )
     number = int(number_text)
     kind, _, detail = rest.partition(":")
@@ -85,18 +89,35 @@ def parse_port(text: str) -> PortConfig:
         interface, _, namespace = address.partition("@")
         check_interface_name(where, interface)
         return PortConfig(number, kind, interface, where, interface=interface, namespace=namespace)
+    if kind == "packet":
+        return _packet(number, where, address, _given(where, options))
     if kind == "wire" and address:
-        return _wire(number, where, address, options)
-    raise ConfigError(where, f"{rest!r} is no port", "tap:IFNAME@NETNS or wire:PATH[,key=value…]")
+        return _wire(number, where, address, _given(where, options))
+    raise ConfigError(
+        where, f"{rest!r} is no port", "tap:IFNAME@NETNS, packet:IFNAME[,mtu=N] or wire:PATH[,key=value…]"
+    )
 
 
-def _wire(number: int, where: str, path: str, options: list[str]) -> PortConfig:
+def _given(where: str, options: list[str]) -> dict[str, str]:
     given: dict[str, str] = {}
     for option in options:
         key, equals, value = option.partition("=")
         if not equals:
             raise ConfigError(where, f"the option {option!r} has no value", "key=value")
         given[key] = value
+    return given
+
+
+def _packet(number: int, where: str, interface: str, given: dict[str, str]) -> PortConfig:
+    """mtu: what the interface is to be given; 0: it keeps its own."""
+    check_interface_name(where, interface)
+    mtu = _whole(MIN_MTU, MAX_MTU)(f"{where}.mtu", given.pop("mtu")) if "mtu" in given else 0
+    for key in given:
+        raise ConfigError(f"{where}.{key}", "is no option of a packet port", "mtu")
+    return PortConfig(number, "packet", interface, where, interface=interface, mtu=mtu)
+
+
+def _wire(number: int, where: str, path: str, given: dict[str, str]) -> PortConfig:
     name = given.pop("name", f"wire{number}")
     check_interface_name(f"{where}.name", name)
     mtu = _whole(MIN_MTU, MAX_MTU)(f"{where}.mtu", given.pop("mtu", DEFAULT_MTU))

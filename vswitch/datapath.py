@@ -6,14 +6,12 @@ All methods are called from one thread. What the worker reads is written before 
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import ipaddress
 import logging
 import os
 import struct
 import threading
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,9 +22,10 @@ import numba
 import numpy as np
 
 from vswitch import layout
-from vswitch.config import PortConfig, WireSettings
+from vswitch.config import MAX_MTU, PortConfig, WireSettings
 from vswitch.dataplane import flow_table, formats, parse, worker
 from vswitch.dataplane.memory import Memory
+from vswitch.dataplane.ports.packet_device import PacketDevice
 from vswitch.dataplane.ports.tap_device import TapDevice
 from vswitch.dataplane.ports.wire_file import WireEnd
 from vswitch.errors import ConfigError, VSwitchError
@@ -42,16 +41,16 @@ from vswitch.flow import (
     PortInfo,
     Program,
     Punt,
-    PuntReason,
 )
-from vswitch.layout import Command, Counter, PortKind, PuntKind
+from vswitch.keys import key_from, key_words
+from vswitch.layout import Command, Counter, PortKind
 from vswitch.openflow.spec import port_mac
 from vswitch.programs import ProgramStore
+from vswitch.rings import CaptureRing, CommandRing, PuntRing
 
 log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
-MASK64 = (1 << 64) - 1
 DROP_COUNTERS = {
     DropReason.DELIVERED: -1,
     DropReason.TABLE_MISS: int(Counter.TABLE_MISS),
@@ -69,6 +68,7 @@ class Port:
         self.up = False
         self.tap: TapDevice | None = None
         self.wire: WireEnd | None = None
+        self.device: PacketDevice | None = None
         self.wire_index = -1
         self.uplink = 0  # number of the port that a tunnel goes out of
         self.settings = WireSettings()
@@ -99,13 +99,12 @@ class Datapath:
         self._ports: dict[int, Port] = {}
         self._thread: threading.Thread | None = None
         self._closing = False
-        self._commands_given = 0
-        self._commands_read = 0  # whose answers were taken in
         self._injections: deque[tuple[int, int]] = deque((0, slot) for slot in range(layout.INJECTIONS))
         self._retired: deque[tuple[int, int, int]] = deque()  # commands given, offset and size of a mapping
-        self._evicted: list[tuple[FlowKey, FlowStats]] = []
-        self._ended: list[Ended] = []
         self._map_memory()
+        self._commands = CommandRing(self.t, self._words, self._wake_fd, self._runs)
+        self._punts = PuntRing(self.t, self.memory, self._words, self.punt_fd, self._programs.controller)
+        self._captures = CaptureRing(self.t, self.memory, self._words)
         try:
             for config in ports:
                 self._open(config)
@@ -153,6 +152,9 @@ class Datapath:
         if not self._closing:
             worker.run(self.memory.array, self.tables)
 
+    def _runs(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
     def close(self) -> None:
         """Stop the worker and release everything."""
         self._closing = True
@@ -165,6 +167,8 @@ class Datapath:
                 port.tap.close()
             if port.wire:
                 port.wire.close()
+            if port.device:
+                port.device.close()
         for fd in (self.punt_fd, self._wake_fd, self._pool_fd):
             os.close(fd)
         self.memory.close()
@@ -194,6 +198,15 @@ class Datapath:
             row["kind"] = PortKind.TAP
             self.t["taps"][self.t["tap_count"]] = index
             self.t["tap_count"] += 1
+        elif config.kind == "packet":
+            port.device = PacketDevice(config.interface, config.mtu, config.where)
+            self._ports[config.number] = port
+            port.mac, port.mtu = port.device.mac, 0
+            row["kind"], row["socket"] = PortKind.PACKET, self.t["socket_count"]
+            self.t["sockets"][row["socket"]]["port"] = index
+            port.device.map(self.memory, self.t["sockets"][row["socket"]])
+            self.t["gro_enabled"][index] = 1
+            self.t["socket_count"] += 1
         else:
             port.wire = WireEnd(config.path, config.mtu, config.end, config.where)
             self._ports[config.number] = port
@@ -219,11 +232,17 @@ class Datapath:
                 up, mtu = port.tap.up(), port.tap.mtu() or port.mtu
             elif port.wire:
                 up, mtu = self._meet_peer(port), port.mtu
+            elif port.device:
+                up, mtu = port.device.look()
+                mtu = mtu or port.mtu
+                self.t["ports"][port.index]["rx_missed"] += port.device.missed()
             else:
-                up, mtu = self._ports[port.uplink].up, port.mtu
+                uplink = self._ports[port.uplink]
+                up, mtu = uplink.up, uplink.mtu - int(self.t["ports"][port.index]["template_len"])
             if (up, mtu) != (port.up, port.mtu):
+                self.t["ports"][port.index]["mtu"] = mtu
                 port.up, port.mtu = up, mtu
-                self._give(Command.PORT_STATE, port.index, int(up))
+                self._commands.give(Command.PORT_STATE, port.index, int(up))
                 changed = True
         self._unmap_retired()
         return changed
@@ -242,15 +261,15 @@ class Datapath:
             fd, size = opened
             offset = self.memory.map_file(fd, size)
             os.close(fd)
-            self._give(Command.NEW_POOL, port.wire_index, offset, size, epoch)
+            self._commands.give(Command.NEW_POOL, port.wire_index, offset, size, epoch)
             if port.peer_pool:
-                self._retired.append((self._commands_given, *port.peer_pool))
+                self._retired.append((self._commands.given, *port.peer_pool))
             port.peer_epoch, port.peer_pool = epoch, (offset, size)
             wire.confirm_peer_pool(epoch)
         return wire.our_pool_is_mapped()
 
     def _unmap_retired(self) -> None:
-        while self._retired and self._retired[0][0] <= self._commands_applied():
+        while self._retired and self._retired[0][0] <= self._commands.applied:
             _, offset, size = self._retired.popleft()
             self.memory.unmap(offset, size)
 
@@ -265,19 +284,26 @@ class Datapath:
                 port.mtu,
                 port.up,
                 port.peer,
-                PortCounters(*(int(self.t["ports"][port.index][name]) for name in PortCounters._fields)),
+                self._port_counters(port),
             )
             for port in self._ports.values()
         ]
 
+    def _port_counters(self, port: Port) -> PortCounters:
+        row = self.t["ports"][port.index]
+        counters = PortCounters(*(int(row[name]) for name in PortCounters._fields))
+        return counters._replace(rx_dropped=counters.rx_dropped + int(row["rx_missed"]))
+
     def set_gro(self, port_no: int, queue: int, enabled: bool) -> None:
         """Switch coalescing of a port's receive queue."""
         port = self._port(port_no)
-        if port.wire is None:
-            raise ConfigError("port_no", f"{port.name} has no receive queues: it is a {port.kind}", "a wire")
+        if port.wire is None and port.device is None:
+            raise ConfigError(
+                "port_no", f"{port.name} has no receive queues: it is a {port.kind}", "a wire or packet port"
+            )
         if queue != 0:
             raise ConfigError("queue", f"{port.name} has no queue {queue}", "0")
-        self._give(Command.GRO, port.index, queue, int(enabled))
+        self._commands.give(Command.GRO, port.index, queue, int(enabled))
 
     def set_wire(self, port_no: int, **settings: Any) -> None:
         """Change how a wire treats the frames that we send: the words of `--port` (bw, delay, loss …)."""
@@ -297,7 +323,7 @@ class Datapath:
         row["ecn_threshold"] = wanted.ecn_threshold
         row["random"] = wanted.seed or (self.dpid * 1009 + port.number) % 2147483646 + 1
         row["impaired"] = int(wanted != WireSettings(seed=wanted.seed))
-        self._give(Command.WIRE, port.wire_index)
+        self._commands.give(Command.WIRE, port.wire_index)
 
     def add_tunnel(
         self,
@@ -316,8 +342,8 @@ class Datapath:
         if port_no in self._ports:
             raise ConfigError("port_no", f"the port {port_no} exists already", "an unused number")
         uplink = self._port(uplink_port)
-        if uplink.wire is None:
-            raise ConfigError("uplink_port", f"{uplink.name} is no wire", "a wire port")
+        if uplink.wire is None and uplink.device is None:
+            raise ConfigError("uplink_port", f"{uplink.name} is a {uplink.kind}", "a wire or packet port")
         used = {port.index for port in self._ports.values()}
         index = next((i for i in range(1, layout.MAX_PORTS) if i not in used), None)
         if index is None:
@@ -340,11 +366,11 @@ class Datapath:
             len(template),
         )
         row["wire"] = -1
-        mtu = uplink.mtu + 14 - len(template) - 14
+        mtu = uplink.mtu - len(template)
         port = Port(port_no, index, name, "tunnel", local_mac, mtu, remote_ip)
         port.uplink = uplink_port
         self._ports[port_no] = port
-        self._give(Command.ADD_TUNNEL, index)
+        self._commands.give(Command.ADD_TUNNEL, index)
         self.refresh_ports()
 
     def remove_tunnel(self, port_no: int) -> None:
@@ -354,8 +380,8 @@ class Datapath:
             raise ConfigError("port_no", f"{port.name} is no tunnel", "a tunnel port")
         del self._ports[port_no]
         self._programs.forget_port(port.index)
-        self._give(Command.REMOVE_TUNNEL, port.index)
-        self._wait(self._commands_given)
+        self._commands.give(Command.REMOVE_TUNNEL, port.index)
+        self._commands.wait(self._commands.given)
 
     def _port(self, number: int) -> Port:
         if number not in self._ports:
@@ -372,7 +398,7 @@ class Datapath:
 
     def _live_places(self) -> set[int]:
         """Offsets of the programs that entries or waiting commands name."""
-        self._wait(self._commands_given)
+        self._commands.wait(self._commands.given)
         flows = self.t["flows"]
         while True:
             moves = int(self.t["flow_moves"])
@@ -391,18 +417,19 @@ class Datapath:
             if index is None:
                 raise VSwitchError(f"there are {layout.METERS} meters already: no room for another")
             self._meters[meter_id] = index
-        self._wait(self._commands_given)
+        self._commands.wait(self._commands.given)
         row = self.t["meter_settings"][index]
         for name in row.dtype.names:
             row[name] = 0
         row["used"], row["in_packets"], row["bands"] = 1, int(config.in_packets), len(config.bands)
         for number, band in enumerate(config.bands):
-            # kbit/s are bytes/ns by 1000 / 8 / 1e9; without a burst, a tenth of a second passes at once
-            unit, scale = (1.0, 1e-9) if config.in_packets else (125.0, 125e-9)
+            # kbit/s are bytes/ns by 1000 / 8 / 1e9; without a burst, what comes in a tenth of a second passes
+            # at once, and a large frame in any case
+            unit, scale, least = (1.0, 1e-9, 1) if config.in_packets else (125.0, 125e-9, MAX_MTU * 8e-3)
             row["rate"][number] = band.rate * scale
-            row["burst"][number] = (band.burst or max(band.rate / 10, 1)) * unit
+            row["burst"][number] = (band.burst or max(band.rate / 10, least)) * unit
             row["prec_level"][number] = band.prec_level
-        self._give(Command.METER, index)
+        self._commands.give(Command.METER, index)
 
     def remove_meter(self, meter_id: int) -> None:
         """Programs that name it pass their packets; without effect when there is no such meter."""
@@ -416,130 +443,67 @@ class Datapath:
         counts = zip(row["band_packets"].tolist(), row["band_bytes"].tolist(), strict=True)
         return MeterStats(int(row["packets"]), int(row["bytes"]), tuple(counts)[: int(row["bands"])])
 
-    # Commands
-
-    def _give(self, op: Command, *args: int, key: Sequence[int] | None = None) -> None:
-        """Append a command; waits while the ring is full."""
-        given = self._commands_given
-        if given - self._commands_read >= layout.COMMANDS:
-            self._wait(given + 1 - layout.COMMANDS)
-            self._read_answers()
-        row = self.t["commands"][given % layout.COMMANDS]
-        row["op"], row["ended"] = op, 0
-        row["args"][: len(args)] = args
-        if key is not None:
-            row["key"] = key
-        self._commands_given = given + 1
-        self._words[layout.COMMAND_HEAD_OFFSET // 8] = given + 1
-        os.eventfd_write(self._wake_fd, 1)
-
-    def _commands_applied(self) -> int:
-        return int(self._words[layout.COMMAND_TAIL_OFFSET // 8])
-
-    def _wait(self, commands: int) -> None:
-        """Return when the worker has applied that many commands."""
-        while self._thread is not None and self._thread.is_alive() and self._commands_applied() < commands:
-            time.sleep(0.0001)
-
-    def _read_answers(self) -> None:
-        """Take in what the worker answered to commands, before their places in the ring are used again."""
-        applied = self._commands_applied()
-        for number in range(self._commands_read, applied):
-            row = self.t["commands"][number % layout.COMMANDS]
-            if row["ended"]:
-                replaced = row["op"] == Command.INSTALL
-                self._ended.append(Ended(unpack_key(row["key"]), _stats(row), replaced))
-        self._commands_read = applied
-
     async def drained(self) -> None:
         """Returns when every command given so far has been applied."""
-        commands = self._commands_given
-        while self._thread is not None and self._thread.is_alive() and self._commands_applied() < commands:
-            await asyncio.sleep(0.0001)
+        await self._commands.drained()
 
     # Flows
 
     def install(self, key: FlowKey, program: Program, idle_timeout_s: float = 0) -> None:
-        """Add the entry, or replace its program; replacing keeps its counters."""
+        """Add the entry, or replace its program; replacing keeps its counters, and ended() tells them."""
         offset, length = self._programs.place(program)
-        words = pack_key(key)
-        self._give(Command.INSTALL, offset, length, int(idle_timeout_s * 1e9), key=words)
+        self._commands.give(Command.INSTALL, offset, length, int(idle_timeout_s * 1e9), key=key)
 
     def remove(self, key: FlowKey) -> None:
-        """Without effect when there is no such entry."""
-        self._give(Command.REMOVE, key=pack_key(key))
+        """ended() tells its final counters; without effect when there is no such entry."""
+        self._commands.give(Command.REMOVE, key=key)
 
     def ended(self) -> list[Ended]:
         """What became of replaced and removed programs since the last call, in the order of the commands."""
-        self._read_answers()
-        ended, self._ended = self._ended, []
-        return ended
+        return self._commands.ended()
 
     def execute(self, packet: int, program: Program) -> None:
         """Run a program on a held packet, and release it."""
         offset, length = self._programs.place(program)
-        self._give(Command.EXECUTE, packet, offset, length)
+        self._commands.give(Command.EXECUTE, packet, offset, length)
 
     def discard(self, packet: int, reason: DropReason) -> None:
         """Release a held packet, counting the reason."""
-        self._give(Command.DISCARD, packet, DROP_COUNTERS[reason])
+        self._commands.give(Command.DISCARD, packet, DROP_COUNTERS[reason])
 
     def send(self, frame: bytes, program: Program, in_port: int = 0, tunnel_id: int = 0) -> None:
         """Run a program on a frame of the agent's own (packet-out)."""
         given, slot = self._injections.popleft()
-        self._wait(given)
+        self._commands.wait(given)
         frame = frame[: layout.PUNT_SLOT_SIZE]
         self.memory.write(int(self.t["injection_memory"]) + slot * layout.PUNT_SLOT_SIZE, frame)
         row = self.t["injections"][slot]
         row["length"], row["in_port"] = len(frame), self._number_to_index(in_port)
         row["tunnel_id"], row["csum"], row["gso_size"] = tunnel_id, 0, 0
         offset, length = self._programs.place(program)
-        self._give(Command.SEND, slot, offset, length)
-        self._injections.append((self._commands_given, slot))
+        self._commands.give(Command.SEND, slot, offset, length)
+        self._injections.append((self._commands.given, slot))
 
     def poll_punts(self, limit: int = 64) -> list[Punt]:
         """Packets that wait for a decision; also takes in reports of evicted entries."""
-        try:
-            os.eventfd_read(self.punt_fd)
-        except BlockingIOError:
-            pass
-        punts = []
-        head = int(self._words[layout.PUNT_HEAD_OFFSET // 8])
-        tail = int(self._words[layout.PUNT_TAIL_OFFSET // 8])
-        while tail < head and len(punts) < limit:
-            row = self.t["punts"][tail % layout.PUNTS]
-            key = unpack_key(row["key"])
-            if row["kind"] == PuntKind.EVICTED:
-                stats = FlowStats(int(row["packets"]), int(row["bytes"]), int(row["last_used_ns"]))
-                self._evicted.append((key, stats))
-            else:
-                slot = int(row["slot"])
-                at = int(self.t["punt_memory"]) + slot * layout.PUNT_SLOT_SIZE
-                frame = self.memory.read(at, int(row["length"]))
-                action = self._programs.controller(int(row["action"])) if row["action"] else None
-                punts.append(Punt(PuntReason(int(row["kind"])), key, frame, slot, action))
-            tail += 1
-        self._words[layout.PUNT_TAIL_OFFSET // 8] = tail
-        if tail < head:
-            os.eventfd_write(self.punt_fd, 1)
-        return punts
+        return self._punts.poll(limit)
 
     def key_of(self, frame: bytes, in_port: int = 0, tunnel_id: int = 0) -> FlowKey:
         """The key that the dataplane's parser finds for a frame."""
         frame = frame[: layout.PUNT_SLOT_SIZE]
         self.memory.write(self._scratch, frame)
         words = _key_words(self.memory.array, self._scratch_tables, self._scratch, len(frame))
-        return unpack_key(words)._replace(in_port=in_port, tunnel_id=tunnel_id)
+        return key_from(words.view(np.uint64).tolist())._replace(in_port=in_port, tunnel_id=tunnel_id)
 
     def flow_stats(self, keys: Iterable[FlowKey] | None = None) -> dict[FlowKey, FlowStats]:
         """Counters of these entries (all of them by default); entries that do not exist are left out."""
         flows = self.t["flows"]
         if keys is None:
             places = np.nonzero(flows["state"] == layout.FLOW_USED)[0]
-            return {unpack_key(flows[place]["key"]): _stats(flows[place]) for place in places}
+            return {_key(flows[place]): _stats(flows[place]) for place in places}
         found = {}
         for key in keys:
-            words = np.array(pack_key(key), np.int64)
+            words = np.array(key_words(key), np.uint64).view(np.int64)
             place = flow_table.find(self.t, words)
             while place != flow_table.NOT_FOUND:
                 stats = _stats(flows[place])
@@ -551,8 +515,7 @@ class Datapath:
 
     def evicted(self) -> list[tuple[FlowKey, FlowStats]]:
         """Entries that ended by themselves since the last call, with final counters."""
-        evicted, self._evicted = self._evicted, []
-        return evicted
+        return self._punts.evicted()
 
     # Captures
 
@@ -563,24 +526,12 @@ class Datapath:
             raise ConfigError(
                 "port", f"{port.name} is no wire", "a wire port; a VM's own tcpdump sees its TAP"
             )
-        self._give(Command.CAPTURE, port.index, int(enabled))
-        self._wait(self._commands_given)
+        self._commands.give(Command.CAPTURE, port.index, int(enabled))
+        self._commands.wait(self._commands.given)
 
     def poll_captures(self) -> list[CapturedFrame]:
         """The frames that were captured since the last call."""
-        head = int(self._words[layout.CAPTURE_HEAD_OFFSET // 8])
-        tail = int(self._words[layout.CAPTURE_TAIL_OFFSET // 8])
-        numbers = {port.index: port.number for port in self._ports.values()}
-        frames = []
-        for number in range(tail, head):
-            place = number % layout.CAPTURES
-            row = self.t["captures"][place]
-            at = int(self.t["capture_memory"]) + place * layout.CAPTURE_SLOT_SIZE
-            data = self.memory.read(at, int(row["captured"]))
-            port_no, outbound = numbers[int(row["port"])], bool(row["outbound"])
-            frames.append(CapturedFrame(port_no, outbound, int(row["time_ns"]), int(row["length"]), data))
-        self._words[layout.CAPTURE_TAIL_OFFSET // 8] = head
-        return frames
+        return list(self._captures.poll({port.index: port.number for port in self._ports.values()}))
 
     # What it says of itself
 
@@ -588,6 +539,7 @@ class Datapath:
         """Everything counted by reason."""
         counters = {reason.name.lower(): int(self.t["counters"][reason]) for reason in Counter}
         del counters["gro_first"]
+        counters["rx_ring_full"] += int(self.t["ports"]["rx_missed"].sum())
         for verdict in layout.Merge:
             name = f"gro_not_merged_{verdict.name.lower()}"
             counters[name] = int(self.t["counters"][Counter.GRO_FIRST + verdict])
@@ -630,45 +582,12 @@ def _key_words(mem_array, tables, offset, length):
     return t["key"]
 
 
+def _key(flow) -> FlowKey:
+    return key_from(flow["key"].view(np.uint64).tolist())
+
+
 def _stats(flow) -> FlowStats:
     return FlowStats(int(flow["packets"]), int(flow["bytes"]), int(flow["last_used_ns"]))
-
-
-def pack_key(key: FlowKey) -> list[int]:
-    """The words of a key, as flow_table.make_key lays them out."""
-    words = [
-        key.in_port | key.l4_src << 16 | key.l4_dst << 32,
-        key.tunnel_id,
-        key.eth_dst << 8 | key.ip_proto,
-        key.eth_src << 8 | key.ip_tos,
-        key.vlan_inner << 40 | key.eth_type << 24 | key.vlan_tci << 8 | key.ip_frag,
-        key.ip_src >> 64,
-        key.ip_src & MASK64,
-        key.ip_dst >> 64,
-        key.ip_dst & MASK64,
-    ]
-    return [word - (1 << 64) if word >> 63 else word for word in words]
-
-
-def unpack_key(words: Sequence[int]) -> FlowKey:
-    """The key that has these words."""
-    ports, tunnel_id, dst, src, kind, *addresses = (int(word) & MASK64 for word in words)
-    return FlowKey(
-        in_port=ports & 0xFFFF,
-        tunnel_id=tunnel_id,
-        eth_dst=dst >> 8,
-        eth_src=src >> 8,
-        vlan_tci=kind >> 8 & 0xFFFF,
-        vlan_inner=kind >> 40,
-        eth_type=kind >> 24 & 0xFFFF,
-        ip_proto=dst & 0xFF,
-        ip_tos=src & 0xFF,
-        ip_frag=kind & 0xFF,
-        ip_src=addresses[0] << 64 | addresses[1],
-        ip_dst=addresses[2] << 64 | addresses[3],
-        l4_src=ports >> 16 & 0xFFFF,
-        l4_dst=ports >> 32 & 0xFFFF,
-    )
 
 
 def _template(numbers: formats.Format, local: int, remote: int, source: bytes, target: bytes) -> bytes:

@@ -28,10 +28,10 @@ class FlowKey(NamedTuple):
     vlan_tci: int  # outermost tag: PCP << 13 | VLAN_PRESENT | VID; 0 = untagged
     vlan_inner: int  # the tag behind it, in the same form
     eth_type: int  # behind the tags
-    ip_proto: int  # ARP: the operation
+    ip_proto: int  # ARP: the operation, 0 for those above 255
     ip_tos: int  # all eight bits: DSCP << 2 | ECN
     ip_frag: int  # 0 no, 1 first, 3 later fragment
-    ip_src: int  # IPv4 (32 bits) or IPv6 (128 bits) by eth_type; ARP: sender; MPLS: label << 4 | TC << 1 | BoS
+    ip_src: int  # IPv4 (32 bits), IPv6 (128 bits); ARP: sender; MPLS: label << 4 | TC << 1 | BoS
     ip_dst: int  # ARP: target; PBB: I-SID
     l4_src: int  # TCP, UDP, SCTP port; ICMP type
     l4_dst: int  # TCP, UDP, SCTP port; ICMP code
@@ -161,7 +161,7 @@ class Band(NamedTuple):
 
 
 class MeterConfig(NamedTuple):
-    """A meter as the dataplane applies it (1.3.5, section 5.7): of the bands exceeded, that of the highest rate."""
+    """A meter (1.3.5, section 5.7): of the bands that are exceeded, that of the highest rate applies."""
 
     in_packets: bool
     bands: tuple[Band, ...]
@@ -199,6 +199,8 @@ class Punt(NamedTuple):
     frame: bytes  # as a receiver sees it: decapsulated
     packet: int  # handle of the held packet; execute() or discard() it exactly once
     action: Controller | None = None  # with PuntReason.ACTION: the action that punted it
+    packets: int = 1  # frames that came, which are more than one for an aggregate
+    bytes: int = 0  # of those frames, each with its headers
 
 
 class FlowStats(NamedTuple):

@@ -29,6 +29,14 @@ COMMANDS = 4096
 METERS = 1024
 PUNTS = 256
 INJECTIONS = 64
+RING_SLOTS = 2048
+RING_SLOT_SIZE = 2048
+"""Slots of a packet port's receive ring; a frame that is longer is read whole from the socket's queue."""
+LARGE_BURST = 8
+"""Frames longer than a slot that are taken from a packet port before the other ports have their turn."""
+STAGED = 64
+STAGED_IOVS = 1024
+"""Frames that wait at a packet port to be sent by one system call, and pieces that they may consist of."""
 CAPTURES = 4096
 CAPTURE_SLOT_SIZE = 2048
 """Frames that a capture keeps for the agent, and the bytes of each that it keeps."""
@@ -39,7 +47,8 @@ HEADER_MAX = 512
 """Bytes of headers (Ethernet to TCP options) that the engine rewrites; longer ones pass as payload."""
 
 BUFFERS = 96
-BUFFER_SIZE = 17 * 4096
+BUFFER_SIZE = 18 * 4096
+"""A super-frame of 64 KB, or the segments of a tunnel's, each with its outer headers."""
 PUNT_SLOT_SIZE = 17 * 4096
 VNET_HEADER = 12
 """struct virtio_net_hdr_mrg_rxbuf in front of each frame at a TAP."""
@@ -65,7 +74,12 @@ PROTOTYPE_OFFSET = 28672
 TEMPLATES_OFFSET = 32768
 TEMPLATE_SIZE = 128
 """A tunnel port's outer headers: Ethernet, IPv4, opaque field."""
-CONTROL_SIZE = TEMPLATES_OFFSET + MAX_PORTS * TEMPLATE_SIZE
+STAGED_HEAD = 704
+"""Room for a frame's headers at a packet port: virtio-net header, outer and own headers."""
+SERIES_OFFSET = TEMPLATES_OFFSET + MAX_PORTS * TEMPLATE_SIZE
+SERIES = 64
+"""Segments of a tunnel that a packet port gives to the kernel as one datagram (UDP_MAX_SEGMENTS)."""
+CONTROL_SIZE = SERIES_OFFSET + SERIES * STAGED_HEAD
 
 # A wire's file: one page of facts, one page of cursors for each direction, then the slots and the data
 # areas of both directions. DESIGN of the exchange: docs/explanation/wire.md.
@@ -293,9 +307,10 @@ outgoing_dtype = _record(
 range_dtype = _record(offset="i8", length="i8")
 
 port_dtype = _record(
-    kind="i4", number="i4", up="i4", fd="i4", mtu="i4", wire="i4", ready="i4", capture="i4",
+    kind="i4", number="i4", up="i4", fd="i4", mtu="i4", wire="i4", socket="i4", ready="i4", capture="i4",
     rx_packets="i8", rx_bytes="i8", rx_dropped="i8", rx_errors="i8",
     tx_packets="i8", tx_bytes="i8", tx_dropped="i8", tx_errors="i8",
+    rx_missed="i8",  # frames that the kernel had no room for; written by the agent
     # tunnel: its row of numbers, end points and outer headers
     format="i4", uplink="i4", local_ip="i8", remote_ip="i8", template="i8", template_len="i4", ip_id="i4",
 )  # fmt: skip
@@ -311,6 +326,12 @@ wire_dtype = _record(
     free_at_ns="i8", queue_head="i8",
     # receiving out of order: slots that wait in a heap by release time
     unordered="i4", heap_size="i8", taken="i8",
+)  # fmt: skip
+
+socket_dtype = _record(
+    # a packet port: where its ring and its staging area stand, and how far each is used
+    port="i4", fd="i4", ring="i8", tail="i8", taken="i8", large_count="i8",
+    udp_gso="i8", staging="i8", staged="i8", iovs="i8", first_iov="i8",
 )  # fmt: skip
 
 format_dtype = _record(
@@ -365,6 +386,9 @@ tables_dtype = _record(
     wires=(wire_dtype, (MAX_WIRES,)), wire_count="i8", wire_settings=(wire_dtype, (MAX_WIRES,)),
     wire_buffers=("i4", (MAX_WIRES, WIRE_SLOTS)), wire_heap=("i8", (MAX_WIRES, WIRE_SLOTS, 2)),
     wire_taken=("i1", (MAX_WIRES, WIRE_SLOTS)), wire_turns=("i8", (MAX_WIRES, WIRE_SLOTS)),
+    # packet ports; the pool buffers that the large frames of the burst in hand were read into
+    sockets=(socket_dtype, (MAX_PORTS,)), socket_count="i8", staged_frames="i8",
+    large_buffers=("i4", (MAX_PORTS, LARGE_BURST)),
     # the pool's buffers: references to each, and the stack of free ones
     pool="i8", buffers=("i8", (BUFFERS,)), free_buffers=("i8", (BUFFERS,)), free_buffer_count="i8",
     # the burst in hand, its aggregates, and the one packet that an action program works on
@@ -374,7 +398,8 @@ tables_dtype = _record(
     outgoing=outgoing_dtype, ranges=(range_dtype, (BURST + 4,)), key=("i8", (KEY_WORDS,)),
     # flows and the agent
     flows=(flow_dtype, (FLOWS,)), flow_count="i8", flow_moves="i8", programs=("i8", (PROGRAM_WORDS,)),
-    commands=(command_dtype, (COMMANDS,)), meters=(meter_dtype, (METERS,)), meter_settings=(meter_dtype, (METERS,)),
+    commands=(command_dtype, (COMMANDS,)),
+    meters=(meter_dtype, (METERS,)), meter_settings=(meter_dtype, (METERS,)),
     punts=(punt_dtype, (PUNTS,)), punt_memory="i8", held=(held_dtype, (PUNTS,)),
     injection_memory="i8", injections=(held_dtype, (INJECTIONS,)),
     free_punts=("i8", (PUNTS,)), free_punt_count="i8",

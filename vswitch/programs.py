@@ -47,7 +47,7 @@ class ProgramStore:
         words = self._compile(program)
         place = self._places.get(words)
         if place is None:
-            place = self._room_for(len(words))
+            place = self._room_for(words)
             self._words[place : place + len(words)] = words
             self._places[words] = place
         return place, len(program)
@@ -71,11 +71,11 @@ class ProgramStore:
                     self._words[place + at + 1] = instead
                     self._places.pop(words, None)
 
-    def _room_for(self, length: int) -> int:
-        place = self._take(length)
+    def _room_for(self, words: tuple[int, ...]) -> int:
+        place = self._take(len(words))
         if place is None:
-            self._collect()
-            place = self._take(length)
+            self._collect(words)
+            place = self._take(len(words))
         if place is None:
             raise VSwitchError(f"there is no room for another action program ({len(self._places)} are kept)")
         return place
@@ -89,8 +89,8 @@ class ProgramStore:
         self._next += length
         return self._next - length
 
-    def _collect(self) -> None:
-        """Free the places of programs that nothing names."""
+    def _collect(self, wanted: tuple[int, ...]) -> None:
+        """Free the places of programs that nothing names. wanted: a program that has no place yet."""
         live = self._live_places()
         self._places = {words: place for words, place in self._places.items() if place in live}
         # The gaps between what lives are free; the last one is what _take() takes from.
@@ -103,7 +103,7 @@ class ProgramStore:
             self._next = place + length
         used = {
             words[at + 1]
-            for words in self._places
+            for words in (*self._places, wanted)
             for at in range(0, len(words), OP_WORDS)
             if words[at] in (Op.CONTROLLER, Op.DEC_TTL)
         }

@@ -12,6 +12,7 @@ from experiments.iperf import Endpoint
 WIRE_MTU = 1500
 VM_MTU = 1450  # the wire's, less outer IPv4 (20), UDP (8), VXLAN (8) and inner Ethernet (14)
 VNI = 42
+SMALL_WINDOW = "256K"  # what is in flight stays in the cores' caches
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,16 @@ class Variant:
     placement: `per server`: what belongs to a server runs on its cores; `per server, RPS`: and receive packet
     steering moves the receiver's protocol work to its cores; `any core`: left to the scheduler; `one core`:
     all on the first server's cores.
+    window: size of the sockets' buffers; empty: the kernel finds one.
     """
 
     placement: str = "per server"
     vm_tso: bool = True
+    window: str = ""
 
     def __str__(self) -> str:
-        return f"placement {self.placement}, VM's TSO {'on' if self.vm_tso else 'off'}"
+        window = f", socket buffers of {self.window}" if self.window else ""
+        return f"placement {self.placement}, VM's TSO {'on' if self.vm_tso else 'off'}{window}"
 
 
 class BackEnd:

@@ -72,7 +72,15 @@ class Instance:
     def _spawn(self, program: str, *arguments: str) -> None:
         argv = [program, *arguments, f"--pidfile={self.directory / program}.pid", "-vconsole:off"]
         argv += [f"--log-file={self.directory / program}.log", f"--unixctl={self.directory / program}.ctl"]
-        process = spawn(argv, pid=self.namespace.pid, cpus=self.cores, env=self._environment())
+        with self._output(program).open("w") as output:
+            process = spawn(
+                argv,
+                pid=self.namespace.pid,
+                cpus=self.cores,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self._environment(),
+            )
         self.processes.append(process)
 
     def _call(self, *argv: str) -> None:
@@ -84,7 +92,18 @@ class Instance:
         ended = self.processes[-1]
         wait_until(lambda: condition() or ended.poll() is not None, 10, f"{program} did not start")
         if ended.poll() is not None:
-            raise ExperimentError(f"{program} ended at once; its log is {self.directory / program}.log")
+            raise ExperimentError(f"{program} ended at once: {self._last_words(program)}")
+
+    def _output(self, program: str) -> Path:
+        """Where what it prints goes; its log is beside it."""
+        return self.directory / f"{program}.out"
+
+    def _last_words(self, program: str) -> str:
+        """The last line that a program printed, or else logged."""
+        for path in (self._output(program), self.directory / f"{program}.log"):
+            if path.exists() and (lines := path.read_text(errors="replace").strip().splitlines()):
+                return lines[-1].strip()
+        return f"it said nothing; its folder is {self.directory}"
 
 
 class OvsUserspace(BackEnd):

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from mininet.link import Link
 from mininet.net import Mininet
 
 from experiments.iperf import Endpoint
-from experiments.peers.base import BackEnd, Servers
+from experiments.peers.base import SMALL_WINDOW, WIRE_MTU, BackEnd, Servers, Variant
 from topologies.controllers import Orchestrator
 from topologies.lab import Lab
 from topologies.links import TapLink, WireLink
@@ -20,16 +21,17 @@ from topologies.nodes import VM, VSwitch
 
 class VSwitchOverlay(BackEnd):
     name = "vswitch"
-    programs = ("mnexec", "ip", "nsenter")
+    programs: tuple[str, ...] = ("mnexec", "ip", "nsenter")
 
     def __init__(self, servers: Servers) -> None:
         super().__init__(servers)
         self.net: Mininet | None = None
         self.lab: Lab | None = None
         self.gro: bool | None = None
+        self.variant = Variant()
 
     def start(self) -> None:
-        self.lab = lab = Lab(run_dir=self.servers.run_dir / "vswitch")
+        self.lab = lab = Lab(run_dir=self.servers.run_dir / self.name)
         self.net = net = Mininet(controller=None, build=False)
         controller = net.addController("c0", Orchestrator, lab=lab)
         cores = (self.servers.first, self.servers.second)
@@ -37,12 +39,16 @@ class VSwitchOverlay(BackEnd):
             net.addSwitch(f"s{n}", cls=VSwitch, cpu=min(cpus), lab=lab, batch=True)
             for n, cpus in enumerate(cores, start=1)
         ]
-        net.addLink(*switches, port1=1, port2=1, cls=WireLink)
+        self.join(net, *switches)
         for n, switch in enumerate(switches, start=1):
             vm = net.addHost(f"vm{n}", cls=VM, lab=lab, iperf3=False, ip=f"10.0.0.{n}/24")
             net.addLink(vm, switch, cls=TapLink)
         net.start()
         self.gro = controller.gro
+
+    def join(self, net: Mininet, first: VSwitch, second: VSwitch) -> None:
+        """Put the wire between the switches."""
+        net.addLink(first, second, port1=1, port2=1, cls=WireLink)
 
     def stop(self) -> None:
         net, self.net = self.net, None
@@ -50,6 +56,15 @@ class VSwitchOverlay(BackEnd):
             net.stop()
         if self.lab:
             self.lab.close()
+
+    def variants(self) -> list[Variant]:
+        return [Variant(), Variant(window=SMALL_WINDOW)]
+
+    def quick_variants(self) -> list[Variant]:
+        return [Variant()]
+
+    def use(self, variant: Variant) -> None:
+        self.variant = variant
 
     def prepare(self, config: dict[str, Any]) -> None:
         if self.lab and self.lab.orchestrator and config["gro"] != self.gro:
@@ -60,7 +75,7 @@ class VSwitchOverlay(BackEnd):
     def endpoints(self) -> tuple[Endpoint, Endpoint]:
         first, second = self._vms()
         return (
-            Endpoint(first.pid, first.IP(), self.servers.first),
+            Endpoint(first.pid, first.IP(), self.servers.first, self.variant.window),
             Endpoint(second.pid, second.IP(), self.servers.second),
         )
 
@@ -77,3 +92,16 @@ class VSwitchOverlay(BackEnd):
     def _vms(self) -> list[VM]:
         assert self.lab
         return list(self.lab.vms.values())
+
+
+class VSwitchOverVeth(VSwitchOverlay):
+    """The same over a veth between two packet ports, set as the kernel peer's: without TSO, with GRO."""
+
+    name = "vswitch-veth"
+    programs = (*VSwitchOverlay.programs, "ethtool")
+
+    def join(self, net: Mininet, first: VSwitch, second: VSwitch) -> None:
+        link = net.addLink(first, second, port1=1, port2=1, cls=Link)
+        for intf in (link.intf1, link.intf2):
+            intf.cmd("ip link set", intf.name, "mtu", WIRE_MTU)
+            intf.cmd("ethtool -K", intf.name, "tx off tso off gso off gro on")

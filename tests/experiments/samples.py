@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from experiments.cpu import CpuUse
-from experiments.iperf import Load, Transfer
+from experiments.iperf import Load
+from experiments.metrics import Measurement
 from experiments.overlay_gro import EXPERIMENT, plan
 from experiments.plan import Case, Plan
 from experiments.summary import Sample
@@ -29,8 +30,8 @@ def overlay_plan(**changes: Any) -> Plan:
     return plan(options(**changes))
 
 
-def transfer(rate_bps: float, retransmits: int = 0) -> Transfer:
-    return Transfer(rate_bps, retransmits, 1.0, {"made": "up"})
+def transfer(rate_bps: float, retransmits: int = 0) -> Measurement:
+    return Measurement({"throughput_bps": rate_bps, "retransmits": retransmits}, {"made": "up"})
 
 
 def sample(case: Case, number: int, speed: float = 1.0, reasons: tuple[str, ...] = ()) -> Sample:

@@ -8,7 +8,7 @@ import json
 import pytest
 from rich.console import Console
 
-from experiments import harness
+from experiments import harness, iperf
 from experiments.cpu import CpuUse
 from experiments.errors import ExperimentError
 from experiments.harness import Harness
@@ -60,7 +60,7 @@ def lab(monkeypatch, tmp_path):
         return transfer(FakePeer.rates[client.variant.placement])
 
     monkeypatch.setattr(harness, "require_root", lambda: None)
-    monkeypatch.setattr(harness, "transfer", measured)
+    monkeypatch.setattr(iperf, "transfer", measured)
     monkeypatch.setattr(
         harness.cpu, "use_between", lambda *args: CpuUse(1.0, uses.pop(0) if uses else 0.0, 0.0)
     )
@@ -87,7 +87,7 @@ def test_the_run_folder_has_everything(lab):
     names = {path.name for path in lab.folder.iterdir()}
     assert {"config.json", "environment.json", "summary.json", "raw", "logs"} <= names
     raw = json.loads((lab.folder / "raw" / "fake-vxlan-gro-on-1-flow-1-1.json").read_text())
-    assert {"iperf3", "counters_before", "counters_after", "cpu", "reasons"} <= raw.keys()
+    assert {"load", "counters_before", "counters_after", "cpu", "reasons"} <= raw.keys()
     assert json.loads((lab.folder / "config.json").read_text())["runs"] == 2
 
 
@@ -123,7 +123,7 @@ def test_back_ends_are_stopped_after_a_failure(lab, monkeypatch):
     def broken(*arguments):
         raise ExperimentError("iperf3 failed: no route to host")
 
-    monkeypatch.setattr(harness, "transfer", broken)
+    monkeypatch.setattr(iperf, "transfer", broken)
     with pytest.raises(ExperimentError):
         lab(runs=1)
     assert FakePeer.log == ["start", "stop"]
@@ -133,7 +133,7 @@ def test_back_ends_are_stopped_after_ctrl_c(lab, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(harness, "transfer", interrupted)
+    monkeypatch.setattr(iperf, "transfer", interrupted)
     with pytest.raises(KeyboardInterrupt):
         lab(runs=1)
     assert FakePeer.log == ["start", "stop"]

@@ -80,7 +80,7 @@ def test_all_back_ends(tmp_path):
         "vswitch / ovs-userspace, vxlan, 1 flow",
     }
     assert (tmp_path / "out" / "logs" / "vswitch" / "s1.log").exists()
-    raw = json.loads((tmp_path / "out" / "raw" / "vswitch-vxlan-gro-on-1-flow-1-1.json").read_text())
+    raw = json.loads((tmp_path / "out" / "raw" / "vswitch-vxlan-memory-gro-on-1-flow-1-1.json").read_text())
     assert any(name.startswith("s1.") for name in raw["counters_after"])
 
 

@@ -33,7 +33,13 @@ def test_the_contract():
     assert (summary["valid"], summary["invalid_reasons"]) == (True, [])
     assert summary["environment"] == ENVIRONMENT
     row = row_of(summary, switch="vswitch", gro=True, flows=1)
-    assert row["config"] == {"switch": "vswitch", "encap": "vxlan", "gro": True, "flows": 1}
+    assert row["config"] == {
+        "switch": "vswitch",
+        "encap": "vxlan",
+        "wire": "memory",
+        "gro": True,
+        "flows": 1,
+    }
     assert (row["median"], row["low"], row["high"]) == pytest.approx((15e9, 12e9, 18e9))
     assert (row["runs"], row["valid"], row["confidence"]) == (5, True, 0.9375)
     assert {row["metric"] for row in summary["rows"]} == {"throughput_bps", "retransmits", "cpu_cores"}
@@ -62,7 +68,7 @@ def test_an_invalid_run_is_out_of_the_numbers_and_makes_the_experiment_invalid()
     summary = summary_of(plan, samples)
     assert not summary["valid"]
     assert summary["invalid_reasons"] == [
-        "vswitch vxlan gro=on 1 flow: 1 of 3 runs invalid: others used 0.50 of a core (allowed: 0.05)"
+        "vswitch vxlan memory gro=on 1 flow: 1 of 3 runs invalid: others used 0.50 of a core (allowed: 0.05)"
     ]
     row = row_of(summary, switch="vswitch", gro=True, flows=1)
     assert (row["runs"], row["valid"], row["low"]) == (2, False, 15e9)
@@ -83,14 +89,28 @@ def test_the_plan_has_only_the_chosen_switches():
     assert [ratio.label for ratio in plan.ratios] == ["ovs-userspace / kernel, vxlan, 2 flows"]
 
 
+def test_both_wires_in_one_plan():
+    plan = overlay_plan(wire="veth", flows=(1,))
+    ours = [case for case in plan.cases if case.config["switch"] == "vswitch"]
+    assert [(case.config["wire"], case.back_end) for case in ours[::2]] == [
+        ("memory", "vswitch"),
+        ("veth", "vswitch-veth"),
+    ]
+    ratios = summary_of(plan, rounds(plan))["ratios"]
+    for label, wire in (("vxlan, 1 flow", "memory"), ("vxlan, veth, 1 flow", "veth")):
+        ratio = ratios[f"vswitch / kernel, {label}"]
+        assert (ratio["numerator"]["wire"], ratio["denominator"]["wire"]) == (wire, "veth")
+
+
 def test_the_table_compares_with_the_kernel():
     plan = overlay_plan(flows=(1,))
-    rows = table_rows(summary_of(plan, rounds(plan)))
+    summary = summary_of(plan, rounds(plan))
+    rows = table_rows(summary)
     assert rows[0] == (
-        "vswitch", "on", "1", "15.00", "12.00 - 18.00", "1.50 (1.50 - 1.50)", "0", "1.50", "5",
+        "vswitch", "memory", "on", "1", "15.00", "12.00 - 18.00", "1.50 (1.50 - 1.50)", "0", "1.50", "5",
     )  # fmt: skip
-    assert rows[2][5] == "1"
-    assert markdown_table(rows).count("\n") == len(rows) + 2
+    assert rows[2][6] == "1"
+    assert markdown_table(summary, rows).count("\n") == len(rows) + 2
 
 
 def test_the_table_marks_invalid_rows():

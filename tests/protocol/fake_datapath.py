@@ -3,24 +3,40 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import struct
 from collections import Counter
 from dataclasses import dataclass, field
 
+from tests.protocol.frame_model import Frame
 from vswitch.errors import ConfigError
 from vswitch.flow import (
     FRAG_FIRST,
     FRAG_LATER,
+    MAX_SAVED,
     VLAN_PRESENT,
     Controller,
+    CopyTtl,
+    DecTtl,
+    Ended,
     FlowKey,
     FlowStats,
+    Meter,
+    MeterStats,
     Output,
+    PopMpls,
+    PopPbb,
+    PopVlan,
     PortCounters,
     PortInfo,
     Punt,
     PuntReason,
+    Push,
+    Restore,
+    Save,
+    SetField,
+    SetTtl,
     SetTunnel,
 )
 from vswitch.openflow.spec import port_mac
@@ -73,8 +89,10 @@ class FakeDatapath:
     discarded: list = field(default_factory=list)
     gro: dict = field(default_factory=dict)
     wires: dict = field(default_factory=dict)
+    meters: dict = field(default_factory=dict)
     installs: int = 0
     drains: int = 0
+    lag: int = 0  # commands that flows() are behind; drained() catches up
 
     def __post_init__(self):
         self.punt_fd = os.eventfd(0, os.EFD_NONBLOCK)
@@ -82,7 +100,10 @@ class FakeDatapath:
         self._held = {}
         self._next_packet = 1
         self._evicted = []
+        self._ended = []
+        self._commands = []
         self._ports_touched = False
+        self.metered = Counter()
 
     # --- the wire side, for tests ---
 
@@ -103,8 +124,6 @@ class FakeDatapath:
         entry.bytes += len(frame)
         entry.last_used_ns = self.clock()
         self._run(entry.program, key, frame)
-        if any(isinstance(action, Controller) for action in entry.program):
-            self._punt(PuntReason.ACTION, key, frame)
 
     def idle_out(self):
         """Entries that were idle too long end."""
@@ -130,19 +149,56 @@ class FakeDatapath:
         """Packets that nobody has disposed of yet."""
         return len(self._held)
 
-    def _punt(self, reason, key, frame):
+    def _punt(self, reason, key, frame, action=None):
         self._held[self._next_packet] = (key, frame)
-        self._punts.append(Punt(reason, key, frame, self._next_packet))
+        self._punts.append(Punt(reason, key, frame, self._next_packet, action))
         self._next_packet += 1
         os.eventfd_write(self.punt_fd, 1)
 
-    def _run(self, program, key, frame):
-        tunnel_id = key.tunnel_id
+    def _run(self, program, key, data):
+        frame, tunnel_id, saved = Frame(data), key.tunnel_id, []
+        over = 0  # groups inside the bucket whose packet is over
         for action in program:
-            if isinstance(action, SetTunnel):
-                tunnel_id = action.tunnel_id
-            elif isinstance(action, Output):
-                self._output(action.port, frame, tunnel_id)
+            if over:
+                over += {Save: 1, Restore: -1}.get(type(action), 0)
+                if over:
+                    continue
+            match action:
+                case SetTunnel(number):
+                    tunnel_id = number
+                case Output(port):
+                    self._output(port, bytes(frame), tunnel_id)
+                case Controller():
+                    self._punt(PuntReason.ACTION, key, bytes(frame), action)
+                case SetField(name, value):
+                    frame.set_field(name, value)
+                case Push(ethertype):
+                    frame.push(ethertype)
+                case PopVlan():
+                    frame.pop_vlan()
+                case PopMpls(ethertype):
+                    frame.pop_mpls(ethertype)
+                case PopPbb():
+                    frame.pop_pbb()
+                case SetTtl(ttl, mpls):
+                    frame.set_ttl(ttl, mpls)
+                case CopyTtl(inwards):
+                    frame.copy_ttl(inwards)
+                case DecTtl(invalid, mpls):
+                    if not frame.dec_ttl(mpls):
+                        self._punt(PuntReason.ACTION, key, bytes(frame), invalid)
+                        if not saved:
+                            return
+                        over = 1
+                case Meter(meter_id):
+                    self.metered[meter_id] += 1
+                case Save():
+                    saved.append((copy.deepcopy(frame), tunnel_id))
+                    assert len(saved) <= MAX_SAVED
+                case Restore():
+                    frame, tunnel_id = saved.pop()
+                case _:
+                    raise AssertionError(f"{action} is no action")
 
     def _output(self, port, frame, tunnel_id):
         info = self.infos.get(port)
@@ -169,14 +225,33 @@ class FakeDatapath:
 
     def install(self, key, program, idle_timeout_s=0):
         self.installs += 1
-        if key in self.entries:
-            self.entries[key].program = program
-            self.entries[key].idle_timeout_s = idle_timeout_s
-        else:
-            self.entries[key] = Entry(program, idle_timeout_s)
+        self._command(self._install, key, tuple(program), idle_timeout_s)
 
     def remove(self, key):
-        self.entries.pop(key, None)
+        self._command(self._remove, key)
+
+    def _command(self, *command):
+        self._commands.append(command)
+        while len(self._commands) > self.lag:
+            act, *args = self._commands.pop(0)
+            act(*args)
+
+    def _install(self, key, program, idle_timeout_s):
+        entry = self.entries.get(key)
+        if entry is None:
+            self.entries[key] = Entry(program, idle_timeout_s)
+        else:
+            self._ended.append(Ended(key, entry.stats, True))
+            entry.program, entry.idle_timeout_s = program, idle_timeout_s
+
+    def _remove(self, key):
+        entry = self.entries.pop(key, None)
+        if entry is not None:
+            self._ended.append(Ended(key, entry.stats, False))
+
+    def ended(self):
+        ended, self._ended = self._ended, []
+        return ended
 
     def execute(self, packet, program):
         key, frame = self._held.pop(packet)
@@ -191,6 +266,14 @@ class FakeDatapath:
 
     async def drained(self):
         self.drains += 1
+        self.catch_up()
+
+    def catch_up(self):
+        """Every command given so far is applied."""
+        lag, self.lag = self.lag, 0
+        if self._commands:
+            self._command(lambda: None)
+        self.lag = lag
 
     def flow_stats(self, keys=None):
         wanted = self.entries if keys is None else [key for key in keys if key in self.entries]
@@ -199,6 +282,16 @@ class FakeDatapath:
     def evicted(self):
         evicted, self._evicted = self._evicted, []
         return evicted
+
+    def set_meter(self, meter_id, config):
+        self.meters[meter_id] = config
+        self.metered[meter_id] = 0
+
+    def remove_meter(self, meter_id):
+        self.meters.pop(meter_id, None)
+
+    def meter_stats(self, meter_id):
+        return MeterStats(self.metered[meter_id], 0, tuple((0, 0) for _ in self.meters[meter_id].bands))
 
     def ports(self):
         return list(self.infos.values())
@@ -238,19 +331,25 @@ def parse(frame, in_port=0, tunnel_id=0):
     """The flow key of a frame, the slow and obvious way."""
     eth_dst, eth_src = int.from_bytes(frame[0:6], "big"), int.from_bytes(frame[6:12], "big")
     (eth_type,) = struct.unpack_from("!H", frame, 12)
-    vlan_tci, offset = 0, 14
-    if eth_type in (0x8100, 0x88A8):
-        tci, eth_type = struct.unpack_from("!HH", frame, 14)
-        vlan_tci, offset = tci & 0xEFFF | VLAN_PRESENT, 18
-    key = FlowKey(in_port, tunnel_id, eth_dst, eth_src, vlan_tci, eth_type, 0, 0, 0, 0, 0, 0, 0)
+    tags, offset = [], 14
+    while eth_type in (0x8100, 0x88A8) and len(tags) < 2 and len(frame) >= offset + 4:
+        tci, eth_type = struct.unpack_from("!HH", frame, offset)
+        tags.append(tci & 0xEFFF | VLAN_PRESENT)
+        offset += 4
+    outer, inner = (*tags, 0, 0)[:2]
+    key = FlowKey(in_port, tunnel_id, eth_dst, eth_src, outer, inner, eth_type, 0, 0, 0, 0, 0, 0, 0)
     payload = frame[offset:]
     if eth_type == 0x0806 and len(payload) >= 28:
         (operation,) = struct.unpack_from("!H", payload, 6)
         return key._replace(
-            ip_proto=operation,
+            ip_proto=operation if operation < 256 else 0,
             ip_src=int.from_bytes(payload[14:18], "big"),
             ip_dst=int.from_bytes(payload[24:28], "big"),
         )
+    if eth_type in (0x8847, 0x8848) and len(payload) >= 4:
+        return key._replace(ip_src=int.from_bytes(payload[:3], "big"))
+    if eth_type == 0x88E7 and len(payload) >= 4:
+        return key._replace(ip_dst=int.from_bytes(payload[1:4], "big"))
     if eth_type == 0x0800 and len(payload) >= 20:
         fragment = struct.unpack_from("!H", payload, 6)[0]
         frag = FRAG_LATER if fragment & 0x1FFF else FRAG_FIRST if fragment & 0x2000 else 0
@@ -263,13 +362,15 @@ def parse(frame, in_port=0, tunnel_id=0):
         )
         return _with_l4(key, payload[(payload[0] & 15) * 4 :])
     if eth_type == 0x86DD and len(payload) >= 40:
+        proto, l4, frag = Frame(frame).l4()
         key = key._replace(
-            ip_proto=payload[6],
+            ip_proto=proto,
             ip_tos=struct.unpack_from("!H", payload)[0] >> 4 & 0xFF,
+            ip_frag=frag,
             ip_src=int.from_bytes(payload[8:24], "big"),
             ip_dst=int.from_bytes(payload[24:40], "big"),
         )
-        return _with_l4(key, payload[40:])
+        return _with_l4(key, payload[l4:])
     return key
 
 

@@ -49,12 +49,7 @@ class Peer:
         self._switch_receives(self.connection.data_to_send())
 
     def _switch_receives(self, data):
-        for message in self.session.connection.receive(data, self.switch.clock()):
-            if self.switch.needs_settling(message):
-                asyncio.run(self.switch.settle())
-            self.switch.handle(self.session, message)
-        self.switch.slowpath.revalidate()
-        self.session.flush()
+        asyncio.run(self.switch.receive(self.session, data))
 
     def says(self, *messages):
         """Send messages; returns what the switch answered and announced meanwhile."""

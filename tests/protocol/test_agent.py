@@ -147,7 +147,8 @@ def test_silent_peer_is_given_up(monkeypatch):
 @pytest.mark.parametrize(
     "options",
     [
-        {"controllers": ["ssl:127.0.0.1"]},
+        {"controllers": ["sctp:127.0.0.1"]},
+        {"controllers": ["pssl:6653"]},
         {"controllers": ["tcp:127.0.0.1:x"]},
         {"controllers": ["tcp:127.0.0.1:99999"]},
         {"controllers": ["ptcp:6654"]},

@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 
 from vswitch.agent.features import table_features
 from vswitch.openflow import actions as a
+from vswitch.openflow import groups as g
 from vswitch.openflow import instructions as i
 from vswitch.openflow import messages as m
+from vswitch.openflow import meters as mt
 from vswitch.openflow import multipart as mp
+from vswitch.openflow import queues as q
 from vswitch.openflow.constants import MultipartType, PortReason
 from vswitch.openflow.flow_mod import FlowMod, FlowRemoved
 from vswitch.openflow.message import decode_message
@@ -66,6 +69,10 @@ INSTRUCTIONS = (
 ALL_INSTRUCTIONS = i.Instructions.of(*(item for item, _ in INSTRUCTIONS))
 RYU_INSTRUCTIONS = f"[{', '.join(text for _, text in INSTRUCTIONS)}]"
 
+BUCKETS = (g.Bucket((a.Output(1), a.Group(2)), 3, 4, 5), g.Bucket())
+RYU_BUCKETS = "[OFPBucket(3, 4, 5, [OFPActionOutput(1, 65535), OFPActionGroup(2)]), OFPBucket(actions=[])]"
+BANDS = (mt.Band(1, 1000, 7), mt.Band(2, 500, 0, 2))
+
 REQUESTS = (
     (m.Hello(None), "OFPHello(dp)"),
     (m.EchoRequest(b"ping"), "OFPEchoRequest(dp, data=b'ping')"),
@@ -107,6 +114,32 @@ REQUESTS = (
         mp.MultipartRequest(MultipartType.TABLE_FEATURES, TableFeaturesRequest()),
         "OFPTableFeaturesStatsRequest(dp, 0)",
     ),
+    (
+        g.GroupMod(0, 7, 1, BUCKETS),
+        f"OFPGroupMod(dp, ofp.OFPGC_ADD, ofp.OFPGT_SELECT, 7, {RYU_BUCKETS})",
+    ),
+    (g.GroupMod(2, 0xFFFFFFFC), "OFPGroupMod(dp, ofp.OFPGC_DELETE, group_id=ofp.OFPG_ALL)"),
+    (
+        mt.MeterMod(1, 3, 6, BANDS),
+        "OFPMeterMod(dp, 1, 6, 3, [OFPMeterBandDrop(1000, 7), OFPMeterBandDscpRemark(500, 0, 2)])",
+    ),
+    (m.TableMod(3, 1), "OFPTableMod(dp, 3, 1)"),
+    (m.GetAsyncRequest(), "OFPGetAsyncRequest(dp)"),
+    (m.SetAsync((1, 2), (3, 4), (5, 6)), "OFPSetAsync(dp, [1, 2], [3, 4], [5, 6])"),
+    (q.QueueGetConfigRequest(3), "OFPQueueGetConfigRequest(dp, 3)"),
+    (mp.MultipartRequest(MultipartType.GROUP, g.GroupStatsRequest(7)), "OFPGroupStatsRequest(dp, 0, 7)"),
+    (mp.MultipartRequest(MultipartType.GROUP_DESC), "OFPGroupDescStatsRequest(dp, 0)"),
+    (mp.MultipartRequest(MultipartType.GROUP_FEATURES), "OFPGroupFeaturesStatsRequest(dp, 0)"),
+    (mp.MultipartRequest(MultipartType.METER, mt.MeterRequest(7)), "OFPMeterStatsRequest(dp, 0, 7)"),
+    (
+        mp.MultipartRequest(MultipartType.METER_CONFIG, mt.MeterRequest()),
+        "OFPMeterConfigStatsRequest(dp, 0, ofp.OFPM_ALL)",
+    ),
+    (mp.MultipartRequest(MultipartType.METER_FEATURES), "OFPMeterFeaturesStatsRequest(dp, 0)"),
+    (
+        mp.MultipartRequest(MultipartType.QUEUE, q.QueueStatsRequest(2, 5)),
+        "OFPQueueStatsRequest(dp, 0, 2, 5)",
+    ),
 )
 
 FRAME_BASE64 = base64.b64encode(b"frame").decode()
@@ -125,6 +158,12 @@ REPLIES = (
     (m.GetConfigReply(0, 128), "OFPGetConfigReply", {"flags": 0, "miss_send_len": 128}),
     (m.BarrierReply(), "OFPBarrierReply", {}),
     (m.RoleReply(3, 9), "OFPRoleReply", {"role": 3, "generation_id": 9}),
+    (
+        m.GetAsyncReply((1, 2), (3, 4), (5, 6)),
+        "OFPGetAsyncReply",
+        {"packet_in_mask": [1, 2], "port_status_mask": [3, 4], "flow_removed_mask": [5, 6]},
+    ),
+    (q.QueueGetConfigReply(3), "OFPQueueGetConfigReply", {"port": 3, "queues": []}),
     (
         m.PacketIn(100, 1, 2, 3, Match.of(in_port=4, metadata=5, tunnel_id=6), b"frame"),
         "OFPPacketIn",
@@ -169,6 +208,17 @@ PORT_STATS_FIELDS = (
     "port_no rx_packets tx_packets rx_bytes tx_bytes rx_dropped tx_dropped rx_errors tx_errors"
     " rx_frame_err rx_over_err rx_crc_err collisions duration_sec duration_nsec"
 )
+
+
+def bucket_counter(packets, octets):
+    return {"OFPBucketCounter": {"packet_count": packets, "byte_count": octets}}
+
+
+def band_counter(packets, octets):
+    return {"OFPMeterBandStats": {"packet_band_count": packets, "byte_band_count": octets}}
+
+
+ONE_ITEM = (MultipartType.DESC, MultipartType.AGGREGATE, MultipartType.GROUP_FEATURES)
 MULTIPART_REPLIES = (
     (
         MultipartType.DESC,
@@ -199,6 +249,50 @@ MULTIPART_REPLIES = (
         ),
     ),
     (MultipartType.PORT_DESC, PORT, {"port_no": 7, "name": "eth7", "curr_speed": 1000}),
+    (
+        MultipartType.QUEUE,
+        q.QueueStats(1, 2, 3, 4, 5, 6, 7),
+        {"port_no": 1, "queue_id": 2, "tx_bytes": 3, "tx_packets": 4, "tx_errors": 5}
+        | {"duration_sec": 6, "duration_nsec": 7},
+    ),
+    (
+        MultipartType.GROUP,
+        g.GroupStats(1, 2, 3, 4, 5, 6, ((7, 8), (9, 10))),
+        {"group_id": 1, "ref_count": 2, "packet_count": 3, "byte_count": 4, "duration_sec": 5}
+        | {"duration_nsec": 6, "bucket_stats": [bucket_counter(7, 8), bucket_counter(9, 10)]},
+    ),
+    (MultipartType.GROUP_DESC, g.GroupDesc(1, 2, BUCKETS), {"type": 1, "group_id": 2}),
+    (
+        MultipartType.GROUP_FEATURES,
+        g.GroupFeatures(15, 7, (1, 2, 3, 4), (5, 6, 7, 8)),
+        {"types": 15, "capabilities": 7, "max_groups": [1, 2, 3, 4], "actions": [5, 6, 7, 8]},
+    ),
+    (
+        MultipartType.METER,
+        mt.MeterStats(1, 2, 3, 4, 5, 6, ((7, 8), (9, 10))),
+        {"meter_id": 1, "flow_count": 2, "packet_in_count": 3, "byte_in_count": 4, "duration_sec": 5}
+        | {"duration_nsec": 6, "band_stats": [band_counter(7, 8), band_counter(9, 10)]},
+    ),
+    (
+        MultipartType.METER_CONFIG,
+        mt.MeterConfig(5, 2, BANDS),
+        {
+            "flags": 5,
+            "meter_id": 2,
+            "bands": [
+                {"OFPMeterBandDrop": {"type": 1, "len": 16, "rate": 1000, "burst_size": 7}},
+                {
+                    "OFPMeterBandDscpRemark": {"type": 2, "len": 16, "rate": 500}
+                    | {"burst_size": 0, "prec_level": 2}
+                },
+            ],
+        },
+    ),
+    (
+        MultipartType.METER_FEATURES,
+        mt.MeterFeatures(1, 2, 3, 4, 5),
+        {"max_meter": 1, "band_types": 2, "capabilities": 3, "max_bands": 4, "max_color": 5},
+    ),
 )
 
 
@@ -225,7 +319,7 @@ def test_ryu_reads_what_the_switch_sends(ryu, message, name, fields):
 
 @pytest.mark.parametrize(("kind", "item", "fields"), MULTIPART_REPLIES, ids=lambda x: getattr(x, "name", ""))
 def test_ryu_reads_multipart_replies(ryu, kind, item, fields):
-    message = mp.MultipartReply(kind, (item,) if kind in (0, 2) else (item, item), xid=5)
+    message = mp.MultipartReply(kind, (item,) if kind in ONE_ITEM else (item, item), xid=5)
     _name, got = ryu.parse(message.encode())
     body = got["body"][-1] if isinstance(got["body"], list) else got["body"]
     ((_cls, values),) = body.items()
@@ -242,12 +336,13 @@ def test_ryu_reads_table_features(ryu):
     assert (last["table_id"], last["name"], last["max_entries"]) == (29, "table29", 100_000)
     properties = [next(iter(p.values())) for p in last["properties"]]
     assert [p["type"] for p in properties] == [0, 2, 4, 6, 8, 10, 12, 14]
-    assert [i["OFPInstructionId"]["type"] for i in properties[0]["instruction_ids"]] == [1, 2, 3, 4, 5]
+    assert [i["OFPInstructionId"]["type"] for i in properties[0]["instruction_ids"]] == [1, 2, 3, 4, 5, 6]
     assert properties[1]["table_ids"] == list(range(30, 254))
-    assert [i["OFPActionId"]["type"] for i in properties[2]["action_ids"]] == [0, 25]
+    assert [i["OFPActionId"]["type"] for i in properties[2]["action_ids"]] == [0, 11, 12, *range(15, 28)]
     match = {i["OFPOxmId"]["type"]: i["OFPOxmId"]["hasmask"] for i in properties[4]["oxm_ids"]}
     assert match["ipv4_src"] and match["metadata"] and not match["in_port"]
-    assert [i["OFPOxmId"]["type"] for i in properties[6]["oxm_ids"]] == ["tunnel_id"]
+    settable = {i["OFPOxmId"]["type"] for i in properties[6]["oxm_ids"]}
+    assert settable >= {"tunnel_id", "eth_dst"} and not settable & {"in_port", "metadata", "ipv6_exthdr"}
 
 
 def test_ryu_reads_the_rule_of_a_flow_stats_reply(ryu):

@@ -19,6 +19,7 @@ from vswitch.openflow.constants import (
     BadRequest,
     ErrorType,
     FlowModFailed,
+    GroupModFailed,
     HelloFailed,
     MultipartType,
 )
@@ -176,8 +177,23 @@ def test_echo_is_answered_with_its_data():
 ERRORS = {
     "wrong version": (message(5, version=1), BadRequest.BAD_VERSION),
     "unknown type": (message(77), BadRequest.BAD_TYPE),
-    "group-mod": (message(15, bytes(8)), BadRequest.BAD_TYPE),
-    "meter-mod": (message(29, bytes(8)), BadRequest.BAD_TYPE),
+    "short group-mod": (message(15, bytes(4)), BadRequest.BAD_LEN),
+    "short meter-mod": (message(29, bytes(4)), BadRequest.BAD_LEN),
+    "meter-mod that ends inside a band": (
+        message(29, struct.pack("!HHIHHI", 0, 1, 1, 1, 16, 5)),
+        BadRequest.BAD_LEN,
+    ),
+    "meter band of a wrong length": (
+        message(29, struct.pack("!HHIHHII4x", 0, 1, 1, 1, 24, 5, 0)),
+        BadRequest.BAD_LEN,
+    ),
+    "long table-mod": (message(17, bytes(12)), BadRequest.BAD_LEN),
+    "short set-async": (message(28, bytes(20)), BadRequest.BAD_LEN),
+    "short queue configuration": (message(22, bytes(4)), BadRequest.BAD_LEN),
+    "experimenter multipart": (
+        message(18, struct.pack("!HH4xII", 0xFFFF, 0, 1, 2)),
+        BadRequest.BAD_EXPERIMENTER,
+    ),
     "features with a body": (message(5, b"12345678"), BadRequest.BAD_LEN),
     "short set-config": (message(9, b"1"), BadRequest.BAD_LEN),
     "short flow-mod": (message(14, bytes(20)), BadRequest.BAD_LEN),
@@ -262,6 +278,19 @@ ACTION_ERRORS = {
 @pytest.mark.parametrize(("action", "code"), ACTION_ERRORS.values(), ids=ACTION_ERRORS.keys())
 def test_malformed_actions(action, code):
     assert error_for(flow_mod(instructions=apply_actions(action))) == (ErrorType.BAD_ACTION, code)
+
+
+def test_malformed_buckets():
+    def group_mod(*buckets):
+        return message(15, struct.pack("!HBxI", 0, 0, 1) + b"".join(buckets))
+
+    bad_bucket = (ErrorType.GROUP_MOD_FAILED, GroupModFailed.BAD_BUCKET)
+    assert error_for(group_mod(struct.pack("!HHII4x", 8, 0, 0, 0))) == bad_bucket
+    assert error_for(group_mod(struct.pack("!HHII4x", 20, 0, 0, 0), bytes(4))) == bad_bucket
+    assert error_for(group_mod(struct.pack("!HHII4x", 24, 0, 0, 0))) == bad_bucket
+    assert error_for(group_mod(bytes(3))) == bad_bucket
+    bucket = struct.pack("!HHII4x", 24, 0, 0, 0) + struct.pack("!HH4x", 99, 8)
+    assert error_for(group_mod(bucket)) == (ErrorType.BAD_ACTION, BadAction.BAD_TYPE)
 
 
 GOTO = struct.pack("!HHB3x", 1, 8, 3)

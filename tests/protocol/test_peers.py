@@ -11,7 +11,8 @@ import subprocess
 import pytest
 
 from tests.protocol.frames import udp
-from tests.protocol.live import LiveAgent, eventually
+from tests.protocol.harness import TO_CONTROLLER, add, m
+from tests.protocol.live import Client, LiveAgent, eventually
 
 RYU_MANAGER = """
 import eventlet.wsgi
@@ -49,6 +50,13 @@ def ofctl(live):
     return run
 
 
+def named(text):
+    """With the ports' names replaced by their numbers."""
+    for number in (1, 2, 3):
+        text = text.replace(f'"tap{number}"', str(number)).replace(f"tap{number}", str(number))
+    return text
+
+
 def test_show(ofctl):
     text = ofctl("show")
     assert "dpid:0000000000000001" in text and "n_tables:254" in text
@@ -71,9 +79,7 @@ FLOWS = (
 def test_add_and_dump_flows(ofctl):
     for flow in FLOWS:
         ofctl("add-flow", flow)
-    dumped = ofctl("dump-flows")
-    for number in (1, 2, 3):
-        dumped = dumped.replace(f'"tap{number}"', str(number)).replace(f"tap{number}", str(number))
+    dumped = named(ofctl("dump-flows"))
     for expected in (
         "priority=7,ip,in_port=1,nw_dst=10.0.0.0/8 actions=output:2",
         "priority=6,tcp,tp_dst=80 actions=set_field:0x2a->tun_id,output:3,goto_table:1",
@@ -124,9 +130,71 @@ def test_packet_out(live, ofctl):
 
 
 def test_what_is_refused_is_said_so(ofctl):
-    assert "OFPBAC_BAD_TYPE" in ofctl("add-flow", "ip,actions=dec_ttl", check=False)
-    assert "OFPBMC_BAD_FIELD" in ofctl("add-flow", "ipv6,ipv6_label=5 actions=drop", check=False)
-    assert "OFPBRC_BAD_TYPE" in ofctl("add-group", "group_id=1,type=all", check=False)
+    assert "OFPBAC_BAD_OUT_PORT" in ofctl("add-flow", "actions=LOCAL", check=False)
+    assert "OFPBAC_BAD_OUT_GROUP" in ofctl("add-flow", "actions=group:1", check=False)
+    assert "OFPMMFC_UNKNOWN_METER" in ofctl("add-flow", "actions=meter:1,output:1", check=False)
+    assert "OFPGMFC_UNKNOWN_GROUP" in ofctl("mod-group", "group_id=1,type=all", check=False)
+    assert "OFPBMC_BAD_FIELD" in ofctl("add-flow", "ip,reg1=5 actions=drop", check=False)
+
+
+def test_groups(ofctl):
+    ofctl("add-group", "group_id=1,type=select,bucket=weight:3,output:1,bucket=weight:1,output:2")
+    ofctl("add-group", "group_id=2,type=ff,bucket=watch_port:1,output:1,bucket=watch_group:1,group:1")
+    ofctl("add-flow", "ip actions=dec_ttl,group:2")
+    dumped = named(ofctl("dump-groups"))
+    assert "group_id=1,type=select,bucket=weight:3,actions=output:1,bucket=actions=output:2" in dumped
+    assert "group_id=2,type=ff,bucket=watch_port:1,actions=output:1,bucket=watch_group:1,act" in dumped
+    assert "group_id=1,duration=" in ofctl("dump-group-stats") and "ref_count=1" in ofctl("dump-group-stats")
+    assert "Types:  0xf" in ofctl("dump-group-features")
+    assert "OFPGMFC_CHAINED_GROUP" in ofctl("del-groups", "group_id=1", check=False)
+    ofctl("del-groups")
+    assert "group_id" not in ofctl("dump-groups") and "actions" not in ofctl("dump-flows")
+
+
+def test_meters(ofctl):
+    ofctl("add-meter", "meter=1,kbps,burst,stats,bands=type=drop,rate=1000,burst_size=50")
+    ofctl("add-meter", "meter=2,pktps,bands=type=dscp_remark,rate=10,prec_level=1")
+    ofctl("add-flow", "actions=meter:1,output:1")
+    dumped = ofctl("dump-meters")
+    assert "meter=1 kbps burst stats bands=\ntype=drop rate=1000 burst_size=50" in dumped
+    assert "type=dscp_remark rate=10 prec_level=1" in dumped
+    assert "meter:1 flow_count:1 packet_in_count:0" in ofctl("meter-stats")
+    assert "max_meter:1024 max_bands:8" in ofctl("meter-features")
+    ofctl("mod-meter", "meter=1,kbps,bands=type=drop,rate=5")
+    assert "rate=5" in ofctl("dump-meters", "meter=1")
+    ofctl("del-meters")
+    assert "meter=" not in ofctl("dump-meters") and "actions" not in ofctl("dump-flows")
+
+
+def test_fragments_queues_and_tables(ofctl):
+    ofctl("set-frags", "drop")
+    assert "drop" in ofctl("get-frags")
+    assert "0 queues" in ofctl("queue-stats")
+    assert "table 0" in ofctl("dump-table-features") and "same" not in ofctl("dump-ports")
+    assert ofctl("mod-table", "0", "continue", check=False) is not None
+
+
+def test_monitor(live, tmp_path):
+    """A tool that is sent packets, beside a controller."""
+    target = f"tcp:127.0.0.1:{live.port}"
+    if shutil.which("ovs-ofctl") is None:
+        pytest.skip("ovs-ofctl is not installed")
+    control = f"--unixctl={tmp_path}/ctl"
+    command = ["ovs-ofctl", "-O", "OpenFlow13", control, "monitor", target, "65534"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as monitor:
+        try:
+            sessions = live.agent.switch.sessions
+            eventually(lambda: any(s.miss_send_len == 65534 for s in sessions), "it is connected")
+            client = Client.connect(live.port)
+            client.say(add({}, TO_CONTROLLER, priority=0), m.BarrierRequest())
+            client.hear(m.BarrierReply)
+            live.receive(1, udp())
+            client.hear(m.PacketIn)
+            client.close()
+        finally:
+            monitor.terminate()
+            said = monitor.stdout.read()
+    assert "(via no_match)" in said and "in_port=1" in said
 
 
 def test_simple_switch_13(ryu_python, tmp_path):

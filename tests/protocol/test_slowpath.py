@@ -11,6 +11,7 @@ from tests.protocol.fake_datapath import FakeClock, FakeDatapath, tap
 from tests.protocol.frames import arp_request, later_fragment, ping, tcp, udp
 from tests.protocol.harness import TO_CONTROLLER, FakeSwitch, add, delete, goto, m, metadata, out, set_tunnel
 from vswitch.agent import slowpath
+from vswitch.agent.packet import Packet
 from vswitch.agent.pipeline import translate
 from vswitch.flow import Controller, DropReason, Output, SetTunnel
 from vswitch.openflow import multipart as mp
@@ -342,7 +343,7 @@ def test_cache_follows_the_pipeline(events):
         else:
             assert switch.says(event) == []
         for key, entry in datapath.entries.items():
-            assert entry.program == translate(key, switch.of.tables, switch.of.ports).program
+            assert entry.program == translate(Packet(key), switch.slowpath.world).program
     table = switch.stats(MultipartType.TABLE)[0]
     assert table.lookup_count == sent_by_rule_packets
     assert datapath.held == 0

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 
@@ -36,7 +37,7 @@ from vswitch.openflow.table_features import TableFeaturesRequest
 
 
 def test_features(switch):
-    assert switch.asks(m.FeaturesRequest(xid=5)) == m.FeaturesReply(1, 0, 254, 0, 7, xid=5)
+    assert switch.asks(m.FeaturesRequest(xid=5)) == m.FeaturesReply(1, 256, 254, 0, 15, xid=5)
 
 
 def test_description(switch):
@@ -155,7 +156,7 @@ def test_all_controllers_hear_of_removed_rules(switch):
     other = Peer(switch.of)
     switch.says(add({}, out(2), flags=1, hard_timeout=1))
     switch.of.clock.advance(1)
-    switch.of.expire_rules()
+    asyncio.run(switch.of.expire_rules())
     assert [type(x) for x in other.hears()] == [type(x) for x in switch.hears()] == [FlowRemoved]
 
 

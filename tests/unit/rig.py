@@ -203,7 +203,7 @@ class Rig:
     def segment(self, wire_index: int = 0, tunnel: int = NO_TUNNEL) -> list[bytes]:
         """Send the outgoing packet; the frames that stand on the wire then."""
         self.t["now_ns"] = self.now_ns
-        tso.segment(self.mem, self.t, wire_index, tunnel)
+        tso.segment(self.mem, self.t, self.wire_ports[wire_index], tunnel)
         wire.flush(self.mem, self.t, wire_index)
         return self.sent(wire_index)
 
@@ -214,7 +214,7 @@ class Rig:
         self.take(0)
         self.t["now_ns"] = self.now_ns
         for _ in range(count):
-            tso.segment(self.mem, self.t, wire_index, NO_TUNNEL)
+            tso.segment(self.mem, self.t, self.wire_ports[wire_index], NO_TUNNEL)
         wire.flush(self.mem, self.t, wire_index)
 
     def forward_all(self) -> None:

@@ -18,7 +18,15 @@ from vswitch.agent.datapath import Datapath
 from vswitch.agent.session import Session
 from vswitch.agent.switch import OpenFlowSwitch
 from vswitch.agent.tables import SECOND_NS
-from vswitch.agent.transport import Controller, keep_connected, listen, parse_target
+from vswitch.agent.transport import (
+    Controller,
+    Target,
+    TlsFiles,
+    keep_connected,
+    listen,
+    parse_target,
+    tls_context,
+)
 from vswitch.agent.view import SwitchView
 from vswitch.errors import ConfigError
 
@@ -34,12 +42,13 @@ class Agent:
     """A switch's slow half.
 
     datapath: the fast half, started.
-    controllers: OpenFlow targets to stay connected to (`tcp:127.0.0.1:6653`).
-    listeners: OpenFlow targets to accept at (`ptcp:6654`).
+    controllers: OpenFlow targets to stay connected to (`tcp:127.0.0.1:6653`, `ssl:…`).
+    listeners: OpenFlow targets to accept at (`ptcp:6654`, `pssl:…`).
     control_path: the control socket; None for none.
     proactive_reverse: install the mirror image of a new flow together with it (S4.5).
+    tls: keys and certificates for `ssl:` and `pssl:` targets.
 
-    Raises ConfigError for a malformed target.
+    Raises ConfigError for a malformed target, and for files of `tls` that cannot be used.
     """
 
     def __init__(
@@ -52,16 +61,17 @@ class Agent:
         control_path: str | os.PathLike[str] | None = None,
         proactive_reverse: bool = True,
         clock: Callable[[], int] = time.monotonic_ns,
+        tls: TlsFiles | None = None,
     ) -> None:
         self.datapath = datapath
         self.clock = clock
         self.state = "starting"
         self.switch = OpenFlowSwitch(datapath, name, dpid, clock, proactive_reverse)
         self._captures = Captures(datapath)
-        self._controllers = [
-            Controller(self._active(text, f"controller[{n}]")) for n, text in enumerate(controllers)
-        ]
-        self._listen_at = [self._passive(text, f"listen[{n}]") for n, text in enumerate(listeners)]
+        active = [self._active(text, f"controller[{n}]") for n, text in enumerate(controllers)]
+        passive = [self._passive(text, f"listen[{n}]") for n, text in enumerate(listeners)]
+        self._controllers = [Controller(target, tls_context(target, tls)) for target in active]
+        self._listen_at = [(target, tls_context(target, tls)) for target in passive]
         self._control = None if control_path is None else ControlServer(Path(control_path), self._methods())
         self._servers: list[asyncio.Server] = []
         self._started_ns = clock()
@@ -79,8 +89,8 @@ class Agent:
         loop.set_exception_handler(lambda _loop, context: self._fail(context))
         tasks: list[asyncio.Task[None]] = []
         try:
-            for target in self._listen_at:
-                self._servers.append(await listen(self.switch, target, self.clock))
+            for target, context in self._listen_at:
+                self._servers.append(await listen(self.switch, target, context, self.clock))
             if self._control is not None:
                 await self._control.start()
             for number in stop_signals:
@@ -120,8 +130,8 @@ class Agent:
             await asyncio.sleep(TICK_S)
             if self.datapath.refresh_ports():
                 self.switch.refresh_ports()
-            self.switch.slowpath.retire_evicted()
-            self.switch.expire_rules()
+            self.switch.slowpath.retire_ended()
+            await self.switch.expire_rules()
 
     # --- control socket ----------------------------------------------------------------------------------
 
@@ -155,17 +165,17 @@ class Agent:
     # --- start and end -----------------------------------------------------------------------------------
 
     @staticmethod
-    def _active(text: str, path: str):
+    def _active(text: str, path: str) -> Target:
         target = parse_target(text, path)
         if target.passive:
-            raise ConfigError(path, f"{text!r} is a listener", "tcp:ADDRESS[:PORT]")
+            raise ConfigError(path, f"{text!r} is a listener", "tcp:ADDRESS[:PORT] or ssl:ADDRESS[:PORT]")
         return target
 
     @staticmethod
-    def _passive(text: str, path: str):
+    def _passive(text: str, path: str) -> Target:
         target = parse_target(text, path)
         if not target.passive:
-            raise ConfigError(path, f"{text!r} is no listener", "ptcp:PORT[:ADDRESS]")
+            raise ConfigError(path, f"{text!r} is no listener", "ptcp:PORT[:ADDRESS] or pssl:PORT[:ADDRESS]")
         return target
 
     def _task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -7,7 +7,9 @@ not one comparison per rule.
 
 from __future__ import annotations
 
-from typing import Generic, Protocol, TypeVar
+from collections import Counter
+from itertools import count
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from vswitch.agent.fields import Fields, Masks
 
@@ -20,7 +22,31 @@ class Classifiable(Protocol):
     values: Fields
 
 
+class Lookable(Protocol):
+    """What the classifier needs to know of a packet. Asking is noted: the answer may depend on it.
+
+    values: by index; unknown: the indexes (as bits) whose values look() has to find first, at a price.
+    """
+
+    values: list[int]
+    unknown: int
+
+    def look(self, masks: Masks) -> None:
+        """Note that these bits of `values` are about to be looked at, and have them there."""
+        ...
+
+
 R = TypeVar("R", bound=Classifiable)
+
+
+Rank = tuple[int, int]
+
+
+class _Ranked(NamedTuple, Generic[R]):
+    """A rule and what it wins by: the priority, then who was here first."""
+
+    rank: Rank
+    rule: R
 
 
 class _Subtable(Generic[R]):
@@ -28,22 +54,62 @@ class _Subtable(Generic[R]):
 
     def __init__(self, masks: Masks) -> None:
         self.masks = masks
+        self.indexes = sum(1 << index for index, _mask in masks)  # as bits
         self.max_priority = -1
-        self.rules: dict[Fields, list[R]] = {}  # of one value: the highest priority first
+        self.rules: dict[Fields, list[_Ranked[R]]] = {}  # of one value: the highest rank first
+        self._priorities: Counter[int] = Counter()
+        # by the indexes that a packet does not know: the ranks by the values of the others
+        self._parts: dict[int, dict[Fields, list[Rank]]] = {}
 
-    def add(self, rule: R) -> None:
+    def add(self, ranked: _Ranked[R]) -> None:
+        rule = ranked.rule
         rules = self.rules.setdefault(rule.values, [])
-        rules.append(rule)
-        rules.sort(key=lambda rule: -rule.priority)
+        rules.append(ranked)
+        rules.sort(reverse=True, key=_rank)
+        self._priorities[rule.priority] += 1
         self.max_priority = max(self.max_priority, rule.priority)
+        for unknown, parts in self._parts.items():
+            parts.setdefault(self._part(rule, unknown), []).append(ranked.rank)
 
     def remove(self, rule: R) -> None:
         rules = self.rules[rule.values]
-        rules.remove(rule)
+        (place,) = (place for place, ranked in enumerate(rules) if ranked.rule is rule)
+        rank = rules.pop(place).rank
         if not rules:
             del self.rules[rule.values]
-        if rule.priority == self.max_priority:
-            self.max_priority = max((rules[0].priority for rules in self.rules.values()), default=-1)
+        self._priorities[rule.priority] -= 1
+        if not self._priorities[rule.priority]:
+            del self._priorities[rule.priority]
+            self.max_priority = max(self._priorities, default=-1)
+        for unknown, parts in self._parts.items():
+            part = self._part(rule, unknown)
+            parts[part].remove(rank)
+            if not parts[part]:
+                del parts[part]
+
+    def known_masks(self, unknown: int) -> Masks:
+        return tuple([pair for pair in self.masks if not unknown >> pair[0] & 1])
+
+    def lookup(self, values: list[int]) -> _Ranked[R] | None:
+        rules = self.rules.get(tuple([values[index] & mask for index, mask in self.masks]))
+        return None if rules is None else rules[0]
+
+    def best_rank(self, values: list[int], unknown: int) -> Rank | None:
+        """The highest rank among the rules that match as far as is known."""
+        unknown &= self.indexes
+        parts = self._parts.get(unknown)
+        if parts is None:
+            parts = self._parts[unknown] = {}
+            for rules in self.rules.values():
+                for ranked in rules:
+                    parts.setdefault(self._part(ranked.rule, unknown), []).append(ranked.rank)
+        ranks = parts.get(tuple([values[index] & mask for index, mask in self.known_masks(unknown)]))
+        return None if ranks is None else max(ranks)
+
+    def _part(self, rule: R, unknown: int) -> Fields:
+        """The values of `rule` that a packet knows."""
+        pairs = zip(self.masks, rule.values, strict=True)
+        return tuple([value for (index, _mask), value in pairs if not unknown >> index & 1])
 
 
 class Classifier(Generic[R]):
@@ -51,16 +117,17 @@ class Classifier(Generic[R]):
 
     def __init__(self) -> None:
         self._subtables: dict[Masks, _Subtable[R]] = {}
-        self._by_priority: list[_Subtable[R]] = []
+        self._by_priority: list[_Subtable[R]] | None = []
+        self._numbers = count()
 
     def add(self, rule: R) -> None:
         subtable = self._subtables.get(rule.masks)
         if subtable is None:
             subtable = self._subtables[rule.masks] = _Subtable(rule.masks)
         previous = subtable.max_priority
-        subtable.add(rule)
+        subtable.add(_Ranked((rule.priority, -next(self._numbers)), rule))
         if subtable.max_priority != previous:
-            self._sort()
+            self._by_priority = None
 
     def remove(self, rule: R) -> None:
         subtable = self._subtables[rule.masks]
@@ -69,18 +136,57 @@ class Classifier(Generic[R]):
         if not subtable.rules:
             del self._subtables[rule.masks]
         if subtable.max_priority != previous:
-            self._sort()
+            self._by_priority = None
 
-    def lookup(self, fields: Fields) -> R | None:
-        """The rule of the highest priority that matches `fields`."""
-        best: R | None = None
+    def lookup(self, packet: Lookable) -> R | None:
+        """The rule of the highest priority that matches; of several, the one that was added first.
+
+        What the packet does not know is looked at only where, by the rest, a rule might be the best of all.
+        """
+        if self._by_priority is None:
+            self._by_priority = sorted(self._subtables.values(), key=_max_priority, reverse=True)
+        best: _Ranked[R] | None = None
+        values, unknown = packet.values, packet.unknown
+        postponed: list[_Subtable[R]] = []
         for subtable in self._by_priority:
-            if best is not None and best.priority >= subtable.max_priority:
+            if best is not None and best.rule.priority > subtable.max_priority:
                 break
-            rules = subtable.rules.get(tuple([fields[index] & mask for index, mask in subtable.masks]))
-            if rules is not None and (best is None or rules[0].priority > best.priority):
-                best = rules[0]
-        return best
+            if subtable.indexes & unknown:
+                packet.look(subtable.known_masks(unknown))
+                postponed.append(subtable)
+                continue
+            packet.look(subtable.masks)
+            found = subtable.lookup(values)
+            if found is not None and (best is None or found.rank > best.rank):
+                best = found
+        if postponed:
+            best = _lookup_unknown(postponed, packet, best)
+        return None if best is None else best.rule
 
-    def _sort(self) -> None:
-        self._by_priority = sorted(self._subtables.values(), key=lambda subtable: -subtable.max_priority)
+
+def _lookup_unknown(
+    subtables: list[_Subtable[R]], packet: Lookable, best: _Ranked[R] | None
+) -> _Ranked[R] | None:
+    """The best rule of these subtables that is better than `best`, else `best`."""
+    values, unknown = packet.values, packet.unknown
+    ranked = [(rank, table) for table in subtables if (rank := table.best_rank(values, unknown)) is not None]
+    for rank, subtable in sorted(ranked, key=_first, reverse=True):
+        if best is not None and best.rank > rank:
+            break
+        packet.look(subtable.masks)
+        found = subtable.lookup(values)
+        if found is not None and (best is None or found.rank > best.rank):
+            best = found
+    return best
+
+
+def _first(pair: tuple[Rank, _Subtable[R]]) -> Rank:
+    return pair[0]
+
+
+def _rank(ranked: _Ranked[R]) -> Rank:
+    return ranked.rank
+
+
+def _max_priority(subtable: _Subtable[R]) -> int:
+    return subtable.max_priority

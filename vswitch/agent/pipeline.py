@@ -1,69 +1,221 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The OpenFlow pipeline, run once per flow: a key in, an action program out (1.3.5, sections 5.1 to 5.10).
+"""The OpenFlow pipeline, run once per flow: a packet in, an action program out (1.3.5, sections 5.1 to 5.12).
 
-Pure: nothing is counted, installed or sent here.
+Pure: nothing is counted, learned, installed or sent here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vswitch.agent import fields as f
+from vswitch.agent.fields import Masks
+from vswitch.agent.normal import NOT_FORWARDED, MacTable, is_multicast
+from vswitch.agent.packet import OutsideKey, Packet
 from vswitch.agent.ports import PortTable
-from vswitch.agent.tables import FlowTables, Rule, Table
-from vswitch.flow import Action, Controller, DropReason, FlowKey, Output, Program, SetTunnel
+from vswitch.flow import (
+    MAX_SAVED,
+    VLAN_PRESENT,
+    Action,
+    Controller,
+    CopyTtl,
+    DecTtl,
+    DropReason,
+    Output,
+    PopMpls,
+    PopPbb,
+    PopVlan,
+    Program,
+    Push,
+    Restore,
+    Save,
+    SetField,
+    SetTtl,
+    SetTunnel,
+)
+from vswitch.flow import Meter as MeterOp
 from vswitch.openflow import actions as of
-from vswitch.openflow.constants import PacketInReason, Port
+from vswitch.openflow.constants import MAX_LEN_NO_BUFFER, PacketInReason, Port
 from vswitch.openflow.instructions import (
     ApplyActions,
     ClearActions,
     GotoTable,
+    Meter,
     WriteActions,
     WriteMetadata,
 )
+from vswitch.openflow.oxm import IPV4, IPV6, MPLS, MPLS_MULTICAST
+
+if TYPE_CHECKING:
+    from vswitch.agent.groups import Bucket, Group, GroupTable
+    from vswitch.agent.meters import MeterTable
+    from vswitch.agent.slowpath import CachedFlow
+    from vswitch.agent.tables import FlowTables, Rule, Table
 
 UNKNOWN_COOKIE = 0xFFFF_FFFF_FFFF_FFFF
-"""Cookie of a packet-in that no rule caused."""
+"""Cookie of a packet-in that no single rule caused (1.3.5, section 7.4.1: of a group or the action set)."""
+
+GROUP_ALL, GROUP_SELECT, GROUP_INDIRECT, GROUP_FAST_FAILOVER = range(4)
+"""OFPGT_*."""
+
+_IP_TYPES = (IPV4, IPV6)
+_MPLS_TYPES = (MPLS, MPLS_MULTICAST)
+_VID = 0xFFF
+_HASHED: Masks = tuple(
+    (index, (1 << 128) - 1)
+    for index in (f.TUNNEL_ID, f.ETH_DST, f.ETH_SRC, f.VLAN_TCI, f.ETH_TYPE, f.IP_PROTO, f.IP_SRC, f.IP_DST,
+                  f.L4_SRC, f.L4_DST)
+)  # fmt: skip
+"""What the bucket of a select group depends on."""
+
+
+class World(NamedTuple):
+    """All that a translation depends on beside the packet."""
+
+    tables: FlowTables
+    ports: PortTable
+    groups: GroupTable
+    meters: MeterTable
+    macs: MacTable
+    drop_fragments: bool = False  # OFPC_FRAG_DROP
 
 
 class Step(NamedTuple):
     """One table on a packet's way."""
 
     table: Table
-    fields: f.Fields  # as looked up: the key, rewritten so far, and the metadata
     rule: Rule | None  # None: nothing matched
+    written: tuple[tuple[int, int, int], ...]  # Packet.state() when it was looked up
+    unknown: int
 
 
-class Translation(NamedTuple):
-    """What the pipeline does to all packets of one key."""
+class Source(NamedTuple):
+    """A MAC address that OFPP_NORMAL saw at a port."""
 
-    program: Program
-    steps: tuple[Step, ...]
-    drop: DropReason  # why, if the program forwards nothing
+    vlan: int
+    mac: int
+    port: int
+
+
+class Translation:
+    """What the pipeline does to all packets that agree with one in the bits of the key that `masks` tells.
+
+    flows: the cached flows that are treated so. packets, bytes, last_used_ns: what they counted that the
+    rules, groups and buckets have not been given yet; flush() gives it.
+    """
+
+    __slots__ = (
+        "buckets",
+        "bytes",
+        "destinations",
+        "drop",
+        "floods",
+        "flows",
+        "groups",
+        "last_used_ns",
+        "masks",
+        "meters",
+        "packets",
+        "ports",
+        "program",
+        "sources",
+        "steps",
+        "uncacheable",
+        "watches",
+    )
+
+    def __init__(self, run: _Run, program: Program, drop: DropReason) -> None:
+        self.program = program
+        self.steps = tuple(run.steps)
+        self.drop = drop  # why, if the program forwards nothing
+        self.uncacheable = run.packet.uncacheable
+        self.masks: Masks = tuple((index, mask) for index, mask in enumerate(run.packet.looked) if mask)
+        self.groups = tuple(run.groups)
+        self.buckets = tuple(run.buckets)
+        self.meters = frozenset(run.meters)
+        self.ports = frozenset(run.ports_used)
+        self.floods = run.floods  # depends on which ports there are
+        self.watches = run.watches  # depends on which ports are live
+        self.sources = tuple(run.sources)
+        self.destinations = tuple(run.destinations)
+        self.flows: set[CachedFlow] = set()
+        self.packets = 0
+        self.bytes = 0
+        self.last_used_ns = 0
 
     @property
     def missed(self) -> bool:
         """Did the packet end at a table where nothing matched, not even a table-miss rule?"""
         return bool(self.steps) and self.steps[-1].rule is None
 
+    def is_like(self, other: Translation) -> bool:
+        """Does it the same, by the same rules and buckets?"""
+        return (
+            self.program == other.program
+            and self.drop == other.drop
+            and [step.rule for step in self.steps] == [step.rule for step in other.steps]
+            and [step.table for step in self.steps] == [step.table for step in other.steps]
+            and self.groups == other.groups
+            and self.buckets == other.buckets
+        )
 
-def translate(key: FlowKey, tables: FlowTables, ports: PortTable) -> Translation:
-    """What happens to a packet that arrives with `key`."""
-    if not ports.receives(key.in_port):
-        return Translation((), (), DropReason.PORT_CONFIG)
-    run = _Run(key, tables, ports)
+    def count(self, packets: int, octets: int, last_used_ns: int) -> None:
+        self.packets += packets
+        self.bytes += octets
+        if last_used_ns > self.last_used_ns:
+            self.last_used_ns = last_used_ns
+
+    def flush(self) -> None:
+        """Give what was counted to the rules, groups and buckets."""
+        packets, octets = self.packets, self.bytes
+        if not packets:
+            return
+        for table, rule, _written, _unknown in self.steps:
+            table.lookups += packets
+            if rule is not None:
+                table.matched += packets
+                rule.count(packets, octets, self.last_used_ns)
+        for group in self.groups:
+            group.count(packets, octets)
+        for bucket in self.buckets:
+            bucket.count(packets, octets)
+        self.packets = self.bytes = 0
+
+
+def translate(packet: Packet, world: World, notes: list[Note] | None = None) -> Translation:
+    """What happens to a packet that arrives.
+
+    notes: where to tell about every step, for people. Raises OutsideKey when the packet is but a key, and the
+    answer depends on more.
+    """
+    run = _Run(packet, world, notes)
+    if not world.ports.receives(packet.key.in_port):
+        return Translation(run, (), DropReason.PORT_CONFIG)
+    if world.drop_fragments and packet.is_fragment:
+        return Translation(run, (), DropReason.RULE)
     run.tables_from(0)
     return run.result()
 
 
-def translate_packet_out(
-    actions: Iterable[of.Action], key: FlowKey, tables: FlowTables, ports: PortTable
-) -> Translation:
-    """What a packet-out's actions do to a packet of `key`; `key.in_port` is the message's in_port."""
-    run = _Run(key, tables, ports)
+def translate_packet_out(actions: Iterable[of.Action], packet: Packet, world: World) -> Translation:
+    """What a packet-out's actions do to a packet; its key's in_port is the message's in_port."""
+    run = _Run(packet, world, None)
     run.apply(actions, _Cause(PacketInReason.ACTION, UNKNOWN_COOKIE, 0))
     return run.result()
+
+
+class Note(NamedTuple):
+    """Something that happened on the way, for explanations.
+
+    kind: "table", "instruction", "action", "group", "bucket" or "remark".
+    """
+
+    depth: int
+    kind: str
+    about: Any
+    text: str = ""
 
 
 class _Cause(NamedTuple):
@@ -74,111 +226,384 @@ class _Cause(NamedTuple):
     table_id: int
 
 
+_ORDER: dict[type, int] = {
+    kind: place
+    for place, kind in enumerate(
+        (
+            of.CopyTtlIn,
+            of.PopVlan,
+            of.PopMpls,
+            of.PopPbb,
+            of.PushMpls,
+            of.PushPbb,
+            of.PushVlan,
+            of.CopyTtlOut,
+            of.DecNwTtl,
+            of.DecMplsTtl,
+            of.SetNwTtl,
+            of.SetMplsTtl,
+            of.SetField,
+            of.SetQueue,
+            of.Group,
+            of.Output,
+        )
+    )
+}
+"""The order in which an action set runs (section 5.10)."""
+
+
 class _ActionSet:
-    """The actions that run when the pipeline ends, in the specification's order (section 5.10)."""
+    """The actions that run when the pipeline ends: one of each kind, set-fields one of each field."""
 
     def __init__(self) -> None:
-        self._set_fields: dict[int, of.SetField] = {}
-        self._output: of.Output | None = None
+        self._actions: dict[Any, of.Action] = {}
+        self.output_reason = PacketInReason.ACTION
 
-    def write(self, actions: Iterable[of.Action]) -> None:
+    def write(self, actions: Iterable[of.Action], reason: PacketInReason = PacketInReason.ACTION) -> None:
         for action in actions:
             if isinstance(action, of.SetField):
-                self._set_fields[action.oxm.field.number] = action
-            elif isinstance(action, of.Output):
-                self._output = action
+                self._actions[action.oxm.field.number] = action
+            else:
+                self._actions[type(action)] = action
+            if isinstance(action, of.Output):
+                self.output_reason = reason
 
     def clear(self) -> None:
-        self._set_fields.clear()
-        self._output = None
+        self._actions.clear()
 
     def in_order(self) -> list[of.Action]:
-        actions: list[of.Action] = [*self._set_fields.values()]
-        if self._output is not None:
-            actions.append(self._output)
+        """The actions as they are to run; a group takes the place of an output."""
+        actions = sorted(self._actions.values(), key=lambda action: _ORDER[type(action)])
+        if of.Group in self._actions:
+            actions = [action for action in actions if not isinstance(action, of.Output)]
         return actions
 
 
 class _Run:
     """One packet's way through the pipeline."""
 
-    def __init__(self, key: FlowKey, tables: FlowTables, ports: PortTable) -> None:
-        self.in_port = key.in_port
-        self.tables = tables
-        self.ports = ports
-        self.fields = [*key, 0]
+    def __init__(self, packet: Packet, world: World, notes: list[Note] | None) -> None:
+        self.packet = packet
+        self.world = world
+        self.notes = notes
+        self.depth = 0
+        self.in_port = packet.key.in_port
+        packet.look(((f.IN_PORT, (1 << 32) - 1),))
         self.steps: list[Step] = []
         self.program: list[Action] = []
-        self.program_tunnel_id = key.tunnel_id
+        self.tunnel_id: int | None = None  # None: that of arrival
+        self.program_tunnel_id: int | None = None
+        self.groups: list[Group] = []
+        self.buckets: list[Bucket] = []
+        self.meters: set[int] = set()
+        self.ports_used = {self.in_port}
+        self.floods = False
+        self.watches = False
+        self.sources: list[Source] = []
+        self.destinations: list[tuple[int, int]] = []
+        self.saved = 0
 
     def result(self) -> Translation:
         missed = bool(self.steps) and self.steps[-1].rule is None
         drop = DropReason.TABLE_MISS if missed else DropReason.RULE
-        return Translation(tuple(self.program), tuple(self.steps), drop)
+        return Translation(self, _without_useless_copies(self.program), drop)
+
+    def note(self, kind: str, about: Any, text: str = "") -> None:
+        if self.notes is not None:
+            self.notes.append(Note(self.depth, kind, about, text))
+
+    # --- tables ------------------------------------------------------------------------------------------
 
     def tables_from(self, table_id: int) -> None:
         action_set = _ActionSet()
         next_table: int | None = table_id
         while next_table is not None:
-            table = self.tables.tables[next_table]
-            looked_up = tuple(self.fields)
-            rule = table.lookup(looked_up)
-            self.steps.append(Step(table, looked_up, rule))
+            table = self.world.tables.tables[next_table]
+            rule = table.lookup(self.packet)
+            step = Step(table, rule, *self.packet.state())
+            self.steps.append(step)
+            self.note("table", step)
             if rule is None:
                 return
             next_table = self._execute(rule, action_set)
-        last = self.steps[-1].rule
-        assert last is not None
-        self.apply(action_set.in_order(), _Cause(PacketInReason.ACTION, last.cookie, last.table_id))
+        actions = action_set.in_order()
+        if actions:
+            table_id = self.steps[-1].table.table_id
+            self.note("instruction", None, "action set")
+            self.apply(actions, _Cause(action_set.output_reason, UNKNOWN_COOKIE, table_id))
 
     def _execute(self, rule: Rule, action_set: _ActionSet) -> int | None:
         """Run a rule's instructions in the specification's order (section 5.9); the next table, if any."""
-        instructions = rule.instructions
-        apply_actions = instructions.get(ApplyActions)
-        if apply_actions is not None:
-            reason = PacketInReason.NO_MATCH if rule.is_table_miss else PacketInReason.ACTION
-            self.apply(apply_actions.actions, _Cause(reason, rule.cookie, rule.table_id))
-        if instructions.get(ClearActions) is not None:
+        by_kind: dict[type, Any] = {type(instruction): instruction for instruction in rule.instructions}
+        reason = PacketInReason.NO_MATCH if rule.is_table_miss else PacketInReason.ACTION
+        if Meter in by_kind:
+            self._meter(by_kind[Meter])
+        if ApplyActions in by_kind:
+            self.note("instruction", by_kind[ApplyActions], "apply_actions")
+            self.apply(by_kind[ApplyActions].actions, _Cause(reason, rule.cookie, rule.table_id))
+        if ClearActions in by_kind:
+            self.note("instruction", by_kind[ClearActions], "clear_actions")
             action_set.clear()
-        write_actions = instructions.get(WriteActions)
-        if write_actions is not None:
-            action_set.write(write_actions.actions)
-        write_metadata = instructions.get(WriteMetadata)
-        if write_metadata is not None:
-            value, mask = write_metadata.metadata, write_metadata.mask
-            self.fields[f.METADATA] = self.fields[f.METADATA] & ~mask | value & mask
-        goto_table = instructions.get(GotoTable)
-        return None if goto_table is None else goto_table.table_id
+        if WriteActions in by_kind:
+            self.note("instruction", by_kind[WriteActions], str(by_kind[WriteActions]))
+            action_set.write(by_kind[WriteActions].actions, reason)
+        if WriteMetadata in by_kind:
+            self.note("instruction", by_kind[WriteMetadata], str(by_kind[WriteMetadata]))
+            self.packet.write_metadata(by_kind[WriteMetadata].metadata, by_kind[WriteMetadata].mask)
+        goto = by_kind.get(GotoTable)
+        if goto is None:
+            return None
+        self.note("instruction", goto, str(goto))
+        return goto.table_id
+
+    def _meter(self, instruction: Meter) -> None:
+        self.note("instruction", instruction, str(instruction))
+        self.meters.add(instruction.meter_id)
+        self.program.append(MeterOp(instruction.meter_id))
+        if self.world.meters.remarks(instruction.meter_id):
+            self.packet.remark()
+
+    # --- actions -----------------------------------------------------------------------------------------
 
     def apply(self, actions: Iterable[of.Action], cause: _Cause) -> None:
+        self.depth += 1
         for action in actions:
-            if isinstance(action, of.SetField):
-                assert action.oxm.field.name == "tunnel_id"
-                self.fields[f.TUNNEL_ID] = action.oxm.value
-            elif isinstance(action, of.Output):
-                self._output(action, cause)
-            else:
-                raise AssertionError(f"{action} was not refused at admission")
+            self.note("action", action)
+            _PERFORM[type(action)](self, action, cause)
+        self.depth -= 1
+
+    def _emit(self, action: Action, applies: bool = True) -> None:
+        if applies:
+            self.program.append(action)
+        else:
+            self.note("remark", action, "the packet has no such header: nothing happens")
+
+    def _set_field(self, action: of.SetField, cause: _Cause) -> None:
+        name, value = action.oxm.field.name, action.oxm.value
+        if name == "vlan_vid":
+            value &= _VID
+        applies = self.packet.set_field(name, value)
+        if name == "tunnel_id":
+            self.tunnel_id = value
+        else:
+            self._emit(SetField(name, value), applies)
+
+    def _push_vlan(self, action: of.PushVlan, cause: _Cause) -> None:
+        self.packet.push_vlan()
+        self._emit(Push(action.ethertype))
+
+    def _pop_vlan(self, action: of.PopVlan, cause: _Cause) -> None:
+        self._emit(PopVlan(), self.packet.pop_vlan())
+
+    def _push_mpls(self, action: of.PushMpls, cause: _Cause) -> None:
+        self.packet.push_mpls(action.ethertype)
+        self._emit(Push(action.ethertype))
+
+    def _pop_mpls(self, action: of.PopMpls, cause: _Cause) -> None:
+        self._emit(PopMpls(action.ethertype), self.packet.pop_mpls(action.ethertype))
+
+    def _push_pbb(self, action: of.PushPbb, cause: _Cause) -> None:
+        self.packet.push_pbb(action.ethertype)
+        self._emit(Push(action.ethertype))
+
+    def _pop_pbb(self, action: of.PopPbb, cause: _Cause) -> None:
+        self._emit(PopPbb(), self.packet.pop_pbb())
+
+    def _set_nw_ttl(self, action: of.SetNwTtl, cause: _Cause) -> None:
+        self._emit(SetTtl(action.ttl), self.packet.get("eth_type") in _IP_TYPES)
+
+    def _set_mpls_ttl(self, action: of.SetMplsTtl, cause: _Cause) -> None:
+        self._emit(SetTtl(action.ttl, mpls=True), self.packet.get("eth_type") in _MPLS_TYPES)
+
+    def _dec_nw_ttl(self, action: of.DecNwTtl, cause: _Cause) -> None:
+        self._emit(DecTtl(self._invalid_ttl(cause)), self.packet.get("eth_type") in _IP_TYPES)
+
+    def _dec_mpls_ttl(self, action: of.DecMplsTtl, cause: _Cause) -> None:
+        self._emit(DecTtl(self._invalid_ttl(cause), mpls=True), self.packet.get("eth_type") in _MPLS_TYPES)
+
+    def _copy_ttl_out(self, action: of.CopyTtlOut, cause: _Cause) -> None:
+        self._emit(CopyTtl(inwards=False), self.packet.get("eth_type") in _MPLS_TYPES)
+
+    def _copy_ttl_in(self, action: of.CopyTtlIn, cause: _Cause) -> None:
+        self._emit(CopyTtl(inwards=True), self.packet.get("eth_type") in _MPLS_TYPES)
+
+    def _set_queue(self, action: of.SetQueue, cause: _Cause) -> None:
+        """Ports have one queue: what is to be queued elsewhere is queued there."""
+        self.note("remark", action, "ports have one queue")
+
+    def _invalid_ttl(self, cause: _Cause) -> Controller:
+        """`max_len` is for the agent to say, which knows miss_send_len."""
+        return self._controller(MAX_LEN_NO_BUFFER, cause._replace(reason=PacketInReason.INVALID_TTL))
+
+    def _controller(self, max_len: int, cause: _Cause) -> Controller:
+        return Controller(max_len, *cause, self.packet.values[f.METADATA])
+
+    # --- outputs -----------------------------------------------------------------------------------------
 
     def _output(self, action: of.Output, cause: _Cause) -> None:
-        port = action.port
+        port, ports = action.port, self.world.ports
         if port == Port.CONTROLLER:
-            if self.ports.punts(self.in_port):
-                self.program.append(Controller(action.max_len, *cause))
+            if ports.punts(self.in_port):
+                # the program depends on the metadata that the controller is told
+                self.program.append(self._controller(action.max_len, cause))
+            else:
+                self.note("remark", action, "the port of arrival sends no packet-ins")
         elif port == Port.TABLE:
-            self.tables_from(0)
+            self._copied(lambda: self.tables_from(0))
+        elif port == Port.NORMAL:
+            self._normal()
         elif port in (Port.ALL, Port.FLOOD):
-            for port_no in self.ports.flood(self.in_port):
-                self._send(port_no)
+            self._flood()
         elif port == Port.IN_PORT:
-            if self.ports.forwards(self.in_port):
-                self._send(self.in_port)
-        elif port != self.in_port and self.ports.forwards(port):
+            self._send(self.in_port)
+        elif port != self.in_port:
             self._send(port)
+        else:
+            self.note("remark", action, "not back out of the port of arrival: that takes IN_PORT")
+
+    def _flood(self) -> None:
+        self.floods = True
+        for port_no in self.world.ports.flood(self.in_port):
+            self._send(port_no)
 
     def _send(self, port_no: int) -> None:
-        tunnel_id = self.fields[f.TUNNEL_ID]
-        if tunnel_id != self.program_tunnel_id:
+        self.ports_used.add(port_no)
+        ports = self.world.ports
+        if port_no not in ports or not ports.forwards(port_no):
+            self.note("remark", port_no, f"port {port_no} does not forward or does not exist")
+            return
+        tunnel_id = self.tunnel_id
+        if tunnel_id is not None and tunnel_id != self.program_tunnel_id and ports.kind(port_no) == "tunnel":
             self.program.append(SetTunnel(tunnel_id))
             self.program_tunnel_id = tunnel_id
         self.program.append(Output(port_no))
+
+    # --- OFPP_NORMAL -------------------------------------------------------------------------------------
+
+    def _normal(self) -> None:
+        """Forward as a MAC-learning, VLAN-aware bridge whose ports are all trunks (IEEE 802.1Q)."""
+        packet, macs, ports = self.packet, self.world.macs, self.world.ports
+        src, dst = packet.get("eth_src"), packet.get("eth_dst")
+        packet.look(((f.VLAN_TCI, VLAN_PRESENT | _VID),))
+        vlan = packet.values[f.VLAN_TCI] & _VID
+        if self.in_port in ports and not is_multicast(src):
+            if packet.frame is None and macs.port_of(vlan, src) != self.in_port:
+                raise OutsideKey("a MAC address that only a packet can teach")
+            self.sources.append(Source(vlan, src, self.in_port))
+        if dst in NOT_FORWARDED:
+            self.note("remark", None, "bridges do not forward this address")
+        elif is_multicast(dst):
+            self._flood()
+        else:
+            self.destinations.append((vlan, dst))
+            port = macs.port_of(vlan, dst)
+            self.note("remark", None, "unknown address: flood" if port is None else f"learned at port {port}")
+            if port is None:
+                self._flood()
+            elif port != self.in_port:
+                self._send(port)
+
+    # --- groups ------------------------------------------------------------------------------------------
+
+    def _group(self, action: of.Group, cause: _Cause) -> None:
+        group = self.world.groups.get(action.group_id)
+        if group is None:
+            self.note("remark", action, "there is no such group")
+            return
+        if self.saved >= MAX_SAVED:
+            self.note("remark", action, f"more than {MAX_SAVED} groups inside each other")
+            return
+        self.groups.append(group)
+        self.note("group", group)
+        cause = _Cause(PacketInReason.ACTION, UNKNOWN_COOKIE, cause.table_id)
+        self.depth += 1
+        for number in self._chosen(group):
+            bucket = group.buckets[number]
+            self.buckets.append(bucket)
+            self.note("bucket", bucket, str(number))
+            actions = _ActionSet()
+            actions.write(bucket.actions)
+            in_order = actions.in_order()
+            self._copied(lambda in_order=in_order: self.apply(in_order, cause))
+        self.depth -= 1
+
+    def _chosen(self, group: Group) -> Sequence[int]:
+        """The buckets, by number, that the packet goes through (section 5.6.1)."""
+        if group.type == GROUP_ALL:
+            return range(len(group.buckets))
+        if group.type == GROUP_INDIRECT:
+            return range(min(1, len(group.buckets)))
+        self.watches = True
+        live = [
+            number
+            for number, bucket in enumerate(group.buckets)
+            if self.world.groups.is_live(bucket, self.world.ports)
+        ]
+        if group.type == GROUP_FAST_FAILOVER:
+            return live[:1]
+        weighted = [number for number in live if group.buckets[number].weight > 0]
+        if len(weighted) > 1:
+            self.packet.look(_HASHED)
+            values = tuple([self.packet.values[index] for index, _mask in _HASHED])
+            weighted = [max(weighted, key=lambda n: _score(values, n, group.buckets[n].weight))]
+        return weighted
+
+    def _copied(self, act: Any) -> None:
+        """Run `act` on a copy of the packet."""
+        before = self.packet.snapshot()
+        tunnel_ids = self.tunnel_id, self.program_tunnel_id
+        start = len(self.program)
+        self.program.append(Save())
+        self.saved += 1
+        act()
+        self.saved -= 1
+        if any(not isinstance(action, (Output, Controller)) for action in self.program[start + 1 :]):
+            self.program.append(Restore())
+        else:
+            del self.program[start]
+        self.tunnel_id, self.program_tunnel_id = tunnel_ids
+        self.packet.restore(before)
+
+
+def _score(values: tuple[int, ...], number: int, weight: int) -> float:
+    """Weighted rendezvous hashing: the buckets' shares are as their weights, and a bucket that dies or comes
+    moves only its own flows."""
+    uniform = ((hash((values, number)) * 0x9E37_79B9_7F4A_7C15 >> 11 & (1 << 53) - 1) + 0.5) / (1 << 53)
+    return -weight / math.log(uniform)
+
+
+def _without_useless_copies(program: list[Action]) -> Program:
+    """The program without a Save whose Restore nothing follows."""
+    program = program[:]
+    while program and isinstance(program[-1], Restore):
+        depth = 0
+        for place in range(len(program) - 1, -1, -1):
+            action = program[place]
+            if isinstance(action, Restore):
+                depth += 1
+            elif isinstance(action, Save):
+                depth -= 1
+                if depth == 0:
+                    del program[place], program[-1]
+                    break
+    return tuple(program)
+
+
+_PERFORM: dict[type, Any] = {
+    of.SetField: _Run._set_field,
+    of.Output: _Run._output,
+    of.Group: _Run._group,
+    of.SetQueue: _Run._set_queue,
+    of.PushVlan: _Run._push_vlan,
+    of.PopVlan: _Run._pop_vlan,
+    of.PushMpls: _Run._push_mpls,
+    of.PopMpls: _Run._pop_mpls,
+    of.PushPbb: _Run._push_pbb,
+    of.PopPbb: _Run._pop_pbb,
+    of.SetNwTtl: _Run._set_nw_ttl,
+    of.SetMplsTtl: _Run._set_mpls_ttl,
+    of.DecNwTtl: _Run._dec_nw_ttl,
+    of.DecMplsTtl: _Run._dec_mpls_ttl,
+    of.CopyTtlOut: _Run._copy_ttl_out,
+    of.CopyTtlIn: _Run._copy_ttl_in,
+}

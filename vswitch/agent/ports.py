@@ -58,6 +58,11 @@ class PortTable:
         """May packets of this port go to the controller?"""
         return not self.config(port_no) & PortConfig.NO_PACKET_IN
 
+    def is_live(self, port_no: int) -> bool:
+        """Is the port there, its link up, and it not configured down (OFPPS_LIVE)?"""
+        info = self.infos.get(port_no)
+        return info is not None and info.up and not self.config(port_no) & PortConfig.PORT_DOWN
+
     def flood(self, in_port: int) -> list[int]:
         """The ports that OFPP_FLOOD and OFPP_ALL stand for."""
         return [port_no for port_no in sorted(self.infos) if port_no != in_port and self.forwards(port_no)]
@@ -65,8 +70,7 @@ class PortTable:
     def describe(self, port_no: int) -> PortDesc:
         info = self.infos[port_no]
         config = self.config(port_no)
-        up = info.up and not config & PortConfig.PORT_DOWN
-        state = PortState.LIVE if up else PortState.LINK_DOWN
+        state = PortState.LIVE if self.is_live(port_no) else PortState.LINK_DOWN
         return PortDesc(
             port_no, info.mac, info.name, config, state, _FEATURES, 0, 0, 0, SPEED_KBPS, SPEED_KBPS
         )

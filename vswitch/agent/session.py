@@ -4,15 +4,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from vswitch.openflow.connection import Connection
-from vswitch.openflow.constants import MessageType, Role
+from vswitch.openflow.constants import (
+    DEFAULT_MISS_SEND_LEN,
+    FlowRemovedReason,
+    MessageType,
+    PacketInReason,
+    PortReason,
+    Role,
+)
+from vswitch.openflow.flow_mod import FlowRemoved
 from vswitch.openflow.message import Message
+from vswitch.openflow.messages import PacketIn, PortStatus
 
 MAX_BACKLOG_BYTES = 4 << 20
 """Unsent bytes beyond which packet-ins to this controller are dropped and counted."""
 
-_SLAVE_HEARS = frozenset({MessageType.PORT_STATUS})
+MAX_REQUEST_BYTES = 1 << 20
+"""Of a multipart request in several messages; more is refused with OFPBRC_MULTIPART_BUFFER_OVERFLOW."""
+
+
+class AsyncConfig(NamedTuple):
+    """Bitmaps of the reasons that a controller hears of: (as master or equal, as slave)."""
+
+    packet_in: tuple[int, int]
+    port_status: tuple[int, int]
+    flow_removed: tuple[int, int]
+
+
+def _bitmap(*reasons: int) -> int:
+    return sum(1 << reason for reason in reasons)
+
+
+DEFAULT_ASYNC = AsyncConfig(
+    packet_in=(_bitmap(PacketInReason.NO_MATCH, PacketInReason.ACTION), 0),
+    port_status=(_bitmap(*PortReason), _bitmap(*PortReason)),
+    flow_removed=(_bitmap(*FlowRemovedReason), 0),
+)
+"""What a controller hears of until it says otherwise (section 7.3.10): all but OFPR_INVALID_TTL."""
 
 
 class Session:
@@ -30,6 +61,11 @@ class Session:
         self.connection = connection
         self.close = close
         self.role = Role.EQUAL
+        self.asynchronous = DEFAULT_ASYNC
+        self.miss_send_len = DEFAULT_MISS_SEND_LEN
+        self.requests: dict[
+            int, bytes
+        ] = {}  # by xid: what has come of multipart requests in several messages
         self.packet_ins_dropped = 0
         self._write = write
         self._backlog = 0
@@ -38,11 +74,16 @@ class Session:
         """Queue an answer; flush() sends it."""
         self.connection.send(message)
 
-    def notify(self, message: Message) -> bool:
-        """Send an asynchronous message if this controller is to hear of such; False if it was not sent."""
+    def hears_of(self, kind: MessageType, reason: int) -> bool:
+        """Is this controller to get asynchronous messages of this kind, for this reason?"""
         if not self.connection.established:
             return False
-        if self.role == Role.SLAVE and message.TYPE not in _SLAVE_HEARS:
+        masks = getattr(self.asynchronous, kind.name.lower())
+        return bool(masks[self.role == Role.SLAVE] >> reason & 1)
+
+    def notify(self, message: PacketIn | PortStatus | FlowRemoved) -> bool:
+        """Send an asynchronous message if this controller is to hear of such; False if it was not sent."""
+        if not self.hears_of(message.TYPE, message.reason):
             return False
         if message.TYPE == MessageType.PACKET_IN and self._backlog > MAX_BACKLOG_BYTES:
             self.packet_ins_dropped += 1

@@ -1,22 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The slow path: a miss becomes a cached flow and its reverse; changed rules change the flows they touch.
+"""The slow path: a miss becomes a cached flow and its reverse; changes re-translate the flows they touch.
 
-Each cached flow remembers the rules it was made of. So a rule's counters are the sums of its flows', and when
-a rule changes only the flows that it touches, or would now touch, are translated again.
+Each cached flow is one key with the translation that it was made of; keys that are treated alike share one.
+What flows count goes to their translations, and from there to rules and groups. When a rule changes, only the
+flows that it touches, or would now touch, are translated again.
 """
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from vswitch.agent.classifier import Classifier
 from vswitch.agent.datapath import Datapath
-from vswitch.agent.fields import METADATA
-from vswitch.agent.pipeline import Step, Translation, translate
+from vswitch.agent.flow_index import FlowIndex
+from vswitch.agent.memo import Memo
+from vswitch.agent.normal import MacTable
+from vswitch.agent.packet import OutsideKey, Packet
+from vswitch.agent.pipeline import Translation, World, translate, translate_packet_out
 from vswitch.agent.ports import PortTable
 from vswitch.agent.reverse import mirror_key
-from vswitch.agent.tables import Change, ChangeKind, FlowTables, Rule
+from vswitch.agent.tables import Change, ChangeKind
+from vswitch.errors import VSwitchError
 from vswitch.flow import (
     Controller,
     DropReason,
@@ -26,6 +32,15 @@ from vswitch.flow import (
     Punt,
     PuntReason,
 )
+from vswitch.openflow import actions as of
+from vswitch.openflow.constants import PacketInReason, Port
+
+if TYPE_CHECKING:
+    from vswitch.agent.groups import Group, GroupTable
+    from vswitch.agent.meters import MeterTable
+    from vswitch.agent.tables import FlowTables, Rule
+
+log = logging.getLogger(__name__)
 
 FLOW_IDLE_S = 10.0
 DROP_IDLE_S = 1.0
@@ -34,19 +49,25 @@ DROP_IDLE_S = 1.0
 MAX_FLOWS = 200_000
 """Cached flows; beyond, packets are forwarded one by one by the slow path."""
 
-_NO_STATS = FlowStats(0, 0, 0)
+AGING_PERIOD_NS = 5_000_000_000
+
+MAX_UNFLUSHED = 4096
+"""Translations with counters that their rules have not been given."""
+
+_NO_KEY = FlowKey(*[0] * len(FlowKey._fields))
 
 
 class CachedFlow:
-    """One entry of the datapath's flow table, and how it came about."""
+    """One entry of the datapath's flow table."""
 
-    __slots__ = ("credited", "key", "proactive", "translation")
+    __slots__ = ("bytes", "key", "packets", "proactive", "translation")
 
     def __init__(self, key: FlowKey, translation: Translation, proactive: bool) -> None:
         self.key = key
         self.translation = translation
         self.proactive = proactive  # installed for the reverse of another flow
-        self.credited = _NO_STATS  # the part of its counters that its rules have been given
+        self.packets = 0  # what of its counters has been given to translations
+        self.bytes = 0
 
 
 class PacketInEvent(NamedTuple):
@@ -58,6 +79,13 @@ class PacketInEvent(NamedTuple):
     frame: bytes
 
 
+class _Ending(NamedTuple):
+    """A program that the datapath was told to replace or to remove; its final counters are still to come."""
+
+    flow: CachedFlow
+    translation: Translation
+
+
 class SlowPath:
     """Owns the datapath's flow entries. `packet_in` is called with each packet for the controllers."""
 
@@ -66,106 +94,248 @@ class SlowPath:
         datapath: Datapath,
         tables: FlowTables,
         ports: PortTable,
+        groups: GroupTable,
+        meters: MeterTable,
         packet_in: Callable[[PacketInEvent], None],
         clock: Callable[[], int],
         proactive_reverse: bool = True,
     ) -> None:
         self.datapath = datapath
-        self.tables = tables
-        self.ports = ports
+        self.macs = MacTable()
+        self.world = World(tables, ports, groups, meters, self.macs)
         self.packet_in = packet_in
         self.clock = clock
         self.proactive_reverse = proactive_reverse
         self.flows: dict[FlowKey, CachedFlow] = {}
         self.misses = 0
-        self._stale: set[CachedFlow] = set()
+        self.uncacheable = 0
+        self._memo = Memo()
+        self._index = FlowIndex()
+        self._ending: dict[FlowKey, deque[_Ending]] = {}
+        self._unflushed: set[Translation] = set()
+        self._stale: set[Translation] = set()
         self._added: list[Rule] = []
+        self._unsettled: set[FlowKey] = set()  # stale, and to be installed even when the program is the same
+        self._translations: set[Translation] = set()  # that have flows
+        self._by_address: dict[tuple[int, int], set[Translation]] = {}
+        self._port_states: dict[int, tuple[object, ...]] | None = None  # not looked at yet
+        self._next_aging_ns = 0
         tables.credit = self.credit_rules
+
+    @property
+    def drop_fragments(self) -> bool:
+        """OFPC_FRAG_DROP: fragments are dropped before the tables."""
+        return self.world.drop_fragments
+
+    @drop_fragments.setter
+    def drop_fragments(self, drop: bool) -> None:
+        if drop != self.world.drop_fragments:
+            self.world = self.world._replace(drop_fragments=drop)
+            self._stale |= self._translations
+            self._memo.clear()
 
     # --- packets -----------------------------------------------------------------------------------------
 
     def handle_punts(self, limit: int = 64) -> int:
         """Dispose of up to `limit` waiting packets; returns how many there were."""
         self.revalidate()
-        self.retire_evicted()
         punts = self.datapath.poll_punts(limit)
+        self.retire_ended()
         for punt in punts:
-            self._handle(punt)
+            if punt.reason == PuntReason.MISS:
+                self._miss(punt)
+            else:
+                self._asked_for(punt)
         return len(punts)
 
-    def _handle(self, punt: Punt) -> None:
-        if punt.reason == PuntReason.ACTION:
-            flow = self.flows.get(punt.key)
-            translation = translate(punt.key, self.tables, self.ports) if flow is None else flow.translation
-            self._to_controllers(punt.key, translation, punt.frame)
-            self.datapath.discard(punt.packet, DropReason.DELIVERED)
+    def _asked_for(self, punt: Punt) -> None:
+        """A program's Controller action sent this packet."""
+        action = punt.action
+        self.datapath.discard(punt.packet, DropReason.DELIVERED)
+        if action is None:
+            return  # its program is gone meanwhile
+        key = punt.key
+        if action.reason == PacketInReason.INVALID_TTL and not self.world.ports.punts(key.in_port):
             return
-        self.misses += 1
-        flow = self.flows.get(punt.key)
-        translation = self._learn(punt.key) if flow is None else flow.translation
-        _count(translation.steps, 1, len(punt.frame), self.clock())
-        sent = self._to_controllers(punt.key, translation, punt.frame)
-        program = without_controller(translation.program)
-        if program:
-            self.datapath.execute(punt.packet, program)
-        else:
-            self.datapath.discard(punt.packet, DropReason.DELIVERED if sent else translation.drop)
+        if key.in_port == 0:
+            key = key._replace(in_port=Port.CONTROLLER)  # the frame of a packet-out
+        self.packet_in(PacketInEvent(key, action.metadata, action, punt.frame))
 
-    def _learn(self, key: FlowKey) -> Translation:
+    def _miss(self, punt: Punt) -> None:
+        self.misses += 1
+        key, frame = punt.key, punt.frame
+        flow = self.flows.get(key)
+        translation = self._learn(key, frame) if flow is None else flow.translation
+        self._count(translation, 1, len(frame), self.clock())
+        program = translation.program
+        if not program:
+            self.datapath.discard(punt.packet, translation.drop)
+        elif len(program) == 1 and isinstance(program[0], Controller):
+            self.packet_in(PacketInEvent(key, program[0].metadata, program[0], frame))
+            self.datapath.discard(punt.packet, DropReason.DELIVERED)
+        else:
+            self._execute(punt, program)
+
+    def _execute(self, punt: Punt, program: Program) -> None:
+        try:
+            self.datapath.execute(punt.packet, program)
+        except VSwitchError:  # no room for the program
+            self.datapath.discard(punt.packet, DropReason.RULE)
+
+    def _learn(self, key: FlowKey, frame: bytes) -> Translation:
         """Translate a new flow and install it, its reverse too."""
-        translation = translate(key, self.tables, self.ports)
-        if len(self.flows) < MAX_FLOWS:
+        translation = self._memo.find(key)
+        if translation is not None:
+            self._learn_sources(translation)
+        else:
+            translation = translate(Packet(key, frame), self.world)
+            if not self._learn_sources(translation).isdisjoint(translation.destinations):
+                translation = translate(Packet(key, frame), self.world)
+            if translation.uncacheable is None:
+                self._memo.add(key, translation)
+        if translation.uncacheable is not None:
+            self.uncacheable += 1
+        elif len(self.flows) < MAX_FLOWS:
             self._install(key, translation, proactive=False)
-        if self.proactive_reverse and len(self.flows) < MAX_FLOWS:
-            self._install_reverse(key, translation)
+            if self.proactive_reverse:
+                self._install_reverse(key, translation)
+        return translation
+
+    def _translate(self, key: FlowKey) -> Translation:
+        """By the memo, or anew. Raises OutsideKey when the key does not tell what the translation is."""
+        translation = self._memo.find(key)
+        if translation is None:
+            translation = translate(Packet(key), self.world)
+            self._memo.add(key, translation)
         return translation
 
     def _install_reverse(self, key: FlowKey, translation: Translation) -> None:
         """Install the flow's mirror image, by the rules for it, if there is one that needs no controller."""
-        reverse = mirror_key(key, translation.program, self.ports)
-        if reverse is None or reverse in self.flows:
+        reverse = mirror_key(key, translation.program, self.world.ports)
+        if reverse is None or reverse in self.flows or len(self.flows) >= MAX_FLOWS:
             return
-        answer = translate(reverse, self.tables, self.ports)
+        try:
+            answer = self._translate(reverse)
+        except OutsideKey:
+            return
         if not answer.missed and not _asks_controller(answer.program):
             self._install(reverse, answer, proactive=True)
 
-    def _to_controllers(self, key: FlowKey, translation: Translation, frame: bytes) -> bool:
-        """Make the packet-ins of a translation; False when it has none."""
-        actions = [action for action in translation.program if isinstance(action, Controller)]
-        for action in actions:
-            metadata = next(
-                (
-                    step.fields[METADATA]
-                    for step in translation.steps
-                    if step.table.table_id == action.table_id
-                ),
-                0,
-            )
-            self.packet_in(PacketInEvent(key, metadata, action, frame))
-        return bool(actions)
+    def packet_out(self, frame: bytes, actions: Iterable[of.Action], in_port: int) -> None:
+        """Carry out a packet-out; also packets that were buffered, whose action is an output to TABLE."""
+        self.revalidate()
+        actions = tuple(actions)
+        key = _NO_KEY
+        if not all(isinstance(action, of.Output) and action.port <= Port.MAX for action in actions):
+            key = self.datapath.key_of(frame)
+        key = key._replace(in_port=in_port)
+        translation = translate_packet_out(actions, Packet(key, frame), self.world)
+        self._count(translation, 1, len(frame), self.clock())
+        self._learn_sources(translation)
+        program = translation.program
+        while program and isinstance(program[0], Controller):
+            self.packet_in(PacketInEvent(key, program[0].metadata, program[0], frame))
+            program = program[1:]
+        if program:
+            try:
+                self.datapath.send(frame, program, in_port if in_port in self.world.ports else 0)
+            except VSwitchError as error:  # no room for the program
+                log.warning("a packet-out was dropped: %s", error)
 
     # --- flows -------------------------------------------------------------------------------------------
 
     def _install(self, key: FlowKey, translation: Translation, proactive: bool) -> None:
+        try:
+            self.datapath.install(key, translation.program, _idle_timeout(translation))
+        except VSwitchError:  # no room for the program: the flow goes on packet by packet
+            return
         flow = self.flows[key] = CachedFlow(key, translation, proactive)
-        _link(flow)
-        self.datapath.install(key, translation.program, _idle_timeout(translation))
+        self._link(flow)
+
+    def _remove(self, flow: CachedFlow) -> None:
+        """Have the datapath forget a flow; its final counters come later."""
+        self._ending.setdefault(flow.key, deque()).append(_Ending(flow, flow.translation))
+        self.datapath.remove(flow.key)
+        self._forget(flow)
 
     def _forget(self, flow: CachedFlow) -> None:
-        _unlink(flow)
-        self._stale.discard(flow)
+        self._unlink(flow)
         del self.flows[flow.key]
-        self.datapath.remove(flow.key)
 
-    def retire_evicted(self) -> None:
-        """Give the counters of entries that ended by themselves to their rules, and forget them."""
-        for key, stats in self.datapath.evicted():
-            flow = self.flows.get(key)
-            if flow is not None:
-                _credit(flow, stats)
-                self._forget(flow)
+    def _link(self, flow: CachedFlow) -> None:
+        translation = flow.translation
+        translation.flows.add(flow)
+        self._index.add(flow)
+        if len(translation.flows) == 1:
+            self._translations.add(translation)
+            for step in translation.steps:
+                if step.rule is not None:
+                    step.rule.flows.add(translation)
+            for group in translation.groups:
+                group.flows.add(translation)
+            for address in _addresses(translation):
+                self._by_address.setdefault(address, set()).add(translation)
 
-    # --- changed rules -----------------------------------------------------------------------------------
+    def _unlink(self, flow: CachedFlow) -> None:
+        translation = flow.translation
+        translation.flows.discard(flow)
+        self._index.remove(flow)
+        if translation.flows:
+            return
+        self._translations.discard(translation)
+        for step in translation.steps:
+            if step.rule is not None:
+                step.rule.flows.discard(translation)
+        for group in translation.groups:
+            group.flows.discard(translation)
+        now_ns = self.clock()
+        for address in _addresses(translation):
+            dependents = self._by_address[address]
+            dependents.discard(translation)
+            if not dependents:
+                del self._by_address[address]
+        for vlan, mac, port in translation.sources:
+            if self.macs.port_of(vlan, mac) == port:
+                self.macs.learn(vlan, mac, port, now_ns)
+
+    # --- MAC addresses -----------------------------------------------------------------------------------
+
+    def _learn_sources(self, translation: Translation) -> set[tuple[int, int]]:
+        """A packet of this translation came: note where from. Returns the addresses whose place changed."""
+        changed: set[tuple[int, int]] = set()
+        if translation.sources:
+            now_ns = self.clock()
+            for vlan, mac, port in translation.sources:
+                changed.update(self.macs.learn(vlan, mac, port, now_ns))
+            for address in changed:
+                self._address_moved(address)
+            self.revalidate()
+        return changed
+
+    def _address_moved(self, address: tuple[int, int]) -> None:
+        """Translations that depend on where this address is are to be made anew."""
+        if self._memo.depends_on(address):
+            self._memo.clear()
+        self._stale |= self._by_address.get(address, set())
+
+    def _age_addresses(self) -> None:
+        """Forget the MAC addresses that no packet came from for long."""
+        now_ns = self.clock()
+        if now_ns < self._next_aging_ns:
+            return
+        self._next_aging_ns = now_ns + AGING_PERIOD_NS
+        for vlan, mac in self.macs.aged(now_ns):
+            users = self._by_address.get((vlan, mac), set())
+            port = self.macs.port_of(vlan, mac)
+            if any((vlan, mac, port) in translation.sources for translation in users):
+                assert port is not None
+                self.macs.learn(vlan, mac, port, self.clock())  # its flows have not been idle for long
+            else:
+                self.macs.forget(vlan, mac)
+                self._address_moved((vlan, mac))
+        self.revalidate()
+
+    # --- changes -----------------------------------------------------------------------------------------
 
     def rules_changed(self, changes: Iterable[Change]) -> None:
         """Note which flows have to be looked at again; revalidate() does so."""
@@ -174,10 +344,57 @@ class SlowPath:
                 self._added.append(rule)
             else:
                 self._stale |= rule.flows
+        self._memo.clear()
+
+    def groups_changed(self, groups: Iterable[Group]) -> None:
+        """Groups were changed or deleted, or what they watch went up or down."""
+        for group in groups:
+            self._stale |= group.flows
+        self._memo.clear()
+
+    def meters_changed(self, meter_ids: Iterable[int]) -> None:
+        """Meters were changed: whether one remarks matters to what is looked up after it."""
+        changed = set(meter_ids)
+        self._stale |= {translation for translation in self._translations if translation.meters & changed}
+        self._memo.clear()
 
     def ports_changed(self) -> None:
-        """Ports came, went or were configured: any flow may be translated differently."""
-        self._stale.update(self.flows.values())
+        """Ports came, went, were configured, or their links did."""
+        before, after = self._port_states, self._states_of_ports()
+        self._port_states = after
+        self._memo.clear()
+        for address in self.macs.of_other_ports_than(after.keys()):
+            self.macs.forget(*address)
+            self._stale |= self._by_address.get(address, set())
+        if before is None:
+            changed = came_or_went = set().union(*(t.ports for t in self._translations))
+        else:
+            came_or_went = before.keys() ^ after.keys()
+            changed = came_or_went | {n for n in before.keys() & after.keys() if before[n] != after[n]}
+        if not changed:
+            return
+        for translation in self._translations:
+            if translation.floods or translation.watches or translation.ports & changed:
+                self._stale.add(translation)
+                if translation.ports & came_or_went:
+                    # the datapath's program may name the port by a number that is another's now
+                    self._unsettled.update(flow.key for flow in translation.flows)
+
+    def _states_of_ports(self) -> dict[int, tuple[object, ...]]:
+        """What translations depend on, of each port."""
+        ports = self.world.ports
+        flooded = set(ports.flood(0))
+        return {
+            port_no: (
+                ports.kind(port_no),
+                ports.receives(port_no),
+                ports.forwards(port_no),
+                ports.punts(port_no),
+                ports.is_live(port_no),
+                port_no in flooded,
+            )
+            for port_no in ports.infos
+        }
 
     @property
     def needs_revalidation(self) -> bool:
@@ -185,74 +402,131 @@ class SlowPath:
 
     def revalidate(self) -> None:
         """Translate the flows anew that changes touched; afterwards none forwards by old rules."""
-        stale = self._stale | self._captured_by_added()
+        if not (self._stale or self._added):
+            return
+        stale = {flow for translation in self._stale for flow in translation.flows}
+        for rule in self._added:
+            stale.update(self._index.captured_by(rule))
         self._stale = set()
         self._added = []
-        if not stale:
-            return
-        self.retire_evicted()
-        live = [flow for flow in stale if self.flows.get(flow.key) is flow]
-        self._credit_from_datapath(live)
-        for flow in live:
-            self._retranslate(flow)
-
-    def _captured_by_added(self) -> set[CachedFlow]:
-        """The flows that a rule added since would have caught."""
-        by_table: dict[int, Classifier[Rule]] = {}
-        for rule in self._added:
-            by_table.setdefault(rule.table_id, Classifier()).add(rule)
-        captured = set()
-        for table_id, added in by_table.items():
-            for flow in self.tables.tables[table_id].flows:
-                if any(
-                    _captures(added, step)
-                    for step in flow.translation.steps
-                    if step.table.table_id == table_id
-                ):
-                    captured.add(flow)
-        return captured
+        if stale:
+            self._take_ended()
+        for flow in stale:
+            if self.flows.get(flow.key) is flow:
+                self._retranslate(flow)
+        self._unsettled.clear()
 
     def _retranslate(self, flow: CachedFlow) -> None:
-        translation = translate(flow.key, self.tables, self.ports)
-        if flow.proactive and translation.missed:
-            self._forget(flow)
+        try:
+            translation = self._translate(flow.key)
+        except OutsideKey:
+            self._remove(flow)  # the next packet decides
+            return
+        if translation is flow.translation:
+            return
+        if flow.proactive and (translation.missed or _asks_controller(translation.program)):
+            self._remove(flow)
             return
         before = flow.translation
-        _unlink(flow)
-        flow.translation = translation
-        _link(flow)
-        if before.program != translation.program or before.missed != translation.missed:
+        if before.is_like(translation) and flow.key not in self._unsettled:
+            self._move(flow, translation)
+            return
+        try:
             self.datapath.install(flow.key, translation.program, _idle_timeout(translation))
+        except VSwitchError:  # no room for the program
+            self._remove(flow)
+            return
+        self._ending.setdefault(flow.key, deque()).append(_Ending(flow, before))
+        self._move(flow, translation)
+
+    def _move(self, flow: CachedFlow, translation: Translation) -> None:
+        self._unlink(flow)
+        flow.translation = translation
+        self._link(flow)
 
     # --- counters ----------------------------------------------------------------------------------------
 
-    def credit_all(self) -> None:
-        """Bring all rules' counters up to date."""
-        self.retire_evicted()
-        for key, stats in self.datapath.flow_stats().items():
+    def retire_ended(self) -> None:
+        """Take in the final counters of programs and entries that ended; let old MAC addresses go."""
+        self._take_ended()
+        self._age_addresses()
+
+    def _take_ended(self) -> None:
+        # Evictions first: what the datapath had applied before one has been answered by the time it is told.
+        evicted = self.datapath.evicted()
+        for key, stats, _replaced in self.datapath.ended():
+            ending = self._next_ending(key)
+            if ending is not None:
+                self._credit(ending.flow, ending.translation, stats)
+        for key, stats in evicted:
+            ending = self._next_ending(key)
+            if ending is not None:
+                # It ended before it was replaced or removed: there will be no other answer, and if it was
+                # replaced, there is a new entry now.
+                self._credit(ending.flow, ending.translation, stats)
+                ending.flow.packets = ending.flow.bytes = 0
+                continue
             flow = self.flows.get(key)
             if flow is not None:
-                _credit(flow, stats)
+                self._credit(flow, flow.translation, stats)
+                self._forget(flow)
+
+    def _next_ending(self, key: FlowKey) -> _Ending | None:
+        """The oldest program of this key that is to end."""
+        endings = self._ending.get(key)
+        if endings is None:
+            return None
+        ending = endings.popleft()
+        if not endings:
+            del self._ending[key]
+        return ending
+
+    def credit_all(self) -> None:
+        """Bring all counters of rules and groups up to date."""
+        self.retire_ended()
+        self._credit_live(self.datapath.flow_stats())
 
     def credit_rules(self, rules: Iterable[Rule]) -> None:
-        """Bring these rules' counters up to date."""
-        self.retire_evicted()
-        self._credit_from_datapath({flow for rule in rules for flow in rule.flows})
+        """Bring these rules' counters up to date, as far as the datapath has carried out its commands."""
+        self.retire_ended()
+        keys = {
+            flow.key
+            for rule in rules
+            for translation in rule.flows
+            for flow in translation.flows
+            if flow.key not in self._ending
+        }
+        self._credit_live(self.datapath.flow_stats(keys) if keys else {})
 
-    def count_packet_out(self, translation: Translation, frame: bytes) -> None:
-        """A packet-out went through the tables."""
-        _count(translation.steps, 1, len(frame), self.clock())
+    def _credit_live(self, live: dict[FlowKey, FlowStats]) -> None:
+        for key, stats in live.items():
+            flow = self.flows.get(key)
+            if flow is not None and key not in self._ending:
+                self._credit(flow, flow.translation, stats)
+        self._flush()
 
-    def _credit_from_datapath(self, flows: Iterable[CachedFlow]) -> None:
-        keys = [flow.key for flow in flows]
-        if keys:
-            for key, stats in self.datapath.flow_stats(keys).items():
-                _credit(self.flows[key], stats)
+    def _credit(self, flow: CachedFlow, translation: Translation, stats: FlowStats) -> None:
+        """Count for `translation` what `flow` counted since the last time."""
+        packets = stats.packets - flow.packets
+        if packets > 0:
+            self._count(translation, packets, stats.bytes - flow.bytes, stats.last_used_ns)
+            flow.packets, flow.bytes = stats.packets, stats.bytes
+
+    def _count(self, translation: Translation, packets: int, octets: int, last_used_ns: int) -> None:
+        translation.count(packets, octets, last_used_ns)
+        self._unflushed.add(translation)
+        if len(self._unflushed) > MAX_UNFLUSHED:
+            self._flush()
+
+    def _flush(self) -> None:
+        for translation in self._unflushed:
+            translation.flush()
+        self._unflushed.clear()
 
 
-def without_controller(program: Program) -> Program:
-    """What is left for the datapath when the agent makes the packet-ins itself."""
-    return tuple(action for action in program if not isinstance(action, Controller))
+def _addresses(translation: Translation) -> set[tuple[int, int]]:
+    """The (vlan, MAC) that it depends on the places of."""
+    return {*translation.destinations, *((source.vlan, source.mac) for source in translation.sources)}
 
 
 def _asks_controller(program: Program) -> bool:
@@ -261,39 +535,3 @@ def _asks_controller(program: Program) -> bool:
 
 def _idle_timeout(translation: Translation) -> float:
     return DROP_IDLE_S if translation.missed else FLOW_IDLE_S
-
-
-def _captures(added: Classifier[Rule], step: Step) -> bool:
-    rule = added.lookup(step.fields)
-    return rule is not None and (step.rule is None or rule.priority > step.rule.priority)
-
-
-def _link(flow: CachedFlow) -> None:
-    for table, _fields, rule in flow.translation.steps:
-        table.flows.add(flow)
-        if rule is not None:
-            rule.flows.add(flow)
-
-
-def _unlink(flow: CachedFlow) -> None:
-    for table, _fields, rule in flow.translation.steps:
-        table.flows.discard(flow)
-        if rule is not None:
-            rule.flows.discard(flow)
-
-
-def _credit(flow: CachedFlow, stats: FlowStats) -> None:
-    """Give the rules of `flow` what it has counted since the last time."""
-    packets = stats.packets - flow.credited.packets
-    octets = stats.bytes - flow.credited.bytes
-    flow.credited = stats
-    if packets:
-        _count(flow.translation.steps, packets, octets, stats.last_used_ns)
-
-
-def _count(steps: Iterable[Step], packets: int, octets: int, last_used_ns: int) -> None:
-    for table, _fields, rule in steps:
-        table.lookups += packets
-        if rule is not None:
-            table.matched += packets
-            rule.count(packets, octets, last_used_ns)

@@ -6,56 +6,86 @@ What is not in OpenFlowSwitch.HANDLERS is answered by OFPBRC_BAD_TYPE.
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from vswitch.agent import admission
+from vswitch.agent.buffers import BUFFERS, PacketBuffers
 from vswitch.agent.datapath import Datapath
 from vswitch.agent.extensions import Extensions
-from vswitch.agent.features import table_features
-from vswitch.agent.pipeline import translate_packet_out
+from vswitch.agent.groups import GroupTable
+from vswitch.agent.meters import MeterTable
 from vswitch.agent.ports import PortChange, PortTable
-from vswitch.agent.session import Session
-from vswitch.agent.slowpath import PacketInEvent, SlowPath, without_controller
-from vswitch.agent.tables import SECOND_NS, FlowTables, Removal, Rule
-from vswitch.flow import Controller, FlowKey
+from vswitch.agent.session import MAX_REQUEST_BYTES, AsyncConfig, Session
+from vswitch.agent.slowpath import PacketInEvent, SlowPath
+from vswitch.agent.statistics import NEED_SETTLING, Statistics
+from vswitch.agent.tables import SECOND_NS, Change, FlowTables, Removal
 from vswitch.openflow import messages as m
 from vswitch.openflow import multipart as mp
 from vswitch.openflow.actions import Output
 from vswitch.openflow.constants import (
     MAX_LEN_NO_BUFFER,
     NO_BUFFER,
+    TABLE_ALL,
     TABLE_COUNT,
     BadRequest,
     Capability,
     FlowModCommand,
     FlowModFlag,
+    FlowRemovedReason,
     FragmentHandling,
+    GroupModCommand,
     MessageType,
-    MultipartType,
+    MeterModCommand,
+    PacketInReason,
     Port,
     PortConfig,
     PortModFailed,
+    QueueOpFailed,
     Role,
     RoleRequestFailed,
     SwitchConfigFailed,
-    TableFeaturesFailed,
+    TableModFailed,
 )
 from vswitch.openflow.errors import ExperimenterError, OpenFlowError
 from vswitch.openflow.flow_mod import FlowMod, FlowRemoved
+from vswitch.openflow.groups import GroupMod
 from vswitch.openflow.message import Message
+from vswitch.openflow.meters import MeterMod
 from vswitch.openflow.oxm import Match
-from vswitch.openflow.table_features import TableFeatures, TableFeaturesRequest
+from vswitch.openflow.queues import QueueGetConfigReply, QueueGetConfigRequest
+from vswitch.openflow.table_features import TableFeaturesRequest
 
-CAPABILITIES = Capability.FLOW_STATS | Capability.TABLE_STATS | Capability.PORT_STATS
+CAPABILITIES = Capability.FLOW_STATS | Capability.TABLE_STATS | Capability.PORT_STATS | Capability.GROUP_STATS
 MAX_PACKET_IN_DATA = 65_000
 """A packet-in, as every message, is shorter than 64 KiB."""
 
 UNDEFINED_GENERATION = 0xFFFF_FFFF_FFFF_FFFF
+BURST = 64
+"""Messages that are handled before others may run."""
+
 _ETHERNET_HEADER = 14
-_NO_KEY = FlowKey(*[0] * len(FlowKey._fields))
-_CHANGES_STATE = frozenset({MessageType.FLOW_MOD, MessageType.PACKET_OUT, MessageType.PORT_MOD})
-_NEEDS_SETTLING = frozenset({MultipartType.FLOW, MultipartType.AGGREGATE, MultipartType.TABLE})
+_CHANGES_STATE = frozenset(
+    {
+        MessageType.PACKET_OUT,
+        MessageType.FLOW_MOD,
+        MessageType.GROUP_MOD,
+        MessageType.PORT_MOD,
+        MessageType.TABLE_MOD,
+        MessageType.METER_MOD,
+    }
+)
+"""What a slave may not send (section 6.3.6)."""
+
+
+class _Ended(NamedTuple):
+    """A rule whose end is announced as soon as its counters are final."""
+
+    number: int
+    removal: Removal
+    age: tuple[int, int]
 
 
 class OpenFlowSwitch:
@@ -76,13 +106,42 @@ class OpenFlowSwitch:
         self.sessions: list[Session] = []
         self.ports = PortTable()
         self.tables = FlowTables()
-        self.slowpath = SlowPath(datapath, self.tables, self.ports, self._packet_in, clock, proactive_reverse)
+        self.groups = GroupTable()
+        self.meters = MeterTable(datapath)
+        self.buffers = PacketBuffers(clock)
+        self.slowpath = SlowPath(
+            datapath,
+            self.tables,
+            self.ports,
+            self.groups,
+            self.meters,
+            self._packet_in,
+            clock,
+            proactive_reverse,
+        )
+        self.statistics = Statistics(self)
         self.extensions = Extensions(datapath, self.slowpath, self.refresh_ports)
-        self.miss_send_len = 128
         self.generation_id: int | None = None
+        self._ended: deque[_Ended] = deque()
+        self._ended_count = 0
         self.ports.refresh(datapath.ports(), clock())
 
     # --- requests ----------------------------------------------------------------------------------------
+
+    async def receive(self, session: Session, data: bytes) -> None:
+        """Carry out the messages that `data` completes, in order; what they lead to has been sent then."""
+        for number, message in enumerate(session.connection.receive(data, self.clock())):
+            if number % BURST == BURST - 1:
+                session.flush()
+                await asyncio.sleep(0)
+            if self.needs_settling(message):
+                session.flush()
+                await self.settle()
+            self.handle(session, message)
+        self.slowpath.revalidate()
+        if self._ended:
+            await self.settle()
+        session.flush()
 
     def handle(self, session: Session, message: Message) -> None:
         """Carry out one message of an open session; answers and errors are queued in the session."""
@@ -101,26 +160,60 @@ class OpenFlowSwitch:
         """Must everything before `message` have reached the datapath when it is handled?"""
         if message.TYPE == MessageType.BARRIER_REQUEST:
             return True
-        return isinstance(message, mp.MultipartRequest) and message.kind in _NEEDS_SETTLING
+        return isinstance(message, mp.MultipartRequest) and message.kind in NEED_SETTLING
 
     async def settle(self) -> None:
-        """Returns when the datapath forwards by the rules as they are now."""
+        """Returns when the datapath forwards by the rules as they are now, and the counters of those that
+        ended are final; announces them."""
+        last = self._ended_count
         self.slowpath.revalidate()
         await self.datapath.drained()
+        self.slowpath.retire_ended()
+        due = [ended for ended in self._ended if ended.number <= last]
+        if due:
+            self.slowpath.credit_rules(ended.removal.rule for ended in due)
+            for ended in due:
+                self._ended.popleft()
+                self._announce(ended)
 
     def _features(self, session: Session, request: m.FeaturesRequest) -> None:
-        session.reply(m.FeaturesReply(self.dpid, 0, TABLE_COUNT, 0, CAPABILITIES, xid=request.xid))
+        session.reply(m.FeaturesReply(self.dpid, BUFFERS, TABLE_COUNT, 0, CAPABILITIES, xid=request.xid))
 
     def _get_config(self, session: Session, request: m.GetConfigRequest) -> None:
-        session.reply(m.GetConfigReply(FragmentHandling.NORMAL, self.miss_send_len, xid=request.xid))
+        session.reply(m.GetConfigReply(self._fragments, session.miss_send_len, xid=request.xid))
 
     def _set_config(self, session: Session, request: m.SetConfig) -> None:
-        if request.flags != FragmentHandling.NORMAL:
+        if request.flags not in (FragmentHandling.NORMAL, FragmentHandling.DROP):
             raise OpenFlowError(SwitchConfigFailed.BAD_FLAGS, f"flags {request.flags:#x}")
-        self.miss_send_len = request.miss_send_len
+        if request.flags != self._fragments:
+            if session.role == Role.SLAVE:
+                raise OpenFlowError(BadRequest.IS_SLAVE)
+            self.slowpath.drop_fragments = request.flags == FragmentHandling.DROP
+        session.miss_send_len = request.miss_send_len
+
+    @property
+    def _fragments(self) -> FragmentHandling:
+        return FragmentHandling.DROP if self.slowpath.drop_fragments else FragmentHandling.NORMAL
 
     def _barrier(self, session: Session, request: m.BarrierRequest) -> None:
         session.reply(m.BarrierReply(xid=request.xid))
+
+    def _get_async(self, session: Session, request: m.GetAsyncRequest) -> None:
+        session.reply(m.GetAsyncReply(*session.asynchronous, xid=request.xid))
+
+    def _set_async(self, session: Session, request: m.SetAsync) -> None:
+        session.asynchronous = AsyncConfig(request.packet_in, request.port_status, request.flow_removed)
+
+    def _queue_config(self, session: Session, request: QueueGetConfigRequest) -> None:
+        if request.port_no != Port.ANY and request.port_no not in self.ports:
+            raise OpenFlowError(QueueOpFailed.BAD_PORT, f"port {request.port_no}")
+        session.reply(QueueGetConfigReply(request.port_no, xid=request.xid))
+
+    def _table_mod(self, session: Session, request: m.TableMod) -> None:
+        if request.table_id >= TABLE_COUNT and request.table_id != TABLE_ALL:
+            raise OpenFlowError(TableModFailed.BAD_TABLE, f"table {request.table_id}")
+        if request.config & ~m.TableMod.DEPRECATED:
+            raise OpenFlowError(TableModFailed.BAD_CONFIG, f"config {request.config:#x}")
 
     def _role(self, session: Session, request: m.RoleRequest) -> None:
         if request.role not in Role._value2member_map_:
@@ -150,42 +243,81 @@ class OpenFlowSwitch:
         if answer is not None:
             session.reply(answer)
 
-    # --- rules -------------------------------------------------------------------------------------------
+    def _multipart(self, session: Session, request: mp.MultipartRequest) -> None:
+        body = request.request
+        if isinstance(body, TableFeaturesRequest):
+            if session.role == Role.SLAVE and body.body:
+                raise OpenFlowError(BadRequest.IS_SLAVE)
+            whole = _whole_request(session, request, body)
+            if whole is None:
+                return
+            body = whole
+        for part in mp.replies(request.kind, self.statistics.answer(request.kind, body), request.xid):
+            session.reply(part)
+
+    # --- rules, groups, meters ---------------------------------------------------------------------------
 
     def _flow_mod(self, session: Session, mod: FlowMod) -> None:
-        if mod.command not in (FlowModCommand.DELETE, FlowModCommand.DELETE_STRICT):
-            admission.check_instructions(mod.table_id, mod.instructions)
-            if mod.buffer_id != NO_BUFFER:
-                raise OpenFlowError(BadRequest.BUFFER_UNKNOWN, "packets are not buffered")
+        deletes = mod.command in (FlowModCommand.DELETE, FlowModCommand.DELETE_STRICT)
+        if not deletes:
+            self.tables.check_table(mod)
+            admission.check_instructions(mod.table_id, mod.match, mod.instructions, self.groups, self.meters)
         changes, removals = self.tables.apply(mod, self.clock())
-        self.slowpath.rules_changed(changes)
-        self._flows_removed(removals)
+        self._rules_changed(changes, removals)
+        if mod.buffer_id != NO_BUFFER and not deletes:
+            packet = self.buffers.take(mod.buffer_id)
+            self.slowpath.packet_out(packet.frame, (Output(Port.TABLE),), packet.in_port)
 
-    def expire_rules(self) -> None:
+    def _group_mod(self, session: Session, mod: GroupMod) -> None:
+        changed = self.groups.apply(mod, self.clock())
+        if mod.command == GroupModCommand.DELETE:
+            rules = {rule for group in changed for rule in self.tables.of_group(group.group_id)}
+            self._rules_changed(*self.tables.remove(rules, FlowRemovedReason.GROUP_DELETE))
+        self.slowpath.groups_changed(changed)
+
+    def _meter_mod(self, session: Session, mod: MeterMod) -> None:
+        if mod.command == MeterModCommand.DELETE:
+            rules = {rule for meter_id in self.meters.named(mod) for rule in self.tables.of_meter(meter_id)}
+            self._rules_changed(*self.tables.remove(rules, FlowRemovedReason.DELETE))
+            # no packet passes unmetered between the end of the meter and that of the rules
+            self.slowpath.revalidate()
+        self.meters.apply(mod, self.clock())
+        if mod.command == MeterModCommand.MODIFY:
+            self.slowpath.meters_changed([mod.meter_id])
+
+    async def expire_rules(self) -> None:
         """End the rules whose idle or hard time-out has come."""
         changes, removals = self.tables.expire(self.clock())
         if changes:
-            self.slowpath.rules_changed(changes)
+            self._rules_changed(changes, removals)
             self.slowpath.revalidate()
-            self._flows_removed(removals)
+        if self._ended:
+            await self.settle()
 
-    def _flows_removed(self, removals: Iterable[Removal]) -> None:
-        for rule, reason in removals:
-            if rule.flags & FlowModFlag.SEND_FLOW_REM:
-                self.notify(
-                    FlowRemoved(
-                        rule.cookie,
-                        rule.priority,
-                        reason,
-                        rule.table_id,
-                        *self._age(rule.created_ns),
-                        rule.idle_timeout,
-                        rule.hard_timeout,
-                        rule.packets,
-                        rule.bytes,
-                        rule.match,
-                    )
-                )
+    def _rules_changed(self, changes: Iterable[Change], removals: Iterable[Removal]) -> None:
+        self.slowpath.rules_changed(changes)
+        for removal in removals:
+            if removal.rule.flags & FlowModFlag.SEND_FLOW_REM:
+                self._ended_count += 1
+                age = self._age(removal.rule.created_ns)
+                self._ended.append(_Ended(self._ended_count, removal, age))
+
+    def _announce(self, ended: _Ended) -> None:
+        rule, reason = ended.removal
+        self.notify(
+            FlowRemoved(
+                rule.cookie,
+                rule.priority,
+                reason,
+                rule.table_id,
+                *ended.age,
+                rule.idle_timeout,
+                rule.hard_timeout,
+                rule.packets,
+                rule.bytes,
+                rule.match,
+            )
+        )
 
     def _age(self, since_ns: int) -> tuple[int, int]:
         """(seconds, nanoseconds) since then."""
@@ -194,147 +326,55 @@ class OpenFlowSwitch:
     # --- packets -----------------------------------------------------------------------------------------
 
     def _packet_in(self, event: PacketInEvent) -> None:
-        if not self.sessions:
-            return
-        key, action = event.key, event.action
-        context = {"in_port": key.in_port, "tunnel_id": key.tunnel_id, "metadata": event.metadata}
-        match = Match.of(**{name: value for name, value in context.items() if value})
-        limit = MAX_PACKET_IN_DATA if action.max_len == MAX_LEN_NO_BUFFER else action.max_len
-        self.notify(
-            m.PacketIn(
-                min(len(event.frame), 0xFFFF),
-                action.reason,
-                action.table_id,
-                action.cookie,
-                match,
-                event.frame[: min(limit, MAX_PACKET_IN_DATA)],
-            )
-        )
+        """Send a packet to the controllers that hear of such; truncated, it waits in a buffer."""
+        action, frame = event.action, event.frame
+        buffer_id: int | None = None
+        for session in self.sessions:
+            if not session.hears_of(MessageType.PACKET_IN, action.reason):
+                continue
+            limit = session.miss_send_len if action.reason == PacketInReason.INVALID_TTL else action.max_len
+            truncated = limit != MAX_LEN_NO_BUFFER and limit < len(frame)
+            if truncated and buffer_id is None:
+                buffer_id = self.buffers.store(frame, event.key.in_port)
+            if not truncated or buffer_id == NO_BUFFER:
+                session.notify(_packet_in_message(event, frame[:MAX_PACKET_IN_DATA], NO_BUFFER))
+            else:
+                assert buffer_id is not None
+                session.notify(_packet_in_message(event, frame[:limit], buffer_id))
 
     def _packet_out(self, session: Session, request: m.PacketOut) -> None:
-        if request.buffer_id != NO_BUFFER:
-            raise OpenFlowError(BadRequest.BUFFER_UNKNOWN, "packets are not buffered")
         if request.in_port > Port.MAX and request.in_port not in (Port.CONTROLLER, Port.LOCAL, Port.ANY):
             raise OpenFlowError(BadRequest.BAD_PORT, f"in_port {request.in_port:#x}")
-        if len(request.data) < _ETHERNET_HEADER:
-            raise OpenFlowError(BadRequest.BAD_PACKET, f"{len(request.data)} bytes of packet")
-        admission.check_actions(request.actions, packet_out=True)
-        key = _NO_KEY._replace(in_port=request.in_port)
-        if any(isinstance(action, Output) and action.port == Port.TABLE for action in request.actions):
-            key = self.datapath.key_of(request.data)._replace(in_port=request.in_port)
-        translation = translate_packet_out(request.actions, key, self.tables, self.ports)
-        self.slowpath.count_packet_out(translation, request.data)
-        for action in translation.program:
-            if isinstance(action, Controller):
-                self._packet_in(PacketInEvent(key, 0, action, request.data))
-        program = without_controller(translation.program)
-        if program:
-            self.datapath.send(request.data, program, request.in_port if request.in_port <= Port.MAX else 0)
+        admission.check_packet_out(request.actions, self.groups)
+        frame = request.data
+        if request.buffer_id != NO_BUFFER:
+            frame = self.buffers.take(request.buffer_id).frame
+        if len(frame) < _ETHERNET_HEADER:
+            raise OpenFlowError(BadRequest.BAD_PACKET, f"{len(frame)} bytes of packet")
+        self.slowpath.packet_out(frame, request.actions, request.in_port)
 
     # --- ports -------------------------------------------------------------------------------------------
 
     def refresh_ports(self) -> None:
         """Ask the datapath for its ports, and tell the controllers what changed."""
-        before = set(self.ports.infos)
         changes = self.ports.refresh(self.datapath.ports(), self.clock())
-        if before != set(self.ports.infos):
-            self.slowpath.ports_changed()
-            self.slowpath.revalidate()
         self._ports_changed(changes)
+        self.slowpath.revalidate()
 
     def _port_mod(self, session: Session, request: m.PortMod) -> None:
         if request.port_no > Port.MAX:
             raise OpenFlowError(PortModFailed.BAD_PORT, f"port {request.port_no:#x}")
-        changes = self.ports.modify(request)
+        self._ports_changed(self.ports.modify(request))
+
+    def _ports_changed(self, changes: list[PortChange]) -> None:
         if changes:
             self.slowpath.ports_changed()
-            self._ports_changed(changes)
-
-    def _ports_changed(self, changes: Iterable[PortChange]) -> None:
         for reason, desc in changes:
             self.notify(m.PortStatus(reason, desc))
 
-    # --- multipart ---------------------------------------------------------------------------------------
-
-    def _multipart(self, session: Session, request: mp.MultipartRequest) -> None:
-        items = self.MULTIPART[request.kind](self, request.request)
-        for part in mp.replies(request.kind, items, request.xid):
-            session.reply(part)
-
-    def _desc(self, _request: mp.Empty) -> list[mp.Desc]:
-        software = str(self.datapath.capabilities()["version"])
-        return [mp.Desc("mininet-offload", "Numba software switch", software, "None", self.name)]
-
-    def _flow_stats(self, wanted: mp.FlowFilter) -> list[mp.FlowStats]:
-        self.slowpath.credit_all()
-        return [self._stats_of(rule) for rule in self.tables.select(wanted)]
-
-    def _stats_of(self, rule: Rule) -> mp.FlowStats:
-        return mp.FlowStats(
-            rule.table_id,
-            *self._age(rule.created_ns),
-            rule.priority,
-            rule.idle_timeout,
-            rule.hard_timeout,
-            rule.flags,
-            rule.cookie,
-            rule.packets,
-            rule.bytes,
-            rule.match,
-            rule.instructions,
-        )
-
-    def _aggregate(self, wanted: mp.FlowFilter) -> list[mp.Aggregate]:
-        self.slowpath.credit_all()
-        rules = self.tables.select(wanted)
-        return [
-            mp.Aggregate(sum(rule.packets for rule in rules), sum(rule.bytes for rule in rules), len(rules))
-        ]
-
-    def _table_stats(self, _request: mp.Empty) -> list[mp.TableStats]:
-        self.slowpath.credit_all()
-        return [
-            mp.TableStats(table.table_id, len(table.rules), table.lookups, table.matched)
-            for table in self.tables.tables
-        ]
-
-    def _table_features(self, request: TableFeaturesRequest) -> list[TableFeatures]:
-        if request.body:
-            raise OpenFlowError(TableFeaturesFailed.EPERM, "the tables' features cannot be changed")
-        return list(table_features())
-
-    def _port_stats(self, wanted: mp.PortStatsRequest) -> list[mp.PortStats]:
-        infos = {info.port_no: info for info in self.datapath.ports()}
-        if wanted.port_no != Port.ANY and wanted.port_no not in infos:
-            raise OpenFlowError(BadRequest.BAD_PORT, f"port {wanted.port_no}")
-        selected = sorted(infos) if wanted.port_no == Port.ANY else [wanted.port_no]
-        stats = []
-        for port_no in selected:
-            c = infos[port_no].counters
-            age = self._age(self.ports.since_ns.get(port_no, self.clock()))
-            stats.append(
-                mp.PortStats(
-                    port_no,
-                    c.rx_packets,
-                    c.tx_packets,
-                    c.rx_bytes,
-                    c.tx_bytes,
-                    c.rx_dropped,
-                    c.tx_dropped,
-                    c.rx_errors,
-                    c.tx_errors,
-                    duration_sec=age[0],
-                    duration_nsec=age[1],
-                )
-            )
-        return stats
-
-    def _port_desc(self, _request: mp.Empty) -> list[m.PortDesc]:
-        return self.ports.descriptions()
-
     # --- asynchronous messages ---------------------------------------------------------------------------
 
-    def notify(self, message: Message) -> None:
+    def notify(self, message: m.PacketIn | m.PortStatus | FlowRemoved) -> None:
         """Send an asynchronous message to every controller that is to hear of it."""
         for session in self.sessions:
             session.notify(message)
@@ -347,21 +387,38 @@ class OpenFlowSwitch:
         MessageType.SET_CONFIG: _set_config,
         MessageType.PACKET_OUT: _packet_out,
         MessageType.FLOW_MOD: _flow_mod,
+        MessageType.GROUP_MOD: _group_mod,
         MessageType.PORT_MOD: _port_mod,
+        MessageType.TABLE_MOD: _table_mod,
         MessageType.MULTIPART_REQUEST: _multipart,
         MessageType.BARRIER_REQUEST: _barrier,
+        MessageType.QUEUE_GET_CONFIG_REQUEST: _queue_config,
         MessageType.ROLE_REQUEST: _role,
+        MessageType.GET_ASYNC_REQUEST: _get_async,
+        MessageType.SET_ASYNC: _set_async,
+        MessageType.METER_MOD: _meter_mod,
     }
 
-    MULTIPART: ClassVar[dict[int, Callable[[OpenFlowSwitch, Any], list[Any]]]] = {
-        MultipartType.DESC: _desc,
-        MultipartType.FLOW: _flow_stats,
-        MultipartType.AGGREGATE: _aggregate,
-        MultipartType.TABLE: _table_stats,
-        MultipartType.TABLE_FEATURES: _table_features,
-        MultipartType.PORT_STATS: _port_stats,
-        MultipartType.PORT_DESC: _port_desc,
-    }
+
+def _packet_in_message(event: PacketInEvent, data: bytes, buffer_id: int) -> m.PacketIn:
+    key, action = event.key, event.action
+    context = {"in_port": key.in_port, "tunnel_id": key.tunnel_id, "metadata": event.metadata}
+    match = Match.of(**{name: value for name, value in context.items() if value})
+    total = min(len(event.frame), 0xFFFF)
+    return m.PacketIn(total, action.reason, action.table_id, action.cookie, match, data, buffer_id)
+
+
+def _whole_request(
+    session: Session, request: mp.MultipartRequest, part: TableFeaturesRequest
+) -> TableFeaturesRequest | None:
+    """A request that may come in several messages, when its last part is there (section 7.3.5)."""
+    body = session.requests.pop(request.xid, b"") + part.body
+    if not request.flags & mp.MORE:
+        return TableFeaturesRequest(body)
+    if session.requests or len(body) > MAX_REQUEST_BYTES:
+        raise OpenFlowError(BadRequest.MULTIPART_BUFFER_OVERFLOW, f"{len(body)} bytes of request")
+    session.requests[request.xid] = body
+    return None
 
 
 def port_config_names(config: PortConfig) -> list[str]:

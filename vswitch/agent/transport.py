@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenFlow over TCP: outgoing connections that are kept up, and listeners. Thin: the session decides."""
+"""OpenFlow over TCP and TLS: connections that are kept up, and listeners. Thin: the session decides."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,7 +24,8 @@ MIN_BACKOFF_S = 0.25
 MAX_BACKOFF_S = 8.0
 READ_SIZE = 1 << 16
 DEFAULT_PORT = 6653
-_ALLOWED = "tcp:ADDRESS[:PORT] to connect, ptcp:PORT[:ADDRESS] to listen"
+_ACTIVE, _PASSIVE = ("tcp", "ssl"), ("ptcp", "pssl")
+_ALLOWED = "tcp:ADDRESS[:PORT] or ssl:ADDRESS[:PORT] to connect, ptcp:PORT[:ADDRESS] or pssl:… to listen"
 
 
 class Target(NamedTuple):
@@ -31,24 +33,34 @@ class Target(NamedTuple):
 
     text: str
     passive: bool
+    secure: bool  # TLS
     host: str
     port: int
 
 
+class TlsFiles(NamedTuple):
+    """Files in PEM form: what the switch proves itself with, and the authority that vouches for its peers."""
+
+    private_key: str
+    certificate: str
+    ca_cert: str
+
+
 def parse_target(text: str, path: str) -> Target:
-    """`tcp:127.0.0.1:6653`, `tcp:[::1]:6653`, `ptcp:6654`, `ptcp:6654:127.0.0.1`; raises ConfigError."""
+    """`tcp:127.0.0.1:6653`, `ssl:[::1]:6653`, `ptcp:6654`, `pssl:6654:127.0.0.1`; raises ConfigError."""
     scheme, _, rest = text.partition(":")
-    if scheme == "ptcp":
+    secure = scheme.endswith("ssl")
+    if scheme in _PASSIVE:
         port, _, host = rest.partition(":")
-        return Target(text, True, host.strip("[]") or "127.0.0.1", _port(port, text, path))
-    if scheme != "tcp" or not rest:
+        return Target(text, True, secure, host.strip("[]") or "127.0.0.1", _port(port, text, path))
+    if scheme not in _ACTIVE or not rest:
         raise ConfigError(path, f"{text!r} is not an OpenFlow target", _ALLOWED)
     if rest.startswith("["):
         host, _, port = rest[1:].partition("]")
         port = port.lstrip(":")
     else:
         host, _, port = rest.partition(":")
-    return Target(text, False, host, _port(port or str(DEFAULT_PORT), text, path))
+    return Target(text, False, secure, host, _port(port or str(DEFAULT_PORT), text, path))
 
 
 def _port(digits: str, text: str, path: str) -> int:
@@ -57,11 +69,46 @@ def _port(digits: str, text: str, path: str) -> int:
     return int(digits)
 
 
+def tls_context(target: Target, files: TlsFiles | None) -> ssl.SSLContext | None:
+    """How to speak TLS to the target; None for plain TCP. Both ends prove themselves to the authority; the
+    name in the peer's certificate may be any, since controllers are addressed by number.
+
+    Raises ConfigError when a file is missing or wrong.
+    """
+    if not target.secure:
+        return None
+    if files is None:
+        raise ConfigError(
+            "tls", f"{target.text} needs keys", "--private-key, --certificate and --ca-cert with it"
+        )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if target.passive else ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    for option, path in (
+        ("private-key", files.private_key),
+        ("certificate", files.certificate),
+        ("ca-cert", files.ca_cert),
+    ):
+        if not os.access(path, os.R_OK):
+            raise ConfigError(option, f"{path} cannot be read", "a PEM file")
+    try:
+        context.load_verify_locations(files.ca_cert)
+    except ssl.SSLError as error:
+        raise ConfigError("ca-cert", f"{files.ca_cert} is no certificate ({_phrase(error)})") from error
+    try:
+        context.load_cert_chain(files.certificate, files.private_key)
+    except ssl.SSLError as error:
+        what = f"{files.certificate} and {files.private_key} are no certificate and its key"
+        raise ConfigError("certificate", f"{what} ({_phrase(error)})") from error
+    return context
+
+
 @dataclass
 class Controller:
     """A controller to stay connected to, as `show` reports it."""
 
     target: Target
+    tls: ssl.SSLContext | None = None
     session: Session | None = None
 
 
@@ -73,7 +120,7 @@ async def keep_connected(switch: OpenFlowSwitch, controller: Controller, clock: 
     while True:
         try:
             streams = await asyncio.wait_for(
-                asyncio.open_connection(target.host, target.port), CONNECT_TIMEOUT_S
+                asyncio.open_connection(target.host, target.port, ssl=controller.tls), CONNECT_TIMEOUT_S
             )
         except (OSError, asyncio.TimeoutError) as error:
             problem = _phrase(error)
@@ -95,7 +142,9 @@ async def keep_connected(switch: OpenFlowSwitch, controller: Controller, clock: 
         backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
 
 
-async def listen(switch: OpenFlowSwitch, target: Target, clock: Callable[[], int]) -> asyncio.Server:
+async def listen(
+    switch: OpenFlowSwitch, target: Target, tls: ssl.SSLContext | None, clock: Callable[[], int]
+) -> asyncio.Server:
     """Accept controllers and tools; raises ConfigError when the port cannot be had."""
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -106,7 +155,7 @@ async def listen(switch: OpenFlowSwitch, target: Target, clock: Callable[[], int
         log.info("listener %s: connection ended (%s)", peer, await serving)
 
     try:
-        return await asyncio.start_server(accept, target.host, target.port)
+        return await asyncio.start_server(accept, target.host, target.port, ssl=tls)
     except OSError as error:
         raise ConfigError(
             "listen", f"cannot listen at {target.text} ({_phrase(error)})", "a free port"
@@ -153,7 +202,7 @@ async def _serve(
                 continue
             if not data:
                 return "the peer closed it"
-            await _handle(switch, session, data, clock)
+            await switch.receive(session, data)
             await writer.drain()
         return connection.closed
     except (OSError, asyncio.IncompleteReadError) as error:
@@ -167,19 +216,11 @@ async def _serve(
             writer.close()
 
 
-async def _handle(switch: OpenFlowSwitch, session: Session, data: bytes, clock: Callable[[], int]) -> None:
-    for message in session.connection.receive(data, clock()):
-        if switch.needs_settling(message):
-            session.flush()
-            await switch.settle()
-        switch.handle(session, message)
-    switch.slowpath.revalidate()
-    session.flush()
-
-
 def _phrase(error: BaseException) -> str:
     if isinstance(error, asyncio.TimeoutError):
         return "no answer"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.lower().replace("_", " ")
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
         return os.strerror(error.errno).lower()
     return str(error) or type(error).__name__

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
+from vswitch import flow as fl
 from vswitch.agent.slowpath import CachedFlow
 from vswitch.agent.switch import OpenFlowSwitch, port_config_names
 from vswitch.agent.tables import SECOND_NS, Rule
 from vswitch.errors import ConfigError
-from vswitch.flow import VLAN_PRESENT, Action, Controller, FlowKey, FlowStats, Output, PortInfo, SetTunnel
-from vswitch.openflow.oxm import ARP, IPV4, IPV6
+from vswitch.flow import VLAN_PRESENT, FlowKey, FlowStats, PortInfo
+from vswitch.openflow.oxm import ARP, BY_NAME, IPV4, IPV6, MPLS, MPLS_MULTICAST, format_value
 
 _VID = 0xFFF
 
@@ -57,6 +58,7 @@ class SwitchView:
     def counters(self) -> dict[str, Any]:
         reasons = dict(self.switch.datapath.counters())
         reasons["slow_path_misses"] = self.switch.slowpath.misses
+        reasons["slow_path_uncacheable"] = self.switch.slowpath.uncacheable
         reasons["packet_ins_dropped"] = sum(session.packet_ins_dropped for session in self.switch.sessions)
         ports = {info.name: info.counters._asdict() for info in sorted(self.switch.datapath.ports())}
         return {"reasons": reasons, "ports": ports}
@@ -125,8 +127,12 @@ def describe_key(key: FlowKey) -> dict[str, Any]:
     for name in ("eth_dst", "eth_src"):
         shown[name] = key._asdict()[name].to_bytes(6, "big").hex(":")
     shown["eth_type"] = f"{key.eth_type:#06x}"
-    if key.vlan_tci & VLAN_PRESENT:
-        shown["vlan_tci"] = f"vid {key.vlan_tci & _VID} pcp {key.vlan_tci >> 13}"
+    for name in ("vlan_tci", "vlan_inner"):
+        tci = key._asdict()[name]
+        if tci & VLAN_PRESENT:
+            shown[name] = f"vid {tci & _VID} pcp {tci >> 13}"
+    if key.eth_type in (MPLS, MPLS_MULTICAST):
+        shown["ip_src"] = f"label {key.ip_src >> 4} tc {key.ip_src >> 1 & 7} bos {key.ip_src & 1}"
     for name in ("ip_src", "ip_dst"):
         if key.eth_type in (IPV4, ARP):
             shown[name] = str(IPv4Address(key._asdict()[name]))
@@ -135,10 +141,31 @@ def describe_key(key: FlowKey) -> dict[str, Any]:
     return shown
 
 
-def describe_action(action: Action) -> str:
-    if isinstance(action, Output):
-        return f"output:{action.port}"
-    if isinstance(action, SetTunnel):
-        return f"set_tunnel:{action.tunnel_id}"
-    assert isinstance(action, Controller)
-    return f"controller:{action.max_len}"
+def describe_action(action: fl.Action) -> str:
+    """An operation of a program as people read it."""
+    match action:
+        case fl.Output(port):
+            return f"output:{port}"
+        case fl.SetTunnel(tunnel_id):
+            return f"set_tunnel:{tunnel_id}"
+        case fl.Controller(max_len):
+            return f"controller:{max_len}"
+        case fl.SetField(name, value):
+            return f"set_field:{name}={format_value(BY_NAME[name].style, value)}"
+        case fl.Push(ethertype):
+            return f"push:{ethertype:#06x}"
+        case fl.PopMpls(ethertype):
+            return f"pop_mpls:{ethertype:#06x}"
+        case fl.SetTtl(ttl, mpls):
+            return f"set_{_TTL[mpls]}_ttl:{ttl}"
+        case fl.DecTtl(_invalid, mpls):
+            return f"dec_{_TTL[mpls]}_ttl"
+        case fl.CopyTtl(inwards):
+            return f"copy_ttl_{'in' if inwards else 'out'}"
+        case fl.Meter(meter_id):
+            return f"meter:{meter_id}"
+    return _PLAIN[type(action)]
+
+
+_TTL = {False: "nw", True: "mpls"}
+_PLAIN = {fl.PopVlan: "pop_vlan", fl.PopPbb: "pop_pbb", fl.Save: "save", fl.Restore: "restore"}

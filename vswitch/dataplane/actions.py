@@ -7,7 +7,6 @@ from vswitch.dataplane import checksum, flow_table, meters, rewrite
 from vswitch.dataplane.intrinsics import acquire64, copy, release64, store64, sys_write
 from vswitch.dataplane.outgoing import (
     cut,
-    is_super_frame,
     l4_checksum_field,
     make_saved,
     restore,
@@ -16,7 +15,8 @@ from vswitch.dataplane.outgoing import (
     store_l4_checksum,
     take_group,
 )
-from vswitch.dataplane.ports import tap
+from vswitch.dataplane.ports import packet, tap
+from vswitch.dataplane.ports.vnet import is_super_frame
 from vswitch.dataplane.tso import NO_TUNNEL, segment
 from vswitch.flow import MAX_SAVED
 from vswitch.layout import (
@@ -59,7 +59,7 @@ def forward(mem, t, group):
     place = flow_table.find(t, t["key"])
     received = take_group(mem, t, group)
     if place == flow_table.NOT_FOUND:
-        punt(mem, t, PuntKind.MISS.value, 0)
+        punt(mem, t, PuntKind.MISS.value, 0, received)
         return
     flow = t["flows"][place]
     flow["packets"] += t["outgoing"]["frames"]
@@ -233,7 +233,9 @@ def output(mem, t, index):
     elif kind == PortKind.TAP.value:
         tap.send(mem, t, index)
     elif kind == PortKind.WIRE.value:
-        segment(mem, t, port["wire"], NO_TUNNEL)
+        segment(mem, t, index, NO_TUNNEL)
+    elif kind == PortKind.PACKET.value:
+        packet.send(mem, t, index)
     else:
         _output_to_tunnel(mem, t, index)
 
@@ -242,11 +244,11 @@ def output(mem, t, index):
 def _output_to_tunnel(mem, t, index):
     port = t["ports"][index]
     uplink = t["ports"][port["uplink"]]
-    if uplink["kind"] != PortKind.WIRE.value or not uplink["up"]:
+    if uplink["kind"] == PortKind.NONE.value or not uplink["up"]:
         t["counters"][Counter.NO_UPLINK.value] += 1
         port["tx_dropped"] += 1
         return
-    sent = segment(mem, t, uplink["wire"], index)
+    sent = segment(mem, t, port["uplink"], index)
     port["tx_packets"] += sent
     port["tx_bytes"] += t["outgoing"]["bytes"] if sent else 0
 
@@ -258,23 +260,23 @@ def _output_to_tunnel(mem, t, index):
 def _punt_packets(mem, t, action):
     """Hand copies to the agent, as Controller action number `action` asks: a super-frame as its segments."""
     if not is_super_frame(t["outgoing"]):
-        punt(mem, t, PuntKind.ACTION.value, action)
+        punt(mem, t, PuntKind.ACTION.value, action, t["outgoing"]["bytes"])
         return
     saved = make_saved()
     save(mem, t, saved, 0)
     for number in range(segment_count(t["outgoing"])):
         restore(mem, t, saved, 0)
         _cut_segment(mem, t, number)
-        punt(mem, t, PuntKind.ACTION.value, action)
+        punt(mem, t, PuntKind.ACTION.value, action, t["outgoing"]["bytes"])
     restore(mem, t, saved, 0)
 
 
 @njit(cache=True)
-def punt(mem, t, kind, action):
+def punt(mem, t, kind, action, received):
     """Hand a copy of the packet to the agent, in a punt slot that the agent gives back.
 
-    action: number of the Controller action that asks for it, 0 for a miss. The checksum is a whole one, but
-    for a super-frame's.
+    action: number of the Controller action that asks for it, 0 for a miss. received: bytes of the frames that
+    became the packet. The copy's checksum is a whole one, but for a super-frame's.
     """
     out = t["outgoing"]
     head = acquire64(mem, PUNT_HEAD_OFFSET)
@@ -300,6 +302,8 @@ def punt(mem, t, kind, action):
         row["key"][word] = t["key"][word]
     row["slot"] = slot
     row["length"] = out["bytes"]
+    row["packets"] = out["frames"]
+    row["bytes"] = received
     info = t["held"][slot]
     info["length"] = out["bytes"]
     info["in_port"] = out["in_port"]

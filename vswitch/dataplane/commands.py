@@ -9,6 +9,7 @@ from vswitch.dataplane.gro import NO_PACKET
 from vswitch.dataplane.intrinsics import acquire64, release64, store64
 from vswitch.dataplane.outgoing import take_group
 from vswitch.dataplane.parse import FORWARD, parse
+from vswitch.dataplane.ports import packet as packet_port
 from vswitch.layout import (
     COMMAND_HEAD_OFFSET,
     COMMAND_TAIL_OFFSET,
@@ -137,6 +138,7 @@ def _execute(mem, t, at, info, program, program_len):
     group["payload_len"] = packet["payload_len"]
     take_group(mem, t, group)
     run_program(mem, t, program, program_len)
+    packet_port.flush_all(mem, t)
 
 
 @njit(cache=True)

@@ -20,7 +20,8 @@ def make_key(mem, t, packet):
 
     Words: in_port, L4 source << 16, L4 destination << 32 | tunnel_id | proto, eth_dst << 8 |
     tos, eth_src << 8 | frag, VLAN TCI << 8, eth_type << 24, inner VLAN TCI << 40 | source (two words) |
-    destination (two words). MPLS: label, TC and BoS in the source's low word; PBB: I-SID in the destination's.
+    destination (two words). MPLS: label, TC and BoS in the source's low word; PBB: I-SID in the
+    destination's.
     """
     key = t["key"]
     l2, l3 = packet["l2"], packet["l3"]
@@ -41,9 +42,12 @@ def make_key(mem, t, packet):
         key[6] = load_be64(mem, l3 + 16)
         key[7] = load_be64(mem, l3 + 24)
         key[8] = load_be64(mem, l3 + 32)
-    elif eth_type == ETH_ARP and packet["ip_proto"]:
-        key[6] = load32(mem, l3 + 14)
-        key[8] = load32(mem, l3 + 24)
+    elif eth_type == ETH_ARP:
+        if packet["ip_proto"] > 0xFF:
+            key[2] &= ~0xFF
+        if l3 + 28 <= packet["offset"] + packet["head_length"]:
+            key[6] = load32(mem, l3 + 14)
+            key[8] = load32(mem, l3 + 24)
     elif l3 + 4 <= packet["offset"] + packet["head_length"]:
         if eth_type == ETH_MPLS or eth_type == ETH_MPLS_MULTICAST:
             key[6] = load32(mem, l3) >> 8

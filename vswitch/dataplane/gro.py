@@ -60,8 +60,10 @@ def unfitness(packet):
         return Merge.FRAGMENT.value
     if packet["ip_options"]:
         return Merge.IP_OPTIONS.value
-    if packet["csum"] != Csum.GOOD.value:
+    if packet["csum"] != Csum.GOOD.value and packet["csum"] != Csum.PARTIAL.value:
         return Merge.BAD_CHECKSUM.value
+    if packet["gso_size"]:
+        return Merge.TOO_LONG.value  # is an aggregate already
     if packet["tcp_flags"] & NEVER_MERGED:
         return Merge.FLAGS.value
     if packet["payload_len"] == 0:

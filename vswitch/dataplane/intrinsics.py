@@ -268,7 +268,10 @@ _I32, _I64, _PTR = types.int32, types.int64, types.uintp
 _SIGNATURES = {
     "read": _I64(_I32, _PTR, _I64),
     "write": _I64(_I32, _PTR, _I64),
+    "readv": _I64(_I32, _PTR, _I32),
     "writev": _I64(_I32, _PTR, _I32),
+    "sendmmsg": _I32(_I32, _PTR, _I32, _I32),
+    "getsockopt": _I32(_I32, _I32, _I32, _PTR, _PTR),
     "ppoll": _I32(_PTR, _I64, _PTR, _PTR),
     "clock_gettime": _I32(_I32, _PTR),
     "__errno_location": _PTR(),
@@ -280,15 +283,15 @@ def _foreign(name):
     if not INTERPRETED:
         return types.ExternalFunction(name, _SIGNATURES[name])
     function = getattr(_LIBC, name)
-    function.restype = ctypes.c_int64
-    function.argtypes = [
-        {_I32: ctypes.c_int, _I64: ctypes.c_int64, _PTR: ctypes.c_void_p}[kind]
-        for kind in _SIGNATURES[name].args
-    ]
+    kinds = {_I32: ctypes.c_int, _I64: ctypes.c_int64, _PTR: ctypes.c_void_p}
+    signature = _SIGNATURES[name]
+    function.restype = kinds[signature.return_type]
+    function.argtypes = [kinds[kind] for kind in signature.args]
     return lambda *arguments: function(*map(int, arguments))  # ctypes takes no NumPy integers
 
 
 _read, _write, _writev, _ppoll = _foreign("read"), _foreign("write"), _foreign("writev"), _foreign("ppoll")
+_readv, _sendmmsg, _getsockopt = _foreign("readv"), _foreign("sendmmsg"), _foreign("getsockopt")
 _clock_gettime, _errno_location = _foreign("clock_gettime"), _foreign("__errno_location")
 
 if INTERPRETED:
@@ -325,6 +328,12 @@ def sys_write(mem, fd, offset, length):
 
 
 @njit
+def sys_readv(mem, fd, iov_offset, count):
+    """readv(2) into the `count` I/O vectors that stand at mem[iov_offset]; set them with `set_iov`."""
+    return np.int64(_readv(np.int32(fd), address(mem, iov_offset), np.int32(count)))
+
+
+@njit
 def sys_writev(mem, fd, iov_offset, count):
     """writev(2) of the `count` I/O vectors that stand at mem[iov_offset]; set them with `set_iov`."""
     return np.int64(_writev(np.int32(fd), address(mem, iov_offset), np.int32(count)))
@@ -335,6 +344,39 @@ def set_iov(mem, iov_offset, index, offset, length):
     """Make the I/O vector number `index` at `iov_offset` stand for mem[offset:offset+length]."""
     store64(mem, iov_offset + 16 * index, address(mem, offset))
     store64(mem, iov_offset + 16 * index + 8, length)
+
+
+MSG_DONTWAIT, MSG_NOSIGNAL = 0x40, 0x4000
+MESSAGE = 64
+"""Bytes of struct mmsghdr."""
+MESSAGE_LENGTH = 56
+"""Offset in struct mmsghdr of what the kernel took of the message."""
+
+
+@njit
+def set_message(mem, messages_offset, index, iov_offset, count):
+    """Make struct mmsghdr number `index` stand for `count` I/O vectors; its other fields stay."""
+    at = messages_offset + MESSAGE * index
+    store64(mem, at + 16, address(mem, iov_offset))
+    store64(mem, at + 24, count)
+
+
+@njit
+def sys_sendmmsg(mem, fd, messages_offset, count):
+    """sendmmsg(2) of the `count` structures that `set_message` made, without waiting."""
+    flags = np.int32(MSG_DONTWAIT | MSG_NOSIGNAL)
+    return np.int64(_sendmmsg(np.int32(fd), address(mem, messages_offset), np.int32(count), flags))
+
+
+SOL_SOCKET, SO_ERROR = 1, 4
+
+
+@njit
+def sys_clear_error(mem, fd, scratch_offset):
+    """Take the error that waits at a socket, so that ppoll(2) tells of it no more; 8 bytes are scratch."""
+    store_le32(mem, scratch_offset + 4, 4)
+    value, length = address(mem, scratch_offset), address(mem, scratch_offset + 4)
+    return np.int64(_getsockopt(np.int32(fd), np.int32(SOL_SOCKET), np.int32(SO_ERROR), value, length))
 
 
 @njit

@@ -5,8 +5,9 @@ A group of frames becomes one packet here: its headers are copied once and made 
 payload stays where it was received, as ranges of `mem`. Headers grow into the room in front of HEADER_OFFSET
 when tags are pushed, and are pulled out of the payload when tags are popped from in front of them.
 
-A packet of more than `gso_size` payload bytes is a super-frame: it stands for the TCP segments that it will
-be cut into. Wherever tags were pushed, `l3` and `l4` tell where its IP and TCP headers truly are.
+A packet of more than `gso_size` payload bytes is a super-frame: it stands for the TCP segments, or the UDP
+datagrams, that it will be cut into. Wherever tags were pushed, `l3` and `l4` tell where its IP and TCP or UDP
+headers truly are.
 """
 
 import numpy as np
@@ -26,23 +27,28 @@ from vswitch.dataplane.intrinsics import (
     store64,
 )
 from vswitch.dataplane.parse import ETH_HEADER, ETH_QINQ, ETH_VLAN, PROTO_UDP, VLAN_TAG, parse
+from vswitch.dataplane.ports import vnet
 from vswitch.dataplane.seq import seq_add
 from vswitch.flow import MAX_SAVED
 from vswitch.layout import (
     BURST,
     HEADER_MAX,
     HEADER_OFFSET,
+    STAGED_HEAD,
+    TEMPLATE_SIZE,
     Csum,
     outgoing_dtype,
     packet_dtype,
     range_dtype,
 )
 
-HEADROOM = 256
+LONGEST_HEADERS = STAGED_HEAD - vnet.HEADER - TEMPLATE_SIZE
+"""Bytes of headers that ports have room for."""
+HEADROOM = 512
 """Bytes in front of HEADER_OFFSET that pushed headers may take."""
 HEADER_LIMIT = HEADER_OFFSET + 2 * HEADER_MAX
 """Where headers that are pulled out of the payload end at the latest."""
-SAVED_WORDS = (HEADROOM + 2 * HEADER_MAX) // 8
+SAVED_WORDS = LONGEST_HEADERS // 8 + 1
 
 
 @njit(cache=True)
@@ -70,17 +76,18 @@ def take_group(mem, t, group):
     out["buffer"] = first["buffer"]
     out["frames"] = group["count"]
     out["range_count"] = 0
-    received = 0
+    # Of an aggregate's frames, each had the headers; a single frame may have had padding behind the packet.
+    received = out["payload_len"] + out["frames"] * out["header_len"]
+    if out["frames"] == 1:
+        received = first["length"] - (first["l2"] - first["offset"])
     if out["header_len"] > HEADER_MAX:
         _shorten_headers(t, first)
         _add_range(t, first["l3"], out["payload_len"])
-        received = first["length"] - (first["l2"] - first["offset"])
     else:
         index = group["first"]
         while index >= 0:
             packet = t["packets"][index]
             _add_range(t, packet["payload"], packet["payload_len"])
-            received += packet["length"] - (packet["l2"] - packet["offset"])
             index = packet["next"]
     copy(mem, HEADER_OFFSET, first["l2"], out["header_len"])
     if group["count"] > 1:
@@ -118,7 +125,7 @@ def _add_range(t, offset, length):
 
 @njit(cache=True)
 def _complete_headers(mem, out, flags):
-    """Lengths, flags and checksums of an aggregate; its TCP checksum is left to the receiver (partial)."""
+    """Lengths, TCP flags and checksums of a super-frame, whose TCP or UDP checksum is a partial one."""
     l3 = out["header"] + out["l3"]
     l4 = out["header"] + out["l4"]
     length = out["header_len"] - out["l3"] + out["payload_len"]
@@ -128,13 +135,13 @@ def _complete_headers(mem, out, flags):
         store16(mem, l3 + 10, checksum.finish(checksum.sum_header(mem, l3, out["l4"] - out["l3"])))
     else:
         store16(mem, l3 + 4, length - 40)
-    store8(mem, l4 + 13, flags & 0xFF)
     l4_length = length - (out["l4"] - out["l3"])
-    store16(
-        mem,
-        l4 + 16,
-        checksum.fold(checksum.pseudo_header(mem, l3, out["ip_version"], PROTO_TCP, l4_length)),
-    )
+    if out["ip_proto"] == PROTO_TCP:
+        store8(mem, l4 + 13, flags & 0xFF)
+    else:
+        store16(mem, l4 + 4, l4_length)
+    pseudo_sum = checksum.pseudo_header(mem, l3, out["ip_version"], out["ip_proto"], l4_length)
+    store16(mem, l4 + l4_checksum_field(out), checksum.fold(pseudo_sum))
     out["csum"] = Csum.PARTIAL.value
 
 
@@ -161,7 +168,7 @@ def set_tos(mem, out, tos):
 @njit(cache=True)
 def open_front(out, count):
     """Make room for `count` bytes in front of the headers; False when they have grown too long."""
-    if out["header"] - count < HEADER_OFFSET - HEADROOM:
+    if out["header"] - count < HEADER_OFFSET - HEADROOM or out["header_len"] + count > LONGEST_HEADERS:
         return False
     out["header"] -= count
     _header_grew(out, count)
@@ -201,9 +208,10 @@ def reach(mem, t, length):
 def _within_reach(t):
     """How many payload bytes can be pulled into the scratch; those of a super-frame are no header."""
     out = t["outgoing"]
-    if out["range_count"] == 0 or is_super_frame(out):
+    if out["range_count"] == 0 or vnet.is_super_frame(out):
         return 0
-    return min(t["ranges"][0]["length"], HEADER_LIMIT - out["header"] - out["header_len"])
+    room = min(LONGEST_HEADERS, HEADER_LIMIT - out["header"]) - out["header_len"]
+    return min(t["ranges"][0]["length"], room)
 
 
 @njit(cache=True)
@@ -264,17 +272,9 @@ def parse_anew(mem, t):
 
 
 @njit(cache=True)
-def is_super_frame(out):
-    """Whether the packet stands for several segments."""
-    if out["gso_size"] == 0 or out["payload_len"] <= out["gso_size"]:
-        return False
-    return out["ip_version"] != 0 and out["ip_proto"] == PROTO_TCP
-
-
-@njit(cache=True)
 def segment_count(out):
     """How many packets this one stands for."""
-    if not is_super_frame(out):
+    if not vnet.is_super_frame(out):
         return 1
     return (out["payload_len"] + out["gso_size"] - 1) // out["gso_size"]
 
@@ -285,14 +285,16 @@ def cut(mem, t, start, length):
     out = t["outgoing"]
     l3 = out["header"] + out["l3"]
     l4 = out["header"] + out["l4"]
-    flags = load8(mem, l4 + 13)
-    if start + length < out["payload_len"]:
-        flags &= ~(FIN | PSH)
-    if start > 0:
-        flags &= ~CWR
+    flags = 0
+    if out["ip_proto"] == PROTO_TCP:
+        flags = load8(mem, l4 + 13)
+        if start > 0:
+            flags &= ~CWR
+        if start + length < out["payload_len"]:
+            flags &= ~(FIN | PSH)
         store32(mem, l4 + 4, seq_add(load32(mem, l4 + 4), start))
-        if out["ip_version"] == 4:
-            store16(mem, l3 + 4, (load16(mem, l3 + 4) + start // out["gso_size"]) & 0xFFFF)
+    if out["ip_version"] == 4:
+        store16(mem, l3 + 4, (load16(mem, l3 + 4) + start // out["gso_size"]) & 0xFFFF)
     _cut_ranges(t, start, length)
     out["payload_len"] = length
     out["bytes"] = out["header_len"] + length

@@ -79,9 +79,14 @@ def _decapsulate(mem, t, packet):
     packet["length"] = ETH_HEADER + total
     if packet["head_length"] > packet["length"]:
         packet["head_length"] = packet["length"]
-    if row["outer_proto"] == PROTO_UDP and load16(mem, opaque + 6) != 0:
+    known = packet["csum"] != Csum.UNKNOWN.value  # by the kernel that sent it
+    if row["outer_proto"] == PROTO_UDP and load16(mem, opaque + 6) != 0 and not known:
         if not _l4_checksum_right(mem, packet, l3, 4, PROTO_UDP, opaque, total - ihl):
             return Counter.RX_BAD_OUTER_CHECKSUM.value
+    # what the sender's kernel said of a checksum is of the inner one only if that is where it is
+    inner_partial = packet["csum"] == Csum.PARTIAL.value and packet["csum_start"] > inner - packet["offset"]
+    if not inner_partial:
+        packet["csum"] = Csum.UNKNOWN.value
     packet["in_port"] = port
     packet["tunnel_id"] = _load_bytes(mem, opaque + row["flow_id_offset"], row["flow_id_length"])
     packet["opaque"] = opaque
@@ -159,7 +164,7 @@ def _parse_frame(mem, packet, verify):
         if ecn != inner:
             packet["tos"] = (packet["tos"] & ~ECN_MASK) | ecn
             packet["ecn_changed"] = 1
-    if verify:
+    if verify and packet["csum"] == Csum.UNKNOWN.value:
         packet["csum"] = _verify_l4(mem, packet)
     return FORWARD
 

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TCP segmentation offload, with or without a tunnel's outer headers (S1.3).
+"""Segmentation offload of TCP and UDP, with or without a tunnel's outer headers (S1.3).
 
 The prototype is a segment's headers as far as they are the same for all. Each segment is a copy of it with
 lengths, IP identifications, sequence number, flags and checksums filled in; checksums are sums of what the
 prototype contributes, which is computed once, and what the segment does.
+
+Segments go to a wire, whose slots they are written into with their checksums complete, or to a packet port,
+where their TCP or UDP checksums are left partial, to the interface.
 """
 
 from numba import njit
@@ -12,45 +15,69 @@ from vswitch.dataplane import checksum
 from vswitch.dataplane.gro import CWR, FIN, PROTO_TCP, PSH
 from vswitch.dataplane.intrinsics import copy, load8, load16, load32, store8, store16, store32
 from vswitch.dataplane.parse import ETH_HEADER, PROTO_UDP
+from vswitch.dataplane.ports import packet, vnet
 from vswitch.dataplane.ports.wire import admit, data_of, publish_frame, reserve, slot_of
 from vswitch.dataplane.seq import seq_add
 from vswitch.layout import (
+    MAX_IP_LEN,
     PROTOTYPE_OFFSET,
+    SERIES,
+    SERIES_OFFSET,
     SLOT_HEAD,
     SLOT_HEAD_MAX,
+    STAGED_HEAD,
     Counter,
     Csum,
+    PortKind,
     SlotKind,
 )
 
 NO_TUNNEL = -1
 OUTER_IP = ETH_HEADER
 """Offset of the outer IPv4 header in a template."""
+TCP_CHECKSUM, UDP_CHECKSUM = 16, 6
+"""Offsets of the checksum in the header."""
 
 
 @njit(cache=True)
-def segment(mem, t, wire_index, tunnel):
-    """Send `t['outgoing']` on a wire, as one frame or as segments of its `gso_size`.
+def segment(mem, t, index, tunnel):
+    """Send `t['outgoing']` out of a wire or packet port, as one frame or as segments of its `gso_size`.
 
-    tunnel: index of the tunnel port whose outer headers go in front, or NO_TUNNEL. Returns the frames sent;
-    what is not sent is counted.
+    index: of the port. tunnel: index of the tunnel port whose outer headers go in front, or NO_TUNNEL.
+    Returns the frames sent; what is not sent is counted.
     """
     out = t["outgoing"]
-    wire = t["wires"][wire_index]
+    port = t["ports"][index]
     template_len = t["ports"][tunnel]["template_len"] if tunnel >= 0 else 0
     gso_size = out["gso_size"]
-    is_tcp = out["ip_version"] != 0 and out["ip_proto"] == PROTO_TCP
-    if gso_size == 0 or not is_tcp or out["payload_len"] <= gso_size:
+    if gso_size == 0 or not _is_tcp_or_udp(out) or out["payload_len"] <= gso_size:
         gso_size = out["payload_len"]
     link_header = ETH_HEADER if tunnel >= 0 else out["l3"]
-    if template_len + out["header_len"] + gso_size - link_header > t["ports"][wire["port"]]["mtu"]:
+    if template_len + out["header_len"] + gso_size - link_header > port["mtu"]:
         t["counters"][Counter.MTU_EXCEEDED.value] += 1
-        t["ports"][wire["port"]]["tx_dropped"] += 1
+        port["tx_dropped"] += 1
         return 0
     _make_prototype(mem, t, tunnel, template_len)
-    if out["payload_len"] <= gso_size:
-        return _send_whole(mem, t, wire_index, tunnel, template_len)
-    return _send_segments(mem, t, wire_index, tunnel, template_len, gso_size)
+    whole = out["payload_len"] <= gso_size
+    if port["kind"] == PortKind.WIRE.value:
+        if whole:
+            return _send_whole(mem, t, port["wire"], tunnel, template_len)
+        return _send_segments(mem, t, port["wire"], tunnel, template_len, gso_size)
+    if whole:
+        return _stage_whole(mem, t, port["socket"], tunnel, template_len)
+    if t["sockets"][port["socket"]]["udp_gso"] and _is_udp_tunnel(t, tunnel):
+        return _stage_datagrams(mem, t, port["socket"], tunnel, template_len, gso_size)
+    return _stage_segments(mem, t, port["socket"], tunnel, template_len, gso_size)
+
+
+@njit(cache=True)
+def _is_udp_tunnel(t, tunnel):
+    return tunnel >= 0 and t["formats"][t["ports"][tunnel]["format"]]["outer_proto"] == PROTO_UDP
+
+
+@njit(cache=True)
+def _is_tcp_or_udp(out):
+    return out["ip_version"] != 0 and (out["ip_proto"] == PROTO_TCP or out["ip_proto"] == PROTO_UDP)
 
 
 @njit(cache=True)
@@ -138,83 +165,245 @@ def _gather(mem, t, target, index, position, length):
 
 @njit(cache=True)
 def _send_segments(mem, t, wire_index, tunnel, template_len, gso_size):
+    """Write the segments into slots of the wire; the payload stays in the pool where it can."""
     out = t["outgoing"]
     wire = t["wires"][wire_index]
     header_len = template_len + out["header_len"]
-    l3 = PROTOTYPE_OFFSET + template_len + out["l3"]
-    l4 = PROTOTYPE_OFFSET + template_len + out["l4"]
-    is_ipv4 = out["ip_version"] == 4
-    ip_id = load16(mem, l3 + 4) if is_ipv4 else 0
-    seq = load32(mem, l4 + 4)
-    flags = load8(mem, l4 + 13)
-    # what the prototype contributes to each checksum, its variable fields being zero
-    if is_ipv4:
-        store32(mem, l3 + 2, 0)
-        store16(mem, l3 + 10, 0)
-    store32(mem, l4 + 4, 0)
-    store8(mem, l4 + 13, 0)
-    store16(mem, l4 + 16, 0)
-    tcp_len = out["header_len"] - out["l4"]
-    ip_len = out["header_len"] - out["l3"]
-    ip_sum = checksum.sum_header(mem, l3, out["l4"] - out["l3"]) if is_ipv4 else 0
-    tcp_sum = checksum.sum_header(mem, l4, tcp_len)
-    tcp_sum += checksum.pseudo_header(mem, l3, out["ip_version"], PROTO_TCP, tcp_len)
-    outer_sum = _outer_sum(mem) if tunnel >= 0 else 0
     by_reference = out["buffer"] >= 0 and header_len <= SLOT_HEAD_MAX
-
-    done = 0
+    series = _begin_series(mem, t, tunnel, template_len)
     sent = 0
     index = 0  # the range that the next segment starts in, and where in it
     position = 0
-    while done < out["payload_len"]:
-        length = min(gso_size, out["payload_len"] - done)
-        frame_len = header_len + length
-        release_ns = admit(t, wire_index, frame_len)
+    for number in range(-(-out["payload_len"] // gso_size)):
+        length = min(gso_size, out["payload_len"] - number * gso_size)
+        release_ns = admit(t, wire_index, header_len + length)
         if release_ns >= 0 and reserve(mem, t, wire_index):
             source = t["ranges"][index]["offset"] + position
-            slot = slot_of(wire["tx_slots"], wire["tx_head"])
             if by_reference and position + length <= t["ranges"][index]["length"]:
                 kind = SlotKind.SPLIT.value
-                at = slot + SLOT_HEAD
-                copy(mem, at, PROTOTYPE_OFFSET, header_len)
+                at = slot_of(wire["tx_slots"], wire["tx_head"]) + SLOT_HEAD
             else:
                 kind = SlotKind.DATA.value
                 at = data_of(wire["tx_data"], wire["data_size"], wire["tx_head"])
-                copy(mem, at, PROTOTYPE_OFFSET, header_len)
                 source = at + header_len
                 _gather(mem, t, source, index, position, length)
-            s3 = at + template_len + out["l3"]
-            s4 = at + template_len + out["l4"]
-            if is_ipv4:
-                store16(mem, s3 + 2, ip_len + length)
-                store16(mem, s3 + 4, ip_id)
-                store16(mem, s3 + 10, checksum.finish(ip_sum + ip_len + length + ip_id))
-            else:
-                store16(mem, s3 + 4, ip_len - 40 + length)
-            own_flags = flags
-            if done > 0:
-                own_flags &= ~CWR
-            if done + length < out["payload_len"]:
-                own_flags &= ~(FIN | PSH)
-            store32(mem, s4 + 4, seq)
-            store8(mem, s4 + 13, own_flags)
-            total = tcp_sum + length + (seq >> 16) + (seq & 0xFFFF) + own_flags
-            total += checksum.sum_bytes(mem, source, length)
-            store16(mem, s4 + 16, checksum.finish(total))
-            if tunnel >= 0:
-                _set_outer(mem, t, at, tunnel, frame_len, outer_sum)
+            _write_headers(mem, t, at, tunnel, template_len, series, number, length)
+            payload_sum = checksum.sum_bytes(mem, source, length)
+            _complete_checksum(mem, out, at + template_len + out["l4"], series, payload_sum, length)
+            whole = header_len + length
             if kind == SlotKind.SPLIT.value:
-                publish_frame(
-                    mem, t, wire_index, release_ns, kind, frame_len, header_len, source, out["buffer"]
-                )
+                buffer = out["buffer"]
+                publish_frame(mem, t, wire_index, release_ns, kind, whole, header_len, source, buffer)
             else:
-                publish_frame(mem, t, wire_index, release_ns, kind, frame_len, frame_len, 0, -1)
+                publish_frame(mem, t, wire_index, release_ns, kind, whole, whole, 0, -1)
             sent += 1
-        done += length
-        seq = seq_add(seq, length)
-        ip_id = (ip_id + 1) & 0xFFFF
-        position += length
-        while index < out["range_count"] - 1 and position >= t["ranges"][index]["length"]:
-            position -= t["ranges"][index]["length"]
-            index += 1
+        index, position = _advance(t, index, position + length)
     return sent
+
+
+@njit(cache=True)
+def _advance(t, index, position):
+    """The range and the place in it that are `position` bytes behind the start of range `index`."""
+    while index < t["outgoing"]["range_count"] - 1 and position >= t["ranges"][index]["length"]:
+        position -= t["ranges"][index]["length"]
+        index += 1
+    return index, position
+
+
+@njit(cache=True)
+def _begin_series(mem, t, tunnel, template_len):
+    """Take the fields that vary out of the prototype; they, and what the rest contributes to each checksum.
+
+    (IP identification, sequence number, TCP flags, IPv4 sum, TCP or UDP header's sum, pseudo-header's sum,
+    outer IPv4 sum), all sums without lengths.
+    """
+    out = t["outgoing"]
+    l3 = PROTOTYPE_OFFSET + template_len + out["l3"]
+    l4 = PROTOTYPE_OFFSET + template_len + out["l4"]
+    ip_id, ip_sum, seq, flags = 0, 0, 0, 0
+    if out["ip_version"] == 4:
+        ip_id = load16(mem, l3 + 4)
+        store32(mem, l3 + 2, 0)
+        store16(mem, l3 + 10, 0)
+        ip_sum = checksum.sum_header(mem, l3, out["l4"] - out["l3"])
+    if out["ip_proto"] == PROTO_TCP:
+        seq = load32(mem, l4 + 4)
+        flags = load8(mem, l4 + 13)
+        store32(mem, l4 + 4, 0)
+        store8(mem, l4 + 13, 0)
+        store16(mem, l4 + TCP_CHECKSUM, 0)
+    else:
+        store32(mem, l4 + 4, 0)  # length and checksum
+    l4_sum = checksum.sum_header(mem, l4, out["header_len"] - out["l4"])
+    pseudo_sum = checksum.pseudo_header(mem, l3, out["ip_version"], out["ip_proto"], 0)
+    outer_sum = _outer_sum(mem) if tunnel >= 0 else 0
+    return ip_id, seq, flags, ip_sum, l4_sum, pseudo_sum, outer_sum
+
+
+@njit(cache=True)
+def _write_headers(mem, t, at, tunnel, template_len, series, number, length):
+    """Headers of segment `number`, which has `length` bytes, but for its TCP or UDP checksum."""
+    out = t["outgoing"]
+    ip_id, seq, flags, ip_sum, _, _, outer_sum = series
+    header_len = template_len + out["header_len"]
+    copy(mem, at, PROTOTYPE_OFFSET, header_len)
+    l3 = at + template_len + out["l3"]
+    l4 = at + template_len + out["l4"]
+    done = number * out["gso_size"]
+    ip_len = out["header_len"] - out["l3"] + length
+    if out["ip_version"] == 4:
+        own_id = (ip_id + number) & 0xFFFF
+        store16(mem, l3 + 2, ip_len)
+        store16(mem, l3 + 4, own_id)
+        store16(mem, l3 + 10, checksum.finish(ip_sum + ip_len + own_id))
+    else:
+        store16(mem, l3 + 4, ip_len - 40)
+    if out["ip_proto"] == PROTO_TCP:
+        if done > 0:
+            flags &= ~CWR
+        if done + length < out["payload_len"]:
+            flags &= ~(FIN | PSH)
+        store32(mem, l4 + 4, seq_add(seq, done))
+        store8(mem, l4 + 13, flags)
+    else:
+        store16(mem, l4 + 4, out["header_len"] - out["l4"] + length)
+    if tunnel >= 0:
+        _set_outer(mem, t, at, tunnel, header_len + length, outer_sum)
+
+
+@njit(cache=True)
+def _complete_checksum(mem, out, l4, series, payload_sum, length):
+    """Write the TCP or UDP checksum of a segment whose other fields are complete."""
+    _, _, _, _, l4_sum, pseudo_sum, _ = series
+    total = l4_sum + pseudo_sum + out["header_len"] - out["l4"] + length + payload_sum
+    if out["ip_proto"] == PROTO_TCP:
+        total += load16(mem, l4 + 4) + load16(mem, l4 + 6) + load8(mem, l4 + 13)
+        store16(mem, l4 + TCP_CHECKSUM, checksum.finish(total))
+    else:
+        value = checksum.finish(total + load16(mem, l4 + 4))
+        store16(mem, l4 + UDP_CHECKSUM, value if value else 0xFFFF)
+
+
+# To a packet port
+
+
+@njit(cache=True)
+def _stage_whole(mem, t, place, tunnel, template_len):
+    """One frame with outer headers."""
+    out = t["outgoing"]
+    header_len = template_len + out["header_len"]
+    at = packet.stage(mem, t, place, out["range_count"])
+    copy(mem, at, PROTOTYPE_OFFSET, header_len)
+    if tunnel >= 0:
+        _set_outer(mem, t, at, tunnel, header_len + out["payload_len"], _outer_sum(mem))
+    _write_vnet_header(mem, at - vnet.HEADER, out, template_len)
+    if header_len + out["payload_len"] <= packet.HEAD_ROOM:
+        _gather(mem, t, at + header_len, 0, 0, out["payload_len"])
+        header_len += out["payload_len"]
+    else:
+        _add_pieces(mem, t, place, 0, 0, out["payload_len"])
+    packet.publish(mem, t, place, header_len)
+    return 1
+
+
+@njit(cache=True)
+def _write_vnet_header(mem, at, out, template_len):
+    if out["csum"] == Csum.PARTIAL.value:
+        field = TCP_CHECKSUM if out["ip_proto"] == PROTO_TCP else UDP_CHECKSUM
+        vnet.write_partial(mem, at, template_len + out["l4"], field)
+    else:
+        vnet.write_nothing(mem, at)
+
+
+@njit(cache=True)
+def _stage_segments(mem, t, place, tunnel, template_len, gso_size):
+    """Stage the segments at a packet port, the payload by reference."""
+    out = t["outgoing"]
+    header_len = template_len + out["header_len"]
+    series = _begin_series(mem, t, tunnel, template_len)
+    pseudo_sum = series[5]
+    field = TCP_CHECKSUM if out["ip_proto"] == PROTO_TCP else UDP_CHECKSUM
+    index = 0
+    position = 0
+    count = -(-out["payload_len"] // gso_size)
+    for number in range(count):
+        length = min(gso_size, out["payload_len"] - number * gso_size)
+        at = packet.stage(mem, t, place, out["range_count"])
+        _write_headers(mem, t, at, tunnel, template_len, series, number, length)
+        l4_len = out["header_len"] - out["l4"] + length
+        store16(mem, at + template_len + out["l4"] + field, checksum.fold(pseudo_sum + l4_len))
+        _write_vnet_header(mem, at - vnet.HEADER, out, template_len)
+        index, position = _add_pieces(mem, t, place, index, position, length)
+        packet.publish(mem, t, place, header_len)
+    return count
+
+
+@njit(cache=True)
+def _add_pieces(mem, t, place, index, position, length):
+    """Refer to `length` payload bytes from range `index`, byte `position`, on; where the next ones start."""
+    while length > 0:
+        part = min(length, t["ranges"][index]["length"] - position)
+        packet.add_piece(mem, t, place, t["ranges"][index]["offset"] + position, part)
+        length -= part
+        index, position = _advance(t, index, position + part)
+    return index, position
+
+
+@njit(cache=True)
+def _stage_datagrams(mem, t, place, tunnel, template_len, gso_size):
+    """Send the segments as payload of few large datagrams of which the kernel makes one a segment (UDP GSO).
+
+    The outer UDP checksum is the kernel's then, so the inner ones have to be complete.
+    """
+    out = t["outgoing"]
+    series = _begin_series(mem, t, tunnel, template_len)
+    own_len = template_len + out["header_len"] - packet.UDP_OUTER
+    count = -(-out["payload_len"] // gso_size)
+    most = min(SERIES, (MAX_IP_LEN - 28) // (own_len + gso_size))
+    number = 0
+    index = 0
+    position = 0
+    while number < count:
+        first, stop = number, min(number + most, count)
+        at = packet.stage(mem, t, place, 2 * (stop - first) + out["range_count"])
+        total = 0
+        while number < stop:
+            headers = at if number == first else SERIES_OFFSET + (number - first) * STAGED_HEAD
+            length = min(gso_size, out["payload_len"] - number * gso_size)
+            _write_headers(mem, t, headers, NO_TUNNEL, template_len, series, number, length)
+            if number > first:
+                packet.add_piece(mem, t, place, headers + packet.UDP_OUTER, own_len)
+            total += own_len + length
+            payload_sum, index, position = _sum_and_add(mem, t, place, index, position, length)
+            l4 = headers + template_len + out["l4"]
+            _complete_checksum(mem, out, l4, series, payload_sum, length)
+            number += 1
+        _set_outer(mem, t, at, tunnel, packet.UDP_OUTER + total, series[6])
+        t["ports"][tunnel]["ip_id"] += stop - first - 1
+        udp = at + packet.UDP_OUTER - 8
+        pseudo_sum = checksum.pseudo_header(mem, at + OUTER_IP, 4, PROTO_UDP, 8 + total)
+        store16(mem, udp + UDP_CHECKSUM, checksum.fold(pseudo_sum))
+        vnet.write_partial(mem, at - vnet.HEADER, packet.UDP_OUTER - 8, UDP_CHECKSUM)
+        if stop - first > 1:
+            vnet.write_segmentation(
+                mem, at - vnet.HEADER, vnet.GSO_UDP_L4, packet.UDP_OUTER, own_len + gso_size
+            )
+        packet.publish(mem, t, place, packet.UDP_OUTER + own_len)
+        packet.flush(mem, t, place)  # the scratch is wanted for the next datagram
+    return count
+
+
+@njit(cache=True)
+def _sum_and_add(mem, t, place, index, position, length):
+    """As _add_pieces; the payload's sum comes first."""
+    total = 0
+    at = 0
+    while at < length:
+        part = min(length - at, t["ranges"][index]["length"] - position)
+        source = t["ranges"][index]["offset"] + position
+        part_sum = checksum.sum_bytes(mem, source, part)
+        total += checksum.swap(part_sum) if at & 1 else part_sum
+        packet.add_piece(mem, t, place, source, part)
+        at += part
+        index, position = _advance(t, index, position + part)
+    return total, index, position

@@ -18,7 +18,7 @@ import struct
 from vswitch.openflow import (
     flow_mod,  # noqa: F401  (registers its messages)
     messages,
-    multipart,  # noqa: F401  (registers its messages)
+    multipart,  # noqa: F401  (registers its messages, and those of groups, meters and queues)
 )
 from vswitch.openflow.constants import (
     ERROR_DATA_LENGTH,

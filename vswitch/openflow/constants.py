@@ -81,7 +81,13 @@ class Port(enum.IntEnum):
     ANY = 0xFFFFFFFF
 
 
+GROUP_MAX = 0xFFFFFF00
+GROUP_ALL = 0xFFFFFFFC
 GROUP_ANY = 0xFFFFFFFF
+METER_MAX = 0xFFFF0000
+METER_ALL = 0xFFFFFFFF
+QUEUE_ALL = 0xFFFFFFFF
+DEFAULT_MISS_SEND_LEN = 128
 MAX_LEN_NO_BUFFER = 0xFFFF
 """OFPCML_NO_BUFFER: the whole packet goes to the controller."""
 
@@ -173,6 +179,46 @@ class PacketInReason(enum.IntEnum):
     NO_MATCH = 0
     ACTION = 1
     INVALID_TTL = 2
+
+
+class GroupModCommand(enum.IntEnum):
+    ADD = 0
+    MODIFY = 1
+    DELETE = 2
+
+
+class GroupType(enum.IntEnum):
+    ALL = 0
+    SELECT = 1
+    INDIRECT = 2
+    FF = 3  # fast failover
+
+
+class GroupCapability(enum.IntFlag):
+    SELECT_WEIGHT = 1
+    SELECT_LIVENESS = 2
+    CHAINING = 4
+    CHAINING_CHECKS = 8
+
+
+class MeterModCommand(enum.IntEnum):
+    ADD = 0
+    MODIFY = 1
+    DELETE = 2
+
+
+class MeterFlag(enum.IntFlag):
+    NONE = 0
+    KBPS = 1
+    PKTPS = 2
+    BURST = 4
+    STATS = 8
+
+
+class MeterBandType(enum.IntEnum):
+    DROP = 1
+    DSCP_REMARK = 2
+    EXPERIMENTER = 0xFFFF
 
 
 class Role(enum.IntEnum):
@@ -309,6 +355,24 @@ class FlowModFailed(enum.IntEnum):
     BAD_FLAGS = 7
 
 
+class GroupModFailed(enum.IntEnum):
+    GROUP_EXISTS = 0
+    INVALID_GROUP = 1
+    WEIGHT_UNSUPPORTED = 2
+    OUT_OF_GROUPS = 3
+    OUT_OF_BUCKETS = 4
+    CHAINING_UNSUPPORTED = 5
+    WATCH_UNSUPPORTED = 6
+    LOOP = 7
+    UNKNOWN_GROUP = 8
+    CHAINED_GROUP = 9
+    BAD_TYPE = 10
+    BAD_COMMAND = 11
+    BAD_BUCKET = 12
+    BAD_WATCH = 13
+    EPERM = 14
+
+
 class PortModFailed(enum.IntEnum):
     BAD_PORT = 0
     BAD_HW_ADDR = 1
@@ -317,10 +381,37 @@ class PortModFailed(enum.IntEnum):
     EPERM = 4
 
 
+class TableModFailed(enum.IntEnum):
+    BAD_TABLE = 0
+    BAD_CONFIG = 1
+    EPERM = 2
+
+
+class QueueOpFailed(enum.IntEnum):
+    BAD_PORT = 0
+    BAD_QUEUE = 1
+    EPERM = 2
+
+
 class SwitchConfigFailed(enum.IntEnum):
     BAD_FLAGS = 0
     BAD_LEN = 1
     EPERM = 2
+
+
+class MeterModFailed(enum.IntEnum):
+    UNKNOWN = 0
+    METER_EXISTS = 1
+    INVALID_METER = 2
+    UNKNOWN_METER = 3
+    BAD_COMMAND = 4
+    BAD_FLAGS = 5
+    BAD_RATE = 6
+    BAD_BURST = 7
+    BAD_BAND = 8
+    BAD_BAND_VALUE = 9
+    OUT_OF_METERS = 10
+    OUT_OF_BANDS = 11
 
 
 class TableFeaturesFailed(enum.IntEnum):

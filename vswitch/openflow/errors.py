@@ -17,8 +17,12 @@ ERROR_TYPES: dict[type[enum.IntEnum], c.ErrorType] = {
     c.BadInstruction: c.ErrorType.BAD_INSTRUCTION,
     c.BadMatch: c.ErrorType.BAD_MATCH,
     c.FlowModFailed: c.ErrorType.FLOW_MOD_FAILED,
+    c.GroupModFailed: c.ErrorType.GROUP_MOD_FAILED,
     c.PortModFailed: c.ErrorType.PORT_MOD_FAILED,
+    c.TableModFailed: c.ErrorType.TABLE_MOD_FAILED,
+    c.QueueOpFailed: c.ErrorType.QUEUE_OP_FAILED,
     c.SwitchConfigFailed: c.ErrorType.SWITCH_CONFIG_FAILED,
+    c.MeterModFailed: c.ErrorType.METER_MOD_FAILED,
     c.TableFeaturesFailed: c.ErrorType.TABLE_FEATURES_FAILED,
     c.RoleRequestFailed: c.ErrorType.ROLE_REQUEST_FAILED,
 }

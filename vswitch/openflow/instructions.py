@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from struct import Struct
 from typing import ClassVar, TypeVar
 
-from vswitch.openflow.actions import Action, decode_actions, encode_actions
+from vswitch.openflow.actions import Action, Group, Output, decode_actions, encode_actions
 from vswitch.openflow.constants import BadInstruction, InstructionType
 from vswitch.openflow.errors import OpenFlowError
 
@@ -128,6 +129,25 @@ class Instructions:
             if isinstance(item, kind):
                 return item
         return None
+
+    @cached_property
+    def outputs(self) -> frozenset[int]:
+        """The ports that they output to, reserved ones included."""
+        return frozenset(action.port for action in self._actions() if isinstance(action, Output))
+
+    @cached_property
+    def groups(self) -> frozenset[int]:
+        return frozenset(action.group_id for action in self._actions() if isinstance(action, Group))
+
+    @property
+    def meter_id(self) -> int | None:
+        meter = self.get(Meter)
+        return None if meter is None else meter.meter_id
+
+    def _actions(self) -> Iterator[Action]:
+        for item in self.items:
+            if isinstance(item, _WithActions):
+                yield from item.actions
 
     def __iter__(self) -> Iterator[Instruction]:
         return iter(self.items)

@@ -47,6 +47,13 @@ def register(cls: _M) -> _M:
     return cls
 
 
+def exactly(layout: Struct, body: bytes) -> tuple:
+    """`body` as `layout`, which it must fill."""
+    if len(body) != layout.size:
+        raise OpenFlowError(BadRequest.BAD_LEN, f"{len(body)} bytes where {layout.size} are due")
+    return layout.unpack(body)
+
+
 def decode_message(frame: bytes) -> Message:
     """The message in `frame`, header and all; raises OpenFlowError."""
     _version, message_type, _length, xid = HEADER.unpack_from(frame)

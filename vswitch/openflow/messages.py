@@ -21,18 +21,11 @@ from vswitch.openflow.constants import (
     PortState,
 )
 from vswitch.openflow.errors import OpenFlowError, describe_error
-from vswitch.openflow.message import Message, register
+from vswitch.openflow.message import Message, exactly, register
 from vswitch.openflow.oxm import Match
 from vswitch.openflow.wire import field_text, text_field, unpack
 
 _TOO_SHORT = BadRequest.BAD_LEN
-
-
-def exactly(layout: Struct, body: bytes) -> tuple:
-    """`body` as `layout`, which it must fill."""
-    if len(body) != layout.size:
-        raise OpenFlowError(BadRequest.BAD_LEN, f"{len(body)} bytes where {layout.size} are due")
-    return layout.unpack(body)
 
 
 # --- handshake -------------------------------------------------------------------------------------------
@@ -244,6 +237,64 @@ class RoleRequest(_Role):
 @dataclass(frozen=True)
 class RoleReply(_Role):
     TYPE: ClassVar = MessageType.ROLE_REPLY
+
+
+# --- asynchronous configuration --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Async(Message):
+    """Bitmaps of the reasons of which a controller hears: as master or equal, and as slave."""
+
+    LAYOUT: ClassVar = Struct("!6I")
+    packet_in: tuple[int, int]
+    port_status: tuple[int, int]
+    flow_removed: tuple[int, int]
+
+    def body(self) -> bytes:
+        return self.LAYOUT.pack(*self.packet_in, *self.port_status, *self.flow_removed)
+
+    @classmethod
+    def parse(cls, body: bytes, xid: int):
+        masks = exactly(cls.LAYOUT, body)
+        return cls(masks[0:2], masks[2:4], masks[4:6], xid=xid)
+
+
+@register
+@dataclass(frozen=True)
+class GetAsyncRequest(Message):
+    TYPE: ClassVar = MessageType.GET_ASYNC_REQUEST
+
+
+@register
+@dataclass(frozen=True)
+class GetAsyncReply(_Async):
+    TYPE: ClassVar = MessageType.GET_ASYNC_REPLY
+
+
+@register
+@dataclass(frozen=True)
+class SetAsync(_Async):
+    TYPE: ClassVar = MessageType.SET_ASYNC
+
+
+@register
+@dataclass(frozen=True)
+class TableMod(Message):
+    """Configures a table; 1.3 has no configuration but bits that it calls deprecated."""
+
+    TYPE: ClassVar = MessageType.TABLE_MOD
+    LAYOUT: ClassVar = Struct("!B3xI")
+    DEPRECATED: ClassVar = 3
+    table_id: int
+    config: int
+
+    def body(self) -> bytes:
+        return self.LAYOUT.pack(self.table_id, self.config)
+
+    @classmethod
+    def parse(cls, body: bytes, xid: int) -> TableMod:
+        return cls(*exactly(cls.LAYOUT, body), xid=xid)
 
 
 # --- packets ---------------------------------------------------------------------------------------------

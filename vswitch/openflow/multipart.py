@@ -23,10 +23,13 @@ from vswitch.openflow.constants import (
     Port,
 )
 from vswitch.openflow.errors import OpenFlowError
+from vswitch.openflow.groups import GroupDesc, GroupFeatures, GroupStats, GroupStatsRequest
 from vswitch.openflow.instructions import Instructions
-from vswitch.openflow.message import HEADER, Message, register
-from vswitch.openflow.messages import PortDesc, concatenated, exactly
+from vswitch.openflow.message import HEADER, Message, exactly, register
+from vswitch.openflow.messages import PortDesc, concatenated
+from vswitch.openflow.meters import MeterConfig, MeterFeatures, MeterRequest, MeterStats
 from vswitch.openflow.oxm import Match
+from vswitch.openflow.queues import QueueStats, QueueStatsRequest
 from vswitch.openflow.table_features import TableFeatures, TableFeaturesRequest
 from vswitch.openflow.wire import field_text, text_field, unpack
 
@@ -208,8 +211,31 @@ class Empty:
         return cls()
 
 
-RequestBody = Empty | FlowFilter | PortStatsRequest | TableFeaturesRequest
-ReplyItem = Desc | FlowStats | Aggregate | TableStats | PortStats | PortDesc | TableFeatures
+RequestBody = (
+    Empty
+    | FlowFilter
+    | PortStatsRequest
+    | QueueStatsRequest
+    | GroupStatsRequest
+    | MeterRequest
+    | TableFeaturesRequest
+)
+ReplyItem = (
+    Desc
+    | FlowStats
+    | Aggregate
+    | TableStats
+    | PortStats
+    | QueueStats
+    | GroupStats
+    | GroupDesc
+    | GroupFeatures
+    | MeterStats
+    | MeterConfig
+    | MeterFeatures
+    | TableFeatures
+    | PortDesc
+)
 
 REQUESTS: dict[int, Any] = {
     MultipartType.DESC: Empty,
@@ -217,6 +243,13 @@ REQUESTS: dict[int, Any] = {
     MultipartType.AGGREGATE: FlowFilter,
     MultipartType.TABLE: Empty,
     MultipartType.PORT_STATS: PortStatsRequest,
+    MultipartType.QUEUE: QueueStatsRequest,
+    MultipartType.GROUP: GroupStatsRequest,
+    MultipartType.GROUP_DESC: Empty,
+    MultipartType.GROUP_FEATURES: Empty,
+    MultipartType.METER: MeterRequest,
+    MultipartType.METER_CONFIG: MeterRequest,
+    MultipartType.METER_FEATURES: Empty,
     MultipartType.TABLE_FEATURES: TableFeaturesRequest,
     MultipartType.PORT_DESC: Empty,
 }
@@ -228,14 +261,29 @@ def _own_length(data: bytes, offset: int) -> int:
     return int.from_bytes(data[offset : offset + 2], "big")
 
 
+def _length_behind_id(data: bytes, offset: int) -> int:
+    return _own_length(data, offset + 4)
+
+
+def _fixed(item: Any) -> tuple[Any, Callable[[bytes, int], int]]:
+    return item, lambda data, offset: item.LAYOUT.size
+
+
 REPLIES: dict[int, tuple[Any, Callable[[bytes, int], int]]] = {
-    MultipartType.DESC: (Desc, lambda data, offset: Desc.LAYOUT.size),
+    MultipartType.DESC: _fixed(Desc),
     MultipartType.FLOW: (FlowStats, _own_length),
-    MultipartType.AGGREGATE: (Aggregate, lambda data, offset: Aggregate.LAYOUT.size),
-    MultipartType.TABLE: (TableStats, lambda data, offset: TableStats.LAYOUT.size),
-    MultipartType.PORT_STATS: (PortStats, lambda data, offset: PortStats.LAYOUT.size),
+    MultipartType.AGGREGATE: _fixed(Aggregate),
+    MultipartType.TABLE: _fixed(TableStats),
+    MultipartType.PORT_STATS: _fixed(PortStats),
+    MultipartType.QUEUE: _fixed(QueueStats),
+    MultipartType.GROUP: (GroupStats, _own_length),
+    MultipartType.GROUP_DESC: (GroupDesc, _own_length),
+    MultipartType.GROUP_FEATURES: _fixed(GroupFeatures),
+    MultipartType.METER: (MeterStats, _length_behind_id),
+    MultipartType.METER_CONFIG: (MeterConfig, _own_length),
+    MultipartType.METER_FEATURES: _fixed(MeterFeatures),
     MultipartType.TABLE_FEATURES: (TableFeatures, _own_length),
-    MultipartType.PORT_DESC: (PortDesc, lambda data, offset: PortDesc.LAYOUT.size),
+    MultipartType.PORT_DESC: _fixed(PortDesc),
 }
 """The items of a reply, by multipart type, and the length of the item at an offset."""
 
@@ -257,8 +305,10 @@ class MultipartRequest(Message):
         kind, flags = unpack(cls.LAYOUT, body, 0, BadRequest.BAD_LEN)
         request = REQUESTS.get(kind)
         if request is None:
-            raise OpenFlowError(BadRequest.BAD_MULTIPART, f"multipart type {kind}")
-        if flags & MORE:
+            experimenter = kind == MultipartType.EXPERIMENTER
+            code = BadRequest.BAD_EXPERIMENTER if experimenter else BadRequest.BAD_MULTIPART
+            raise OpenFlowError(code, f"multipart type {kind}")
+        if flags & MORE and kind != MultipartType.TABLE_FEATURES:
             raise OpenFlowError(BadRequest.MULTIPART_BUFFER_OVERFLOW, "a request in several messages")
         return cls(kind, request.decode(body[cls.LAYOUT.size :]), flags, xid=xid)
 

@@ -191,6 +191,7 @@ def _check_value(oxm: Oxm) -> None:
 
 
 Canonical = tuple[tuple[int, int, int], ...]
+Shape = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -250,6 +251,11 @@ class Match:
                 (oxm.field.number, oxm.value, oxm.effective_mask) for oxm in self.fields if oxm.effective_mask
             )
         )
+
+    @cached_property
+    def shape(self) -> Shape:
+        """Which bits of which fields it looks at, whatever their values: (field number, mask)."""
+        return tuple([(number, mask) for number, _value, mask in self.canonical])
 
     def get(self, name: str) -> Oxm | None:
         return next((oxm for oxm in self.fields if oxm.field.name == name), None)

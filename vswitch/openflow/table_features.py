@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from struct import Struct
 from typing import ClassVar
 
-from vswitch.openflow.constants import ActionType, BadRequest, InstructionType
+from vswitch.openflow.constants import ActionType, InstructionType, TableFeaturesFailed
 from vswitch.openflow.errors import OpenFlowError
 from vswitch.openflow.oxm import OXM_CLASS_BASIC, Field
 from vswitch.openflow.wire import field_text, pad, padded_length, text_field, unpack
@@ -36,6 +36,11 @@ class Property(enum.IntEnum):
     WRITE_SETFIELD_MISS = 13
     APPLY_SETFIELD = 14
     APPLY_SETFIELD_MISS = 15
+
+    @property
+    def of_rules(self) -> Property:
+        """The property that tells the same of rules that are no table-miss rules."""
+        return Property(self & ~1)
 
 
 def ids(types: Iterable[InstructionType | ActionType]) -> bytes:
@@ -83,14 +88,14 @@ class TableFeatures:
     @classmethod
     def decode(cls, data: bytes) -> TableFeatures:
         _length, table_id, name, match, write, config, entries = unpack(
-            cls.LAYOUT, data, 0, BadRequest.BAD_LEN
+            cls.LAYOUT, data, 0, TableFeaturesFailed.BAD_LEN
         )
         properties = []
         offset = cls.LAYOUT.size
         while offset < len(data):
-            kind, length = unpack(_ID, data, offset, BadRequest.BAD_LEN)
+            kind, length = unpack(_ID, data, offset, TableFeaturesFailed.BAD_LEN)
             if length < _ID.size or offset + length > len(data):
-                raise OpenFlowError(BadRequest.BAD_LEN, f"table feature property of {length} bytes")
+                raise OpenFlowError(TableFeaturesFailed.BAD_LEN, f"table feature property of {length} bytes")
             properties.append((kind, bytes(data[offset + _ID.size : offset + length])))
             offset += padded_length(length)
         return cls(table_id, field_text(name), match, write, config, entries, tuple(properties))
@@ -108,3 +113,13 @@ class TableFeaturesRequest:
     @classmethod
     def decode(cls, data: bytes) -> TableFeaturesRequest:
         return cls(bytes(data))
+
+    def tables(self) -> Iterator[TableFeatures]:
+        """The tables as they shall be; raises OpenFlowError(TABLE_FEATURES_FAILED/BAD_LEN)."""
+        offset = 0
+        while offset < len(self.body):
+            length, *_rest = unpack(TableFeatures.LAYOUT, self.body, offset, TableFeaturesFailed.BAD_LEN)
+            if length < TableFeatures.LAYOUT.size or length > len(self.body) - offset:
+                raise OpenFlowError(TableFeaturesFailed.BAD_LEN, f"table features of {length} bytes")
+            yield TableFeatures.decode(self.body[offset : offset + length])
+            offset += length

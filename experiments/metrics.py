@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run measures: the metrics' names in `summary.json`, and how tables show them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from experiments.peers.base import BackEnd
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is shown: its values divided by `unit`, with so many decimals, under `heading`."""
+
+    heading: str
+    unit: float = 1.0
+    decimals: int = 0
+
+    def text(self, value: float) -> str:
+        return f"{value / self.unit:.{self.decimals}f}"
+
+
+METRICS = {
+    "throughput_bps": Metric("Gbit/s", 1e9, 2),
+    "packets_per_second": Metric("kpackets/s", 1e3, 0),
+    "flows_per_second": Metric("new flows/s"),
+    "flow_mods_per_second": Metric("flow-mods/s"),
+    "packets_lost": Metric("lost"),
+    "retransmits": Metric("retransmits"),
+    "cached_flows": Metric("cached flows"),
+    "memory_bytes": Metric("MB", 1e6, 0),
+    "cpu_cores": Metric("CPU cores", 1.0, 2),
+}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one run measured. The first of `values` is what the run is about; `raw` goes to the run folder."""
+
+    values: dict[str, float]
+    raw: dict[str, Any]
+
+    @property
+    def primary(self) -> float:
+        return next(iter(self.values.values()))
+
+    def __str__(self) -> str:
+        """The primary value as tables show it, with its unit."""
+        name = next(iter(self.values))
+        return f"{METRICS[name].text(self.primary)} {METRICS[name].heading}"
+
+
+class Workload(Protocol):
+    """What a case does to its back end."""
+
+    def run(self, back_end: BackEnd) -> Measurement:
+        """Do it once and return what was measured; the same metrics each time, the most important first."""
+
+    def shortened(self, seconds: int) -> Workload:
+        """The same for so many seconds, to compare variants of a back end by its primary metric."""

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The MAC table of OFPP_NORMAL: which address was last seen at which port, by VLAN (IEEE 802.1Q, 8.7)."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+AGING_NS = 300 * 1_000_000_000
+"""How long an address is remembered that no packet came from (IEEE 802.1Q, table 8-6: what it recommends)."""
+
+MAX_ADDRESSES = 8192
+"""The address that was not heard of for the longest time makes room for another."""
+
+NOT_FORWARDED = frozenset(0x0180_C200_0000 + last for last in range(16))
+"""Addresses that bridges keep to themselves: spanning tree, LACP, LLDP (IEEE 802.1Q, table 8-1)."""
+
+_MULTICAST_BIT = 1 << 40
+
+
+def is_multicast(mac: int) -> bool:
+    """Of a group of stations, or of all."""
+    return bool(mac & _MULTICAST_BIT)
+
+
+class MacTable:
+    """Addresses are (vlan, mac); the VLAN of untagged frames is 0. The longest unseen comes first."""
+
+    def __init__(self) -> None:
+        self._places: dict[tuple[int, int], tuple[int, int]] = {}  # to (port, last seen at)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def port_of(self, vlan: int, mac: int) -> int | None:
+        place = self._places.get((vlan, mac))
+        return None if place is None else place[0]
+
+    def learn(self, vlan: int, mac: int, port: int, now_ns: int) -> list[tuple[int, int]]:
+        """Note that a packet came from `mac`; the addresses whose port is another one since."""
+        before = self._places.pop((vlan, mac), None)
+        changed = [] if before is not None and before[0] == port else [(vlan, mac)]
+        if before is None and len(self._places) >= MAX_ADDRESSES:
+            oldest = next(iter(self._places))
+            del self._places[oldest]
+            changed.append(oldest)
+        self._places[vlan, mac] = port, now_ns
+        return changed
+
+    def aged(self, now_ns: int) -> list[tuple[int, int]]:
+        """The addresses that were not seen for AGING_NS."""
+        aged = []
+        for address, (_port, seen_ns) in self._places.items():
+            if seen_ns + AGING_NS > now_ns:
+                break
+            aged.append(address)
+        return aged
+
+    def of_other_ports_than(self, ports: Set[int]) -> list[tuple[int, int]]:
+        """The addresses that were learned at ports that are not among these."""
+        return [address for address, (port, _seen) in self._places.items() if port not in ports]
+
+    def forget(self, vlan: int, mac: int) -> None:
+        self._places.pop((vlan, mac), None)

@@ -1,0 +1,399 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A packet port, compiled: an interface's frames, with a virtio-net header both ways.
+
+Receiving: the kernel copies frames into the slots of a ring (TPACKET_V2, packet_mmap in the kernel's
+documentation). Slots stay ours until `release`. A super-frame is longer than a slot; its slot holds the
+beginning, and the whole is read from the socket's queue into a pool buffer.
+
+Sending: frames are staged, headers copied and payload by reference, and given to the kernel many at a time by
+`flush`, which has to come before the memory that they refer to is released.
+"""
+
+from numba import njit
+
+from vswitch.dataplane import checksum
+from vswitch.dataplane.formats import find_tunnel
+from vswitch.dataplane.intrinsics import (
+    MESSAGE,
+    MESSAGE_LENGTH,
+    acquire64,
+    copy,
+    errno,
+    load8,
+    load16,
+    load32,
+    load64,
+    load_le16,
+    load_le32,
+    prefetch,
+    release64,
+    set_iov,
+    set_message,
+    store16,
+    store32,
+    store64,
+    sys_clear_error,
+    sys_read,
+    sys_readv,
+    sys_sendmmsg,
+)
+from vswitch.dataplane.parse import ETH_HEADER, ETH_IPV4, ETH_VLAN, VLAN_TAG
+from vswitch.dataplane.ports import vnet
+from vswitch.dataplane.ports.tap import EAGAIN, ENOBUFS, POOL_HEADROOM
+from vswitch.dataplane.ports.wire import release_buffer
+from vswitch.layout import (
+    BUFFER_SIZE,
+    BURST,
+    IOV_OFFSET,
+    LARGE_BURST,
+    RING_SLOT_SIZE,
+    RING_SLOTS,
+    STAGED,
+    STAGED_HEAD,
+    STAGED_IOVS,
+    WAKE_OFFSET,
+    Counter,
+    Csum,
+)
+
+TP_STATUS_USER, TP_STATUS_COPY, TP_STATUS_VLAN_VALID, TP_STATUS_VLAN_TPID_VALID = 1, 2, 0x10, 0x40
+TP_SNAPLEN, TP_MAC, TP_VLAN_TCI, TP_VLAN_TPID = 8, 12, 24, 26
+"""Offsets in struct tpacket2_hdr, which starts with the 32-bit words tp_status and tp_len."""
+MAC_ADDRESSES = 12
+UDP_OUTER = ETH_HEADER + 20 + 8
+"""Ethernet, IPv4 and UDP headers in front of a tunnel's frames."""
+IOV = 16
+EMSGSIZE = 90
+IOVS_OFFSET = STAGED * MESSAGE
+HEADS_OFFSET = IOVS_OFFSET + STAGED_IOVS * IOV
+STAGING_SIZE = HEADS_OFFSET + STAGED * STAGED_HEAD
+HEAD_ROOM = STAGED_HEAD - vnet.HEADER
+"""Bytes of a frame that its staging place takes: the longest headers, and small frames whole."""
+LARGE = 4096
+"""Payload bytes that are worth a system call of their own: more frames behind them gain nothing."""
+
+
+# Receiving
+
+
+@njit(cache=True)
+def receive(mem, t, place):
+    """Take frames, up to BURST, as packet rows; their slots and buffers stay held until `release`."""
+    socket = t["sockets"][place]
+    number = socket["tail"]
+    count = 0
+    while count < BURST and number - socket["tail"] < BURST:
+        slot = _slot(socket, number)
+        status = acquire64(mem, slot) & 0xFFFFFFFF
+        if not status & TP_STATUS_USER:
+            break
+        ahead = _slot(socket, number + 2)
+        prefetch(mem, ahead)
+        prefetch(mem, ahead + 64)
+        prefetch(mem, ahead + 128)
+        if not status & TP_STATUS_COPY:
+            count += _take(mem, t, socket, slot, count)
+        elif socket["large_count"] == LARGE_BURST or t["free_buffer_count"] == 0:
+            break
+        else:
+            segments = _segments_of_tunnel(mem, t, slot)
+            if count + segments > BURST:
+                break
+            if segments > 1:
+                count += _take_series(mem, t, place, slot, count, segments)
+            else:
+                count += _take_large(mem, t, place, slot, count)
+        number += 1
+    socket["taken"] = number
+    return count
+
+
+@njit(cache=True)
+def _slot(socket, number):
+    return socket["ring"] + (number & (RING_SLOTS - 1)) * RING_SLOT_SIZE
+
+
+@njit(cache=True)
+def _take(mem, t, socket, slot, row):
+    """Make packet row `row` of a frame that stands whole in its slot; 1, or 0 when it does not."""
+    length = load_le32(mem, slot + 4)
+    if load_le32(mem, slot + TP_SNAPLEN) < length:
+        t["counters"][Counter.RX_RING_FULL.value] += 1  # the kernel had no room to queue the whole
+        t["ports"][socket["port"]]["rx_dropped"] += 1
+        return 0
+    packet = t["packets"][row]
+    _describe(mem, t, socket, slot, packet, slot + load_le16(mem, slot + TP_MAC), length)
+    return 1
+
+
+@njit(cache=True)
+def _take_large(mem, t, place, slot, row):
+    """Make packet row `row` of a frame that goes on behind its slot, by reading it whole; 1 or 0."""
+    socket = t["sockets"][place]
+    port = t["ports"][socket["port"]]
+    buffer = t["free_buffers"][t["free_buffer_count"] - 1]
+    start = t["pool"] + buffer * BUFFER_SIZE + POOL_HEADROOM
+    room = BUFFER_SIZE - POOL_HEADROOM
+    length = sys_read(mem, socket["fd"], start, room)
+    if length != load_le32(mem, slot + 4) + vnet.HEADER:
+        t["counters"][Counter.RX_BAD_DESCRIPTOR.value] += 1  # longer than a buffer (BIG TCP)
+        port["rx_errors"] += 1
+        return 0
+    _hold(t, place, buffer)
+    packet = t["packets"][row]
+    _describe(mem, t, socket, slot, packet, start + vnet.HEADER, length - vnet.HEADER)
+    if packet["gso_size"]:
+        packet["buffer"] = buffer
+    return 1
+
+
+@njit(cache=True)
+def _hold(t, place, buffer):
+    """Take the topmost free buffer until `release`."""
+    socket = t["sockets"][place]
+    t["free_buffer_count"] -= 1
+    t["buffers"][buffer] = 1
+    t["large_buffers"][place, socket["large_count"]] = buffer
+    socket["large_count"] += 1
+
+
+@njit(cache=True)
+def _segments_of_tunnel(mem, t, slot):
+    """How many frames of one of our tunnels a super-frame of the other end's (see tso.py) stands for; or 0."""
+    frame = slot + load_le16(mem, slot + TP_MAC)
+    if t["tunnel_count"] == 0 or load8(mem, frame - vnet.HEADER + 1) != vnet.GSO_UDP_L4:
+        return 0
+    l3 = frame + ETH_HEADER
+    if (
+        load_le32(mem, slot) & TP_STATUS_VLAN_VALID
+        or load16(mem, l3 - 2) != ETH_IPV4
+        or load8(mem, l3) != 0x45
+    ):
+        return 0
+    if load_le16(mem, frame - vnet.HEADER + 6) != UDP_OUTER - 8:
+        return 0  # a tunnel's frame with a super-frame inside
+    if find_tunnel(mem, t, l3, l3 + 20, slot + RING_SLOT_SIZE) < 0:
+        return 0
+    return -((UDP_OUTER - load_le32(mem, slot + 4)) // load_le16(mem, frame - vnet.HEADER + 4))
+
+
+@njit(cache=True)
+def _take_series(mem, t, place, slot, row, segments):
+    """Make packet rows of a tunnel's frames: read them with gaps between, and put outer headers there."""
+    socket = t["sockets"][place]
+    port = t["ports"][socket["port"]]
+    size = load_le16(mem, slot + load_le16(mem, slot + TP_MAC) - vnet.HEADER + 4)
+    length = load_le32(mem, slot + 4)
+    buffer = t["free_buffers"][t["free_buffer_count"] - 1]
+    first = t["pool"] + buffer * BUFFER_SIZE + POOL_HEADROOM
+    stride = UDP_OUTER + size
+    set_iov(mem, IOV_OFFSET, 0, first - vnet.HEADER, vnet.HEADER + stride)
+    for number in range(1, segments):
+        set_iov(mem, IOV_OFFSET, number, first + number * stride + UDP_OUTER, size)
+    if sys_readv(mem, socket["fd"], IOV_OFFSET, segments) != length + vnet.HEADER:
+        t["counters"][Counter.RX_BAD_DESCRIPTOR.value] += 1
+        port["rx_errors"] += 1
+        return 0
+    _hold(t, place, buffer)
+    left = length - UDP_OUTER
+    for number in range(segments):
+        frame = first + number * stride
+        own = min(size, left)
+        left -= own
+        if number > 0:
+            copy(mem, frame, first, UDP_OUTER)
+        if number == 0 or own < size:
+            _set_lengths(mem, frame + ETH_HEADER, own)
+        packet = t["packets"][row + number]
+        packet["gso_size"] = 0
+        packet["csum"] = Csum.PARTIAL.value  # the outer one
+        packet["csum_start"] = UDP_OUTER - 8
+        packet["csum_offset"] = 6
+        _place(t, socket, packet, frame, UDP_OUTER + own)
+    return segments
+
+
+@njit(cache=True)
+def _set_lengths(mem, l3, length):
+    """Make IPv4 and UDP headers right for `length` bytes behind them; the UDP checksum stays partial."""
+    store16(mem, l3 + 2, 28 + length)
+    store16(mem, l3 + 10, 0)
+    store16(mem, l3 + 10, checksum.finish(checksum.sum_header(mem, l3, 20)))
+    store16(mem, l3 + 24, 8 + length)
+
+
+@njit(cache=True)
+def _describe(mem, t, socket, slot, packet, frame, length):
+    """Fill in the row of the frame at `frame`, behind its virtio-net header; put its VLAN tag back."""
+    vnet.read(mem, frame - vnet.HEADER, packet)
+    status = load_le32(mem, slot)
+    if status & TP_STATUS_VLAN_VALID:
+        tpid = load_le16(mem, slot + TP_VLAN_TPID) if status & TP_STATUS_VLAN_TPID_VALID else ETH_VLAN
+        addresses, rest = load64(mem, frame), load32(mem, frame + 8)
+        frame -= VLAN_TAG
+        length += VLAN_TAG
+        store64(mem, frame, addresses)
+        store32(mem, frame + 8, rest)
+        store16(mem, frame + MAC_ADDRESSES, tpid)
+        store16(mem, frame + MAC_ADDRESSES + 2, load_le16(mem, slot + TP_VLAN_TCI))
+        packet["csum_start"] += VLAN_TAG
+    _place(t, socket, packet, frame, length)
+
+
+@njit(cache=True)
+def _place(t, socket, packet, frame, length):
+    port = t["ports"][socket["port"]]
+    packet["offset"] = frame
+    packet["length"] = length
+    packet["head_length"] = length
+    packet["ext"] = 0
+    packet["port"] = socket["port"]
+    packet["queue"] = 0
+    packet["buffer"] = -1
+    port["rx_packets"] += 1
+    port["rx_bytes"] += length
+
+
+@njit(cache=True)
+def release(mem, t, place):
+    """Give the slots of the last burst back to the kernel, and our references to its pool buffers."""
+    socket = t["sockets"][place]
+    for number in range(socket["tail"], socket["taken"]):
+        release64(mem, _slot(socket, number), 0)
+    socket["tail"] = socket["taken"]
+    for index in range(socket["large_count"]):
+        release_buffer(t, t["large_buffers"][place, index])
+    socket["large_count"] = 0
+
+
+@njit(cache=True)
+def clear_error(mem, t, place):
+    """An interface that went down leaves an error at its socket; without this, ppoll would not wait."""
+    sys_clear_error(mem, t["sockets"][place]["fd"], WAKE_OFFSET + 8)
+
+
+# Sending
+
+
+@njit(cache=True)
+def send(mem, t, index):
+    """Stage `t['outgoing']` as it is: a super-frame is segmented by whoever has to, if anyone."""
+    out = t["outgoing"]
+    port = t["ports"][index]
+    is_super = vnet.is_super_frame(out)
+    link_header = ETH_HEADER if out["l3"] == ETH_HEADER else ETH_HEADER + VLAN_TAG
+    length = out["header_len"] + out["gso_size"] if is_super else out["bytes"]
+    if length - link_header > port["mtu"]:
+        t["counters"][Counter.MTU_EXCEEDED.value] += 1
+        port["tx_dropped"] += 1
+        return
+    place = port["socket"]
+    at = stage(mem, t, place, out["range_count"])
+    vnet.write(mem, at - vnet.HEADER, out)
+    if out["bytes"] <= HEAD_ROOM:
+        copy(mem, at, out["header"], out["header_len"])
+        _gather(mem, t, at + out["header_len"])
+        publish(mem, t, place, out["bytes"])
+        return
+    copy(mem, at, out["header"], out["header_len"])
+    for number in range(out["range_count"]):
+        add_piece(mem, t, place, t["ranges"][number]["offset"], t["ranges"][number]["length"])
+    publish(mem, t, place, out["header_len"])
+    if out["payload_len"] >= LARGE:
+        flush(mem, t, place)
+
+
+@njit(cache=True)
+def _gather(mem, t, target):
+    for number in range(t["outgoing"]["range_count"]):
+        piece = t["ranges"][number]
+        copy(mem, target, piece["offset"], piece["length"])
+        target += piece["length"]
+
+
+@njit(cache=True)
+def stage(mem, t, place, pieces):
+    """Where the headers of the next frame are to be written; HEAD_ROOM bytes, behind a virtio-net header.
+
+    pieces: how often `add_piece` may be called before `publish` completes the frame.
+    """
+    socket = t["sockets"][place]
+    if socket["staged"] == STAGED or socket["iovs"] + 1 + pieces > STAGED_IOVS:
+        flush(mem, t, place)
+    socket["first_iov"] = socket["iovs"]
+    socket["iovs"] += 1
+    return socket["staging"] + HEADS_OFFSET + socket["staged"] * STAGED_HEAD + vnet.HEADER
+
+
+@njit(cache=True)
+def add_piece(mem, t, place, offset, length):
+    """The frame continues at mem[offset:offset+length], which has to stay until `flush`."""
+    socket = t["sockets"][place]
+    set_iov(mem, socket["staging"] + IOVS_OFFSET, socket["iovs"], offset, length)
+    socket["iovs"] += 1
+
+
+@njit(cache=True)
+def publish(mem, t, place, head_len):
+    """Complete the staged frame, of which `head_len` bytes were written where `stage` said."""
+    socket = t["sockets"][place]
+    number, first = socket["staged"], socket["first_iov"]
+    head = socket["staging"] + HEADS_OFFSET + number * STAGED_HEAD
+    iovs = socket["staging"] + IOVS_OFFSET
+    set_iov(mem, iovs, first, head, vnet.HEADER + head_len)
+    set_message(mem, socket["staging"], number, iovs + IOV * first, socket["iovs"] - first)
+    socket["staged"] = number + 1
+    t["staged_frames"] += 1
+
+
+@njit(cache=True)
+def flush_all(mem, t):
+    """Send what was staged at any port."""
+    if t["staged_frames"] == 0:
+        return
+    for place in range(t["socket_count"]):
+        flush(mem, t, place)
+
+
+@njit(cache=True)
+def flush(mem, t, place):
+    """Give the staged frames to the kernel. What it refuses is counted."""
+    socket = t["sockets"][place]
+    staged = socket["staged"]
+    done = 0
+    while done < staged:
+        sent = sys_sendmmsg(mem, socket["fd"], socket["staging"] + MESSAGE * done, staged - done)
+        if sent > 0:
+            _count_sent(mem, t, socket, done, sent)
+            done += sent
+        else:
+            done += _count_refused(t, socket, staged - done, errno())
+    t["staged_frames"] -= staged
+    socket["staged"] = 0
+    socket["iovs"] = 0
+
+
+@njit(cache=True)
+def _count_sent(mem, t, socket, first, count):
+    port = t["ports"][socket["port"]]
+    port["tx_packets"] += count
+    for number in range(first, first + count):
+        length = load_le32(mem, socket["staging"] + MESSAGE * number + MESSAGE_LENGTH)
+        port["tx_bytes"] += length - vnet.HEADER
+
+
+@njit(cache=True)
+def _count_refused(t, socket, waiting, error):
+    """Count the frame that the kernel refused, or all that wait when it has no room; their number."""
+    port = t["ports"][socket["port"]]
+    count = waiting if error == EAGAIN else 1
+    if error == EAGAIN or error == ENOBUFS:
+        t["counters"][Counter.PACKET_BUSY.value] += count
+        port["tx_dropped"] += count
+    elif error == EMSGSIZE:
+        t["counters"][Counter.MTU_EXCEEDED.value] += count
+        port["tx_dropped"] += count
+    else:
+        t["counters"][Counter.PACKET_ERROR.value] += count
+        port["tx_errors"] += count
+    return count

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attaching to an interface of the switch's own network namespace through a packet socket (packet(7))."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import re
+import socket
+import struct
+
+from vswitch import layout
+from vswitch.dataplane.memory import Memory
+from vswitch.dataplane.ports import packet
+from vswitch.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+SOL_PACKET = 263
+PACKET_ADD_MEMBERSHIP, PACKET_RX_RING, PACKET_STATISTICS, PACKET_COPY_THRESH = 1, 5, 6, 7
+PACKET_VERSION, PACKET_RESERVE, PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING = 10, 12, 15, 23
+PACKET_MR_PROMISC = 1
+TPACKET_V2 = 1
+SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
+ETH_P_ALL = 3
+SIOCGIFFLAGS, SIOCGIFMTU, SIOCSIFMTU, SIOCGIFHWADDR, SIOCGIFINDEX = (
+    0x8913, 0x8921, 0x8922, 0x8927, 0x8933,
+)  # fmt: skip
+IFF_UP, IFF_RUNNING = 0x1, 0x40
+ARPHRD_ETHER = 1
+UDP_GSO_SINCE = (6, 2)
+"""Kernels that know VIRTIO_NET_HDR_GSO_UDP_L4."""
+
+RECEIVE_BUFFER = 8 << 20
+"""Bytes of super-frames that wait for the switch; the kernel doubles it."""
+SEND_BUFFER = 1 << 20
+"""Bytes that wait in the interface's queue, where `tc` shapes it; the kernel doubles it."""
+BLOCK_SIZE = 1 << 16
+ALIGNMENT_RESERVE = 6
+"""Puts the IP header of an untagged frame on a cache line's quarter."""
+
+
+class PacketDevice:
+    """An interface as a port of the switch. It stays one when the interface goes away, and meets the next of
+    that name.
+
+    mtu: what the interface is to be given; 0 leaves it. where: what an error names.
+
+    Raises ConfigError when there is no such interface, or no right to use it.
+    """
+
+    def __init__(self, interface: str, mtu: int, where: str) -> None:
+        self.interface = interface
+        self._index = 0
+        try:
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+        except PermissionError:
+            raise ConfigError(where, f"no permission to use {interface}: run as root") from None
+        try:
+            self._prepare()
+            self._attach(mtu)
+        except OSError as error:
+            self._socket.close()
+            raise ConfigError(where, _reason(interface, mtu, error)) from None
+        except BaseException:
+            self._socket.close()
+            raise
+        self.fd = self._socket.fileno()
+
+    def _prepare(self) -> None:
+        """All options; the ring has to come last."""
+        slots, size = layout.RING_SLOTS, layout.RING_SLOT_SIZE
+        ring = struct.pack("IIII", BLOCK_SIZE, slots * size // BLOCK_SIZE, size, slots)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+        for option, value in (
+            (PACKET_VERSION, TPACKET_V2),
+            (PACKET_VNET_HDR, 1),
+            (PACKET_IGNORE_OUTGOING, 1),
+            (PACKET_COPY_THRESH, 1),
+            (PACKET_RESERVE, ALIGNMENT_RESERVE),
+        ):
+            self._socket.setsockopt(SOL_PACKET, option, value)
+        self._socket.setsockopt(SOL_PACKET, PACKET_RX_RING, ring)
+
+    def _attach(self, mtu: int) -> None:
+        """The first meeting: unlike later ones, it may not fail."""
+        hardware = self._ask(SIOCGIFHWADDR)
+        if struct.unpack_from("H", hardware)[0] != ARPHRD_ETHER:
+            raise OSError(errno.EPROTOTYPE, "no Ethernet interface")
+        self.mac = hardware[2:8].hex(":")
+        if mtu:
+            fcntl.ioctl(self._socket, SIOCSIFMTU, struct.pack("16si20x", self.interface.encode(), mtu))
+        self._bind(self._find())
+
+    def _find(self) -> int:
+        """The number of the interface of our name."""
+        return struct.unpack_from("i", self._ask(SIOCGIFINDEX))[0]
+
+    def _bind(self, index: int) -> None:
+        self._socket.bind((self.interface, ETH_P_ALL))
+        membership = struct.pack("iHH8x", index, PACKET_MR_PROMISC, 0)
+        self._socket.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, membership)
+        self._index = index
+
+    def map(self, memory: Memory, row) -> None:
+        """Map the ring, and fill the socket's row."""
+        row["fd"] = self.fd
+        row["ring"] = memory.map_file(self.fd, layout.RING_SLOTS * layout.RING_SLOT_SIZE)
+        row["udp_gso"] = _kernel_version() >= UDP_GSO_SINCE
+        row["staging"] = memory.map_private(packet.STAGING_SIZE)
+
+    def look(self) -> tuple[bool, int]:
+        """Whether the interface is there, up and connected, and its MTU (0: it is gone)."""
+        try:
+            index = self._find()
+            if index != self._index:
+                self._bind(index)
+                log.info("%s: attached to the interface that is there now", self.interface)
+            flags = struct.unpack_from("H", self._ask(SIOCGIFFLAGS))[0]
+            mtu = struct.unpack_from("i", self._ask(SIOCGIFMTU))[0]
+        except OSError:
+            self._index = 0  # the next of that name may get its number, too
+            return False, 0
+        return flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING, mtu
+
+    def missed(self) -> int:
+        """Frames that the kernel had no room for since the last call."""
+        statistics = self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
+        return struct.unpack("II", statistics)[1]
+
+    def _ask(self, request: int) -> bytes:
+        return fcntl.ioctl(self._socket, request, struct.pack("16s24x", self.interface.encode()))[16:]
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _kernel_version() -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
+
+
+def _reason(interface: str, mtu: int, error: OSError) -> str:
+    if error.errno == errno.ENODEV:
+        return f"there is no interface {interface} in the switch's network namespace"
+    if error.errno == errno.EPROTOTYPE:
+        return f"{interface} is no Ethernet interface"
+    if error.errno == errno.EINVAL and mtu:
+        return f"{interface} does not take the MTU {mtu}"
+    if error.errno == errno.ENOMEM:
+        return f"the kernel has no memory for the receive ring of {interface}"
+    return f"cannot use {interface}: {error.strerror}"

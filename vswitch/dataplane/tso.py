@@ -35,6 +35,8 @@ from vswitch.layout import (
 NO_TUNNEL = -1
 OUTER_IP = ETH_HEADER
 """Offset of the outer IPv4 header in a template."""
+SPARE_BUFFERS = 8
+"""Pool buffers that no wire holds, so that one whose receiver takes nothing cannot hold all of them."""
 TCP_CHECKSUM, UDP_CHECKSUM = 16, 6
 """Offsets of the checksum in the header."""
 
@@ -170,6 +172,7 @@ def _send_segments(mem, t, wire_index, tunnel, template_len, gso_size):
     wire = t["wires"][wire_index]
     header_len = template_len + out["header_len"]
     by_reference = out["buffer"] >= 0 and header_len <= SLOT_HEAD_MAX
+    by_reference = by_reference and t["free_buffer_count"] > SPARE_BUFFERS
     series = _begin_series(mem, t, tunnel, template_len)
     sent = 0
     index = 0  # the range that the next segment starts in, and where in it

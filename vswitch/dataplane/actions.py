@@ -304,7 +304,6 @@ def punt(mem, t, kind, action, received):
     row["length"] = out["bytes"]
     row["packets"] = out["frames"]
     row["bytes"] = received
-    row["partial"] = 1 if out["csum"] == Csum.PARTIAL.value else 0
     info = t["held"][slot]
     info["length"] = out["bytes"]
     info["in_port"] = out["in_port"]
@@ -316,6 +315,7 @@ def punt(mem, t, kind, action, received):
         total = checksum.sum_bytes(mem, l4, out["bytes"] - out["l4"])
         store_l4_checksum(mem, out, l4 + l4_checksum_field(out), total)
         info["csum"] = Csum.GOOD.value
+    row["partial"] = 1 if info["csum"] == Csum.PARTIAL.value else 0
     _publish_punt(mem, t, head)
 
 

@@ -324,6 +324,8 @@ wire_dtype = _record(
     impaired="i4", rate="f8", delay_ns="i8", jitter_ns="i8", loss="i8", duplicate="i8", reorder="i8",
     queue_limit="i8", ecn_threshold="i8", random="i8",
     free_at_ns="i8", queue_head="i8",
+    # since when the ring is full, and which slot the receiver had released last by then
+    full_since_ns="i8", full_clean="i8",
     # receiving out of order: slots that wait in a heap by release time
     unordered="i4", heap_size="i8", taken="i8",
 )  # fmt: skip
@@ -363,7 +365,7 @@ meter_dtype = _record(
 """A meter. rate: bytes or packets per ns; burst, tokens: bytes or packets; prec_level 0: the band drops."""
 
 punt_dtype = _record(
-    kind="i8", key=("i8", (KEY_WORDS,)), slot="i8", length="i8", action="i8",
+    kind="i8", key=("i8", (KEY_WORDS,)), slot="i8", length="i8", action="i8", partial="i8",
     packets="i8", bytes="i8", last_used_ns="i8",
 )  # fmt: skip
 
@@ -397,7 +399,8 @@ tables_dtype = _record(
     buckets=("i8", (GRO_BUCKETS, 2)), gro_stamp="i8",
     outgoing=outgoing_dtype, ranges=(range_dtype, (BURST + 4,)), key=("i8", (KEY_WORDS,)),
     # flows and the agent
-    flows=(flow_dtype, (FLOWS,)), flow_count="i8", flow_moves="i8", programs=("i8", (PROGRAM_WORDS,)),
+    flows=(flow_dtype, (FLOWS,)), flow_count="i8", flow_moves="i8", flow_bits=("i8", (FLOWS // 32,)),
+    programs=("i8", (PROGRAM_WORDS,)),
     commands=(command_dtype, (COMMANDS,)),
     meters=(meter_dtype, (METERS,)), meter_settings=(meter_dtype, (METERS,)),
     punts=(punt_dtype, (PUNTS,)), punt_memory="i8", held=(held_dtype, (PUNTS,)),

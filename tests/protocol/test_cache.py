@@ -23,10 +23,10 @@ from scapy.layers.inet6 import (
 )
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.layers.sctp import SCTP, SCTPChunkData
-from vswitch.agent.groups import Bucket, Group
 
 from tests.protocol.fake_datapath import FakeClock, FakeDatapath, tap
 from tests.protocol.naive import Naive
+from vswitch.agent.groups import Bucket, Group
 from vswitch.agent.packet import Packet
 from vswitch.agent.pipeline import translate
 from vswitch.agent.ports import PortTable

@@ -315,6 +315,7 @@ def punt(mem, t, kind, action, received):
         total = checksum.sum_bytes(mem, l4, out["bytes"] - out["l4"])
         store_l4_checksum(mem, out, l4 + l4_checksum_field(out), total)
         info["csum"] = Csum.GOOD.value
+    row["partial"] = 1 if info["csum"] == Csum.PARTIAL.value else 0
     _publish_punt(mem, t, head)
 
 

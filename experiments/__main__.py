@@ -19,7 +19,11 @@ from experiments.errors import ExperimentError
 from experiments.plan import Experiment
 from vswitch.errors import VSwitchError
 
-MODULES = {"overlay-gro": "experiments.overlay_gro"}
+MODULES = {
+    "overlay-gro": "experiments.overlay_gro",
+    "l2-forwarding": "experiments.l2_forwarding",
+    "flow-setup": "experiments.flow_setup",
+}
 
 EXIT_ERROR = 1
 EXIT_INVALID = 3

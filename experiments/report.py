@@ -45,7 +45,7 @@ class Layout:
     @property
     def columns(self) -> tuple[str, ...]:
         heads = tuple(HEADINGS.get(key, key) for key in self.keys)
-        primary = " or ".join(METRICS[name].heading for name in self.primary)
+        primary = METRICS[self.primary[0]].heading if len(self.primary) == 1 else "measured"
         others = tuple(METRICS[name].heading for name in self.others)
         return (*heads, primary, "interval", f"ratio to {self.baseline}", *others, "runs")
 

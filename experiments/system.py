@@ -12,10 +12,12 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from experiments.errors import ExperimentError
 from topologies.processes import end, poll_until, spawn
 
+ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {
     "iperf3": "iperf3",
     "ip": "iproute2",
@@ -27,8 +29,14 @@ PACKAGES = {
     "ovsdb-server": "openvswitch-switch",
     "ovsdb-tool": "openvswitch-switch",
     "ovs-vsctl": "openvswitch-switch",
+    "ovs-ofctl": "openvswitch-common",
     "ping": "iputils-ping",
 }
+
+
+def project_environment() -> dict[str, str]:
+    """The environment for a Python of ours in a namespace, where the working directory is another."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def require_root() -> None:

@@ -268,7 +268,7 @@ class VSwitch(Switch):
     def addIntf(self, intf: Intf, *args: Any, **params: Any) -> None:
         """Mininet adds the end of a link. A running switch gets the port at its next start."""
         super().addIntf(intf, *args, **params)
-        if not isinstance(intf, SwitchPort) and intf.name != "lo":
+        if not isinstance(intf, SwitchPort) and intf.name != "lo" and not self.inNamespace:
             self.lab.registry.add_interface(intf.name)
             if self.running:
                 warn(f"({self._fixed_ports(intf)}) ")

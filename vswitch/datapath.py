@@ -147,6 +147,7 @@ class Datapath:
         with _compiling():
             self._words[layout.STOP_OFFSET // 8] = 1
             worker.run(self.memory.array, self.tables)  # compiles or loads, and returns at once
+            self.flow_stats([self.key_of(bytes(14))])  # likewise what the agent calls
             self._words[layout.STOP_OFFSET // 8] = 0
         started.set()
         if not self._closing:
@@ -499,8 +500,10 @@ class Datapath:
         """Counters of these entries (all of them by default); entries that do not exist are left out."""
         flows = self.t["flows"]
         if keys is None:
-            places = np.nonzero(flows["state"] == layout.FLOW_USED)[0]
-            return {_key(flows[place]): _stats(flows[place]) for place in places}
+            used = flows[flows["state"] == layout.FLOW_USED]
+            counts = zip(*(used[name].tolist() for name in FlowStats._fields), strict=True)
+            keys = map(key_from, used["key"].view(np.uint64).tolist())
+            return {key: FlowStats(*stats) for key, stats in zip(keys, counts, strict=True)}
         found = {}
         for key in keys:
             words = np.array(key_words(key), np.uint64).view(np.int64)
@@ -580,10 +583,6 @@ def _key_words(mem_array, tables, offset, length):
         return np.zeros(layout.KEY_WORDS, np.int64)
     flow_table.make_key(mem, t, packet)
     return t["key"]
-
-
-def _key(flow) -> FlowKey:
-    return key_from(flow["key"].view(np.uint64).tolist())
 
 
 def _stats(flow) -> FlowStats:

@@ -201,6 +201,7 @@ class Punt(NamedTuple):
     action: Controller | None = None  # with PuntReason.ACTION: the action that punted it
     packets: int = 1  # frames that came, which are more than one for an aggregate
     bytes: int = 0  # of those frames, each with its headers
+    partial: bool = False  # the frame's L4 checksum is not complete yet (CHECKSUM_PARTIAL); execute() knows
 
 
 class FlowStats(NamedTuple):

@@ -363,7 +363,7 @@ meter_dtype = _record(
 """A meter. rate: bytes or packets per ns; burst, tokens: bytes or packets; prec_level 0: the band drops."""
 
 punt_dtype = _record(
-    kind="i8", key=("i8", (KEY_WORDS,)), slot="i8", length="i8", action="i8",
+    kind="i8", key=("i8", (KEY_WORDS,)), slot="i8", length="i8", action="i8", partial="i8",
     packets="i8", bytes="i8", last_used_ns="i8",
 )  # fmt: skip
 
@@ -397,7 +397,8 @@ tables_dtype = _record(
     buckets=("i8", (GRO_BUCKETS, 2)), gro_stamp="i8",
     outgoing=outgoing_dtype, ranges=(range_dtype, (BURST + 4,)), key=("i8", (KEY_WORDS,)),
     # flows and the agent
-    flows=(flow_dtype, (FLOWS,)), flow_count="i8", flow_moves="i8", programs=("i8", (PROGRAM_WORDS,)),
+    flows=(flow_dtype, (FLOWS,)), flow_count="i8", flow_moves="i8", flow_bits=("i8", (FLOWS // 32,)),
+    programs=("i8", (PROGRAM_WORDS,)),
     commands=(command_dtype, (COMMANDS,)),
     meters=(meter_dtype, (METERS,)), meter_settings=(meter_dtype, (METERS,)),
     punts=(punt_dtype, (PUNTS,)), punt_memory="i8", held=(held_dtype, (PUNTS,)),

@@ -6,8 +6,8 @@ second veth in the path. The wire is a veth with TSO, GSO and checksum offload o
 made and summed by its sender, as for a real NIC without offloads) and GRO on.
 
 Among what is tried are small socket buffers. With the several MB to which the kernel lets them grow, bursts
-overrun the veth's receive queue (256 frames), and what is sent has left the caches when it is received: with all
-on one core a connection then runs at anything from 6 to 15 Gbit/s, by chance; with 256 KB steadily at 17.
+overrun the veth's receive queue (256 frames), and what is sent has left the caches when it is received: with
+all on one core a connection then runs at anything from 6 to 15 Gbit/s, by chance; with 256 KB steadily at 17.
 """
 
 from __future__ import annotations

@@ -96,15 +96,6 @@ def test_a_name_over_the_interface_limit(net):
         net.addLink(vm, net.addSwitch("s1", cls=VSwitch), cls=TapLink)
 
 
-def test_a_plain_link_at_the_switch(net):
-    switch = net.addSwitch("s1", cls=VSwitch)
-    net.addLink(net.addHost("h1"), switch)
-    with pytest.raises(
-        LabError, match=r"^s1-eth1: this kind of link cannot end at the switch s1: use TapLink"
-    ):
-        net.start()
-
-
 def test_links_know_what_they_join(net):
     s1, vm1 = net.addSwitch("s1", cls=VSwitch), net.addHost("vm1", cls=VM)
     with pytest.raises(LabError, match=r"^vm1-s1: a WireLink joins two VSwitches"):

@@ -19,7 +19,7 @@ from pathlib import Path
 from vswitch.config import parse_port
 from vswitch.datapath import Datapath
 from vswitch.dataplane.ports.tap_device import inside_namespace, namespace_path
-from vswitch.flow import FlowKey, Output, Program, PortInfo
+from vswitch.flow import FlowKey, Output, PortInfo, Program
 
 REFRESH_S = 0.05
 
@@ -113,7 +113,7 @@ class Switch:
 
 def ethernet_off(namespace: Namespace, interface: str) -> None:
     """Every offload that a host can switch off."""
-    words = "rx tx sg tso gso gro ufo lro txvlan rxvlan tx-udp-segmentation".split()
+    words = ["rx", "tx", "sg", "tso", "gso", "gro", "ufo", "lro", "txvlan", "rxvlan", "tx-udp-segmentation"]
     for word in words:
         namespace.run("ethtool", "-K", interface, word, "off", check=False)
 

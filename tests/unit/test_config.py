@@ -20,6 +20,13 @@ def test_a_tap_in_the_switchs_own_namespace():
     assert parse_port("1=tap:tap0").namespace == ""
 
 
+def test_a_packet_port():
+    assert parse_port("65535=packet:s1-eth1") == PortConfig(
+        65535, "packet", "s1-eth1", "port 65535", interface="s1-eth1", mtu=0
+    )
+    assert parse_port("1=packet:s1-eth1,mtu=9000").mtu == 9000
+
+
 def test_a_wire_with_every_option():
     port = parse_port(
         "2=wire:/dev/shm/w,bw=100,delay=5ms,jitter=10us,loss=1.5,duplicate=2,reorder=3,max_queue_size=100,"
@@ -59,8 +66,8 @@ def test_changing_one_setting_leaves_the_others():
     assert before == WireSettings(bw=10, loss=1)
 
 
-NOT_A_NUMBER = "does not start with a port number (allowed: N=KIND:… with N from 1 to 999)"
-NOT_A_PORT = "is no port (allowed: tap:IFNAME@NETNS or wire:PATH[,key=value…])"
+NOT_A_NUMBER = "does not start with a port number (allowed: N=KIND:… with N from 1 to 65535)"
+NOT_A_PORT = "is no port (allowed: tap:IFNAME@NETNS, packet:IFNAME[,mtu=N] or wire:PATH[,key=value…])"
 NAME = "cannot name an interface (allowed: 1 to 15 characters without blank, slash and colon)"
 DURATION = "is no duration (allowed: 0 to 60s, as 10us, 5ms, 1s; a plain number: ms)"
 
@@ -72,7 +79,7 @@ DURATION = "is no duration (allowed: 0 to 60s, as 10us, 5ms, 1s; a plain number:
         ("x=tap:vm1", f"port x=tap:vm1: {NOT_A_NUMBER}"),
         ("=tap:vm1", f"port =tap:vm1: {NOT_A_NUMBER}"),
         ("0=tap:vm1", f"port 0=tap:vm1: {NOT_A_NUMBER}"),
-        ("1000=tap:vm1", f"port 1000=tap:vm1: {NOT_A_NUMBER}"),
+        ("65536=tap:vm1", f"port 65536=tap:vm1: {NOT_A_NUMBER}"),
         ("-1=tap:vm1", f"port -1=tap:vm1: {NOT_A_NUMBER}"),
         ("²=tap:vm1", f"port ²=tap:vm1: {NOT_A_NUMBER}"),
         ("1=bridge:br0", f"port 1: 'bridge:br0' {NOT_A_PORT}"),
@@ -82,6 +89,10 @@ DURATION = "is no duration (allowed: 0 to 60s, as 10us, 5ms, 1s; a plain number:
         ("1=tap:", f"port 1: '' {NAME}"),
         ("1=tap:abcdefghijklmnop", f"port 1: 'abcdefghijklmnop' {NAME}"),
         ("1=tap:a/b", f"port 1: 'a/b' {NAME}"),
+        ("1=packet:", f"port 1: '' {NAME}"),
+        ("1=packet:s1,speed=1", "port 1.speed: is no option of a packet port (allowed: mtu)"),
+        ("1=packet:s1,mtu", "port 1: the option 'mtu' has no value (allowed: key=value)"),
+        ("1=packet:s1,mtu=0", "port 1.mtu: '0' is out of range (allowed: a whole number from 68 to 9216)"),
         ("1=wire:/w,name=a b", f"port 1.name: 'a b' {NAME}"),
         ("1=wire:/w,fast", "port 1: the option 'fast' has no value (allowed: key=value)"),
         ("1=wire:/w,mtu=67", "port 1.mtu: '67' is out of range (allowed: a whole number from 68 to 9216)"),

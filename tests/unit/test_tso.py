@@ -211,9 +211,25 @@ def test_segments_over_the_mtu_of_the_tunnel_are_counted(rig, size, sent):
     assert rig.counted() == ({} if sent else {"mtu_exceeded": 1})
 
 
-def test_gso_size_of_a_frame_that_is_not_tcp_is_ignored(rig):
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("tunnelled", [False, True])
+def test_udp_segments_are_datagrams(rig, version, tunnelled):
+    ip = ip_header(version, **({"id": 5} if version == 4 else {}))
+    frame = bytes(vm_ether() / ip / UDP(sport=1, dport=2) / Raw(payload(2999)))
+    load(rig, frame, 1000)
+    segments = rig.segment(0, rig.tunnel if tunnelled else NO_TUNNEL)
+    assert all(checksums_right(segment) for segment in segments)
+    if tunnelled:
+        segments = [bytes(Ether(segment)[VXLAN].payload) for segment in segments]
+    assert [len(payload_of(segment)) for segment in segments] == [1000, 1000, 999]
+    assert b"".join(payload_of(segment) for segment in segments) == payload(2999)
+    if version == 4:
+        assert [Ether(segment)[IP].id for segment in segments] == [5, 6, 7]
+
+
+def test_gso_size_of_a_frame_that_is_neither_tcp_nor_udp_is_ignored(rig):
     rig.counted()
-    frame = bytes(vm_ether() / ip_header(4) / UDP(sport=1, dport=2) / Raw(payload(3000)))
+    frame = bytes(vm_ether() / ip_header(4, proto=132) / Raw(payload(3000)))
     load(rig, frame, 1000)
     assert rig.segment() == []
     assert rig.counted() == {"mtu_exceeded": 1}

@@ -17,6 +17,7 @@ from vswitch.layout import (
     PUNTS,
     WAKE_OFFSET,
     Counter,
+    Csum,
     Op,
     PortKind,
     PuntKind,
@@ -122,6 +123,7 @@ def punt(mem, t, kind, action):
     row["length"] = out["bytes"]
     row["packets"] = out["frames"]
     row["bytes"] = _bytes_received(out)
+    row["partial"] = 1 if out["csum"] == Csum.PARTIAL.value else 0
     info = t["held"][slot]
     info["length"] = out["bytes"]
     info["in_port"] = out["in_port"]

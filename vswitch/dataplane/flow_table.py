@@ -106,6 +106,7 @@ def install(t, key, program, program_len, idle_timeout_ns):
         flow["last_used_ns"] = 0
         flow["installed_ns"] = t["now_ns"]
         flow["state"] = FLOW_USED
+        t["flow_bits"][place >> 5] |= 1 << (place & 31)
         t["flow_count"] += 1
     flow = t["flows"][place]
     flow["program"] = program
@@ -132,6 +133,7 @@ def remove(t, place):
             hole = place
         place = (place + 1) & (FLOWS - 1)
     t["flows"][hole]["state"] = FLOW_EMPTY
+    t["flow_bits"][hole >> 5] &= ~(1 << (hole & 31))
 
 
 @njit(cache=True)

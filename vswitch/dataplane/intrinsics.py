@@ -283,11 +283,10 @@ def _foreign(name):
     if not INTERPRETED:
         return types.ExternalFunction(name, _SIGNATURES[name])
     function = getattr(_LIBC, name)
-    function.restype = ctypes.c_int64
-    function.argtypes = [
-        {_I32: ctypes.c_int, _I64: ctypes.c_int64, _PTR: ctypes.c_void_p}[kind]
-        for kind in _SIGNATURES[name].args
-    ]
+    kinds = {_I32: ctypes.c_int, _I64: ctypes.c_int64, _PTR: ctypes.c_void_p}
+    signature = _SIGNATURES[name]
+    function.restype = kinds[signature.return_type]
+    function.argtypes = [kinds[kind] for kind in signature.args]
     return lambda *arguments: function(*map(int, arguments))  # ctypes takes no NumPy integers
 
 

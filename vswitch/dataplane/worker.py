@@ -4,7 +4,7 @@
 from numba import njit
 
 from vswitch.dataplane.actions import forward
-from vswitch.dataplane.commands import SWEEP_STRIDE, apply_commands, sweep
+from vswitch.dataplane.commands import apply_commands, sweep
 from vswitch.dataplane.gro import coalesce
 from vswitch.dataplane.intrinsics import (
     acquire64,
@@ -27,7 +27,6 @@ from vswitch.layout import (
     ASLEEP_OFFSET,
     COMMAND_HEAD_OFFSET,
     COMMAND_TAIL_OFFSET,
-    FLOWS,
     POLLFDS_OFFSET,
     STOP_OFFSET,
     TAP_BURST,
@@ -40,8 +39,6 @@ from vswitch.layout import (
 POLLIN, POLLERR = 1, 8
 IDLE_WAIT_NS = 500_000_000
 """Longest sleep: how long an idle worker takes to notice what nobody woke it for."""
-SWEEP_INTERVAL_NS = 1_000_000_000 * SWEEP_STRIDE // FLOWS
-"""The flow table is swept once a second."""
 PREFETCH_BYTES = 1536
 BUSY_PASSES = 8
 """A worker that is kept busy by wires looks at every TAP after so many passes."""
@@ -57,8 +54,7 @@ def run(mem_array, tables):
         now_ns = monotonic_ns(mem, TIMESPEC_OFFSET)
         worked = step(mem, t, now_ns)
         if now_ns >= next_sweep_ns:
-            sweep(mem, t)
-            next_sweep_ns = now_ns + SWEEP_INTERVAL_NS
+            next_sweep_ns = now_ns + sweep(mem, t)
         if worked == 0:
             _sleep(mem, t, next_sweep_ns if t["flow_count"] > 0 else wire.NEVER)
 

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How fast is the switch between two plain hosts, beside Open vSwitch in userspace and the kernel's bridge?
+
+h1 - switch - h2 over veth, as Mininet wires them: one TCP connection with the offloads that the hosts have by
+default, and UDP in 64-byte frames. Both are counted where they arrive.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from experiments.errors import ExperimentError
+from experiments.iperf import Load
+from experiments.metrics import Workload
+from experiments.options import Option, choice, default_cores, integer, number, server_cores, several
+from experiments.packets import PacketLoad
+from experiments.peers.base import BackEnd
+from experiments.peers.l2 import BridgeBed, OvsBed, VSwitchBed
+from experiments.plan import Case, Config, Experiment, Plan, Ratio
+
+BACK_ENDS: dict[str, type[BackEnd]] = {kind.name: kind for kind in (VSwitchBed, BridgeBed, OvsBed)}
+BASELINE = "bridge"
+TCP, UDP = "TCP", "UDP 64 bytes"
+
+OPTIONS = {
+    "runs": Option(integer(1, 1000), 5, 3, "how often each configuration is measured"),
+    "seconds": Option(integer(1, 3600), 3, 1, "length of a run"),
+    "warmup": Option(number(0, 60), 0.5, 0.25, "seconds at the start of a run that do not count"),
+    "switches": Option(
+        several(choice(*BACK_ENDS)), tuple(BACK_ENDS), tuple(BACK_ENDS), f"among {', '.join(BACK_ENDS)}"
+    ),
+    "congestion": Option(choice("cubic", "reno", "bbr"), "cubic", "cubic", "TCP congestion control"),
+    "cores": Option(server_cores, default_cores(), default_cores(), "cores: h1's, h2's (0,1 or 0+1,2+3)"),
+    "other_cpu": Option(number(0, 1024), 0.05, 0.05, "cores that others may use before a run is invalid"),
+    "seed": Option(integer(0, 2**31), 1, 1, "of the order of the runs"),
+}
+
+
+def plan(options: dict[str, Any]) -> Plan:
+    """The cases and ratios for the chosen switches."""
+    seconds, warmup = options["seconds"], options["warmup"]
+    if warmup >= seconds:
+        raise ExperimentError("warmup must be shorter than seconds: nothing would be measured")
+    loads: dict[str, Workload] = {
+        TCP: Load(1, seconds, warmup, options["congestion"]),
+        UDP: PacketLoad(seconds - warmup, warmup),
+    }
+    cases, ratios = [], []
+    for name, load in loads.items():
+        configs: dict[str, Config] = {
+            switch: {"switch": switch, "load": name} for switch in options["switches"]
+        }
+        cases += [Case(config, switch, load) for switch, config in configs.items()]
+        ratios += [
+            Ratio(f"{top} / {bottom}, {name}", configs[top], configs[bottom])
+            for top, bottom in (
+                ("vswitch", "ovs-userspace"),
+                ("vswitch", "bridge"),
+                ("ovs-userspace", "bridge"),
+            )
+            if top in configs and bottom in configs
+        ]
+    return Plan(
+        tuple(BACK_ENDS[name] for name in options["switches"]),
+        tuple(cases),
+        tuple(ratios),
+        BASELINE,
+        ("iperf3",),
+    )
+
+
+EXPERIMENT = Experiment(
+    name="l2-forwarding",
+    question="How fast is the switch between plain hosts, beside the kernel's bridge and Open vSwitch?",
+    title="h1 - switch - h2 over veth",
+    options=OPTIONS,
+    plan=plan,
+)

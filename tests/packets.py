@@ -17,8 +17,8 @@ from scapy.packet import Packet, Raw  # noqa: E402
 
 __all__ = [
     "ARP", "ICMP", "IP", "MPLS", "TCP", "UDP", "VXLAN", "Dot1AD", "Dot1Q", "Ether", "IPv6",
-    "IPv6ExtHdrDestOpt", "IPv6ExtHdrFragment", "IPv6ExtHdrHopByHop", "Packet", "Raw", "checksums_right", "ip_header",
-    "payload", "payload_of", "tcp_segment", "tcp_stream", "vm_ether", "vxlan",
+    "IPv6ExtHdrDestOpt", "IPv6ExtHdrFragment", "IPv6ExtHdrHopByHop", "Packet", "Raw", "checksums_right",
+    "ip_header", "payload", "payload_of", "tcp_segment", "tcp_stream", "vm_ether", "vxlan",
 ]  # fmt: skip
 
 VM1_MAC, VM2_MAC = "00:00:00:00:00:01", "00:00:00:00:00:02"

@@ -324,6 +324,8 @@ wire_dtype = _record(
     impaired="i4", rate="f8", delay_ns="i8", jitter_ns="i8", loss="i8", duplicate="i8", reorder="i8",
     queue_limit="i8", ecn_threshold="i8", random="i8",
     free_at_ns="i8", queue_head="i8",
+    # since when the ring is full, and which slot the receiver had released last by then
+    full_since_ns="i8", full_clean="i8",
     # receiving out of order: slots that wait in a heap by release time
     unordered="i4", heap_size="i8", taken="i8",
 )  # fmt: skip

@@ -28,7 +28,7 @@ _COMMAND = Struct(f"=q{layout.KEY_WORDS}Q{_ARGS}q4q")  # op, key, args, then wha
 _KEYED = Struct(f"=q{layout.KEY_WORDS}Q")  # its beginning
 _ANSWER = Struct("=4q")  # ended, packets, bytes, last_used_ns
 _ANSWER_AT = _COMMAND.size - _ANSWER.size
-_PUNT = Struct(f"=q{layout.KEY_WORDS}Q7q")  # kind, key, slot, length, action, partial, packets, bytes, last_used_ns
+_PUNT = Struct(f"=q{layout.KEY_WORDS}Q7q")  # the fields of punt_dtype
 assert _COMMAND.size == layout.command_dtype.itemsize
 assert _PUNT.size == layout.punt_dtype.itemsize
 _REASONS = {reason.value: reason for reason in PuntReason}

@@ -14,7 +14,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from vswitch.config import parse_port
 from vswitch.datapath import Datapath
@@ -75,7 +74,7 @@ class Switch:
         with namespace.inside():
             self.dp = Datapath(dpid, [parse_port(port) for port in ports], cpu)
         self._stop = threading.Event()
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._agent = threading.Thread(target=self._answer)
 
     def start(self) -> None:
@@ -85,7 +84,7 @@ class Switch:
     def _answer(self) -> None:
         next_look = 0.0
         while not self._stop.is_set():
-            with self._lock:
+            with self.lock:
                 for punt in self.dp.poll_punts():
                     self.missed.append(punt.key)
                     program = self.routes.get(punt.key.in_port, ())
@@ -97,8 +96,13 @@ class Switch:
             time.sleep(0.0005)
 
     def port(self, number: int) -> PortInfo:
-        with self._lock:
+        with self.lock:
             return next(port for port in self.dp.ports() if port.port_no == number)
+
+    def worker_seconds(self) -> float:
+        """Processor time of the dataplane's thread."""
+        assert self.dp._thread is not None and self.dp._thread.ident is not None
+        return time.clock_gettime(time.pthread_getcpuclockid(self.dp._thread.ident))
 
     def counted(self) -> dict[str, int]:
         """What was counted, but for zeros."""
@@ -193,7 +197,3 @@ def iperf(client: Namespace, server: Namespace, address: str, *options: object, 
 
 def gbps(report: dict) -> float:
     return report["end"]["sum_received"]["bits_per_second"] / 1e9
-
-
-def read(path: Path) -> str:
-    return path.read_text()

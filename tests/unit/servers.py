@@ -12,7 +12,7 @@ from tests.reference import internet_sum, l4_checksum_right
 from vswitch import datapath
 from vswitch.config import parse_port
 from vswitch.dataplane import worker
-from vswitch.dataplane.ports.tap import DATA_VALID, GSO_ECN, GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM
+from vswitch.dataplane.ports.vnet import DATA_VALID, GSO_ECN, GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM
 from vswitch.flow import Output, SetTunnel
 from vswitch.layout import Counter
 

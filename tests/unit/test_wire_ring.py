@@ -254,3 +254,85 @@ def test_a_head_beyond_the_ring_reads_no_more_than_the_ring(peer, head, unordere
         peer.received()
     assert row["heap_size"] <= WIRE_SLOTS
     assert (peer.t["wire_heap"][1, :4] == heap_end).all()
+
+
+# A receiver that lives but takes nothing, as a process that is stopped
+
+
+@pytest.fixture
+def neighbours():
+    """A VM's switch with two wires: nobody takes from the first, the test takes from the second."""
+    with Rig(taps=1, wires=2) as rig:
+        for port, target in ((7001, rig.wire_ports[0]), (7002, rig.wire_ports[1])):
+            rig.route(tcp_segment(3000, dport=port, flags="PA"), 1, (Op.OUTPUT, target))
+        rig.counted()
+        yield rig
+
+
+def vm_sends(rig, port, count=1, length=3000):
+    for _ in range(count):
+        frame = tcp_segment(length, dport=port, flags="PA")
+        rig.vms[0].send(VNET + frame)
+    rig.t["ports"][1]["ready"] = 1
+
+
+def fill_the_first(rig, length=3000):
+    for _ in range(WIRE_SLOTS):
+        vm_sends(rig, 7001, 4, length)
+        rig.step()
+        if rig.counted().get("tx_backpressure"):
+            return
+    raise AssertionError("the wire never filled up")
+
+
+@pytest.mark.parametrize("length", [60_000, 3000])
+def test_a_receiver_that_stopped_holds_its_neighbours_vms_for_a_moment_only(neighbours, length):
+    rig = neighbours
+    fill_the_first(rig, length)
+    vm_sends(rig, 7002)
+    rig.now_ns += wire.STALL_NS - 1
+    rig.step()
+    assert rig.sent(1) == []
+    assert rig.counted() == {"tx_backpressure": 1}
+    rig.now_ns += 1
+    for _ in range(8):
+        rig.step()
+    assert len(rig.sent(1)) == 3
+    assert "tx_backpressure" not in rig.counted()
+    for _ in range(200):
+        vm_sends(rig, 7001, 1, length)
+        vm_sends(rig, 7002)
+        rig.step()
+        assert len(rig.sent(1)) == 3
+    counted = rig.counted()
+    assert set(counted) == {"wire_stalled"}
+    assert rig.t["free_buffer_count"] > 0
+
+
+def test_a_receiver_that_goes_on_is_waited_for_again(neighbours):
+    rig = neighbours
+    fill_the_first(rig)
+    rig.now_ns += wire.STALL_NS
+    rig.step()
+    taken = len(rig.sent(0))
+    assert taken > WIRE_SLOTS - 2 * wire.ROOM
+    rig.counted()
+    rig.step()
+    assert rig.counted() == {}
+    fill_the_first(rig)
+    rig.now_ns += wire.STALL_NS - 1
+    rig.step()
+    assert rig.counted() == {"tx_backpressure": 1}
+
+
+def test_a_slow_receiver_is_not_one_that_stopped(neighbours):
+    rig = neighbours
+    fill_the_first(rig)
+    cursor = int(rig.t["wires"][0]["tx_cursors"]) + CURSOR_TAIL
+    for _ in range(20):
+        rig.now_ns += wire.STALL_NS - 1
+        rig.set_word(cursor, rig.word(cursor) + 1)
+        for _ in range(4):
+            vm_sends(rig, 7001)
+            rig.step()
+        assert set(rig.counted()) <= {"tx_backpressure"}

@@ -3,11 +3,22 @@
 
 from numba import njit
 
-from vswitch.dataplane import flow_table
+from vswitch.dataplane import checksum, flow_table, meters, rewrite
 from vswitch.dataplane.intrinsics import acquire64, copy, release64, store64, sys_write
-from vswitch.dataplane.outgoing import take_group
+from vswitch.dataplane.outgoing import (
+    cut,
+    l4_checksum_field,
+    make_saved,
+    restore,
+    save,
+    segment_count,
+    store_l4_checksum,
+    take_group,
+)
 from vswitch.dataplane.ports import packet, tap
+from vswitch.dataplane.ports.vnet import is_super_frame
 from vswitch.dataplane.tso import NO_TUNNEL, segment
+from vswitch.flow import MAX_SAVED
 from vswitch.layout import (
     KEY_WORDS,
     OP_WORDS,
@@ -23,7 +34,21 @@ from vswitch.layout import (
     PuntKind,
 )
 
-OUTPUT, SET_TUNNEL, CONTROLLER = Op.OUTPUT.value, Op.SET_TUNNEL.value, Op.CONTROLLER.value
+OUTPUT, SET_TUNNEL, CONTROLLER, METER = (
+    Op.OUTPUT.value, Op.SET_TUNNEL.value, Op.CONTROLLER.value, Op.METER.value,
+)  # fmt: skip
+SET_FIELD, PUSH, POP_VLAN, POP_MPLS, POP_PBB = (
+    Op.SET_FIELD.value, Op.PUSH.value, Op.POP_VLAN.value, Op.POP_MPLS.value, Op.POP_PBB.value,
+)  # fmt: skip
+SET_TTL, DEC_TTL, COPY_TTL = Op.SET_TTL.value, Op.DEC_TTL.value, Op.COPY_TTL.value
+SAVE, RESTORE = Op.SAVE.value, Op.RESTORE.value
+
+CHANGED = 0
+"""What an operation did: changed the packet, or left it as it is …"""
+HANDED_ON = 1
+"""… gave it or a copy of it to a port or to the agent …"""
+ENDED = 2
+"""… or dropped it, and counted that."""
 
 
 @njit(cache=True)
@@ -32,38 +57,167 @@ def forward(mem, t, group):
     first = t["packets"][group["first"]]
     flow_table.make_key(mem, t, first)
     place = flow_table.find(t, t["key"])
-    take_group(mem, t, group)
+    received = take_group(mem, t, group)
     if place == flow_table.NOT_FOUND:
-        punt(mem, t, PuntKind.MISS.value, 0)
+        punt(mem, t, PuntKind.MISS.value, 0, received)
         return
     flow = t["flows"][place]
     flow["packets"] += t["outgoing"]["frames"]
-    flow["bytes"] += _bytes_received(t["outgoing"])
+    flow["bytes"] += received
     flow["last_used_ns"] = t["now_ns"]
     run_program(mem, t, flow["program"], flow["program_len"])
 
 
 @njit(cache=True)
-def _bytes_received(out):
-    """Bytes of the frames that became this packet: each had the headers."""
-    return out["payload_len"] + out["frames"] * out["header_len"]
-
-
-@njit(cache=True)
 def run_program(mem, t, program, length):
-    """Run `length` operations at `program` on `t['outgoing']`. None of them drops by rule."""
-    if length == 0:
-        t["counters"][Counter.NO_RULE.value] += 1
-        return
+    """Run `length` operations at `program` on `t['outgoing']`. One that hands nothing on drops by rule."""
+    handed_on = False
     for step in range(length):
         at = program + OP_WORDS * step
         op = t["programs"][at]
         if op == OUTPUT:
             output(mem, t, t["programs"][at + 1])
+            handed_on = True
         elif op == SET_TUNNEL:
             t["outgoing"]["tunnel_id"] = t["programs"][at + 1]
-        elif op == CONTROLLER:
-            punt(mem, t, PuntKind.ACTION.value, t["programs"][at + 1])
+        else:
+            handed_on = _run_rewriting(mem, t, at, length - step) or handed_on
+            break
+    if not handed_on:
+        t["counters"][Counter.NO_RULE.value] += 1
+
+
+# Programs that do more than to output
+
+
+@njit(cache=True)
+def _run_rewriting(mem, t, program, length):
+    """Run operations of any kind; whether the packet was handed on, or dropped and counted."""
+    if is_super_frame(t["outgoing"]) and _tells_segments_apart(t, program, length):
+        return _run_on_segments(mem, t, program, length)
+    for step in range(length):
+        if t["programs"][program + OP_WORDS * step] == SAVE:
+            return _run_saving(mem, t, program, length, make_saved(), 0)
+    handed_on = False
+    for step in range(length):
+        result = _operate(mem, t, program + OP_WORDS * step)
+        if result == ENDED:
+            return True
+        handed_on = handed_on or result == HANDED_ON
+    return handed_on
+
+
+@njit(cache=True)
+def _tells_segments_apart(t, program, length):
+    """Whether a program does to a super-frame what cannot be done to all its segments at once.
+
+    That is: changing types, so that it is no TCP any more, and remarking some of them.
+    """
+    for step in range(length):
+        at = program + OP_WORDS * step
+        op, argument = t["programs"][at], t["programs"][at + 1]
+        if op == POP_MPLS or op == POP_PBB:
+            return True
+        if op == SET_FIELD and (argument == rewrite.ETH_TYPE or argument == rewrite.IP_PROTO):
+            return True
+        if op == METER and not meters.treats_alike(t, argument):
+            return True
+    return False
+
+
+@njit(cache=True)
+def _run_on_segments(mem, t, program, length):
+    """Run a program on each segment of a super-frame; whether one was handed on, or dropped and counted."""
+    saved = make_saved()
+    save(mem, t, saved, 0)
+    handed_on = False
+    for number in range(segment_count(t["outgoing"])):
+        restore(mem, t, saved, 0)
+        _cut_segment(mem, t, number)
+        handed_on = _run_saving(mem, t, program, length, saved, 1) or handed_on
+    return handed_on
+
+
+@njit(cache=True)
+def _cut_segment(mem, t, number):
+    """Make the super-frame its segment of this number."""
+    out = t["outgoing"]
+    start = number * out["gso_size"]
+    cut(mem, t, start, min(out["gso_size"], out["payload_len"] - start))
+    out["gso_size"] = 0
+
+
+@njit(cache=True)
+def _run_saving(mem, t, program, length, saved, first):
+    """As _run_rewriting, with SAVE and RESTORE; the places from `first` on in `saved` are free."""
+    depth = first
+    handed_on = False
+    for step in range(length):
+        at = program + OP_WORDS * step
+        op = t["programs"][at]
+        if op == SAVE:
+            if depth == first + MAX_SAVED:
+                return handed_on
+            save(mem, t, saved, depth)
+            depth += 1
+        elif op == RESTORE:
+            if depth > first:
+                depth -= 1
+                restore(mem, t, saved, depth)
+        else:
+            result = _operate(mem, t, at)
+            if result == ENDED:
+                return True
+            handed_on = handed_on or result == HANDED_ON
+    return handed_on
+
+
+@njit(cache=True)
+def _operate(mem, t, at):
+    """Carry out the operation at `at`, which is no SAVE or RESTORE: CHANGED, HANDED_ON or ENDED."""
+    op, a, b, c = t["programs"][at], t["programs"][at + 1], t["programs"][at + 2], t["programs"][at + 3]
+    if op == OUTPUT:
+        output(mem, t, a)
+        return HANDED_ON
+    if op == CONTROLLER:
+        _punt_packets(mem, t, a)
+        return HANDED_ON
+    if op == METER:
+        return CHANGED if meters.apply(mem, t, a) else ENDED
+    if op == SET_TUNNEL:
+        t["outgoing"]["tunnel_id"] = a
+        return CHANGED
+    result = _rewrite(mem, t, op, a, b, c)
+    if result == rewrite.MISSING:
+        t["counters"][Counter.NO_SUCH_HEADER.value] += 1
+    elif result == rewrite.NO_ROOM:
+        t["counters"][Counter.MTU_EXCEEDED.value] += 1
+        return ENDED
+    elif result == rewrite.BAD_TTL:
+        t["counters"][Counter.INVALID_TTL.value] += segment_count(t["outgoing"])
+        _punt_packets(mem, t, a)
+        return ENDED
+    return CHANGED
+
+
+@njit(cache=True)
+def _rewrite(mem, t, op, a, b, c):
+    """Carry out an operation that changes the headers, and nothing else."""
+    if op == SET_FIELD:
+        return rewrite.set_field(mem, t, a, b, c)
+    if op == PUSH:
+        return rewrite.push(mem, t, a)
+    if op == POP_VLAN:
+        return rewrite.pop_vlan(mem, t)
+    if op == POP_MPLS:
+        return rewrite.pop_mpls(mem, t, a)
+    if op == POP_PBB:
+        return rewrite.pop_pbb(mem, t)
+    if op == SET_TTL:
+        return rewrite.set_ttl(mem, t, a, b)
+    if op == DEC_TTL:
+        return rewrite.decrement_ttl(mem, t, b)
+    return rewrite.copy_ttl(mem, t, a)
 
 
 @njit(cache=True)
@@ -71,7 +225,6 @@ def output(mem, t, index):
     """Send the packet out of the port of this index."""
     port = t["ports"][index]
     kind = port["kind"]
-    sent = 0
     if kind == PortKind.NONE.value:
         t["counters"][Counter.UNKNOWN_PORT.value] += 1
     elif not port["up"]:
@@ -84,27 +237,55 @@ def output(mem, t, index):
     elif kind == PortKind.PACKET.value:
         packet.send(mem, t, index)
     else:
-        uplink = t["ports"][port["uplink"]]
-        if uplink["kind"] == PortKind.NONE.value or not uplink["up"]:
-            t["counters"][Counter.NO_UPLINK.value] += 1
-            port["tx_dropped"] += 1
-            return
-        sent = segment(mem, t, port["uplink"], index)
-        port["tx_packets"] += sent
-        port["tx_bytes"] += t["outgoing"]["bytes"] if sent else 0
+        _output_to_tunnel(mem, t, index)
 
 
 @njit(cache=True)
-def punt(mem, t, kind, action):
+def _output_to_tunnel(mem, t, index):
+    port = t["ports"][index]
+    uplink = t["ports"][port["uplink"]]
+    if uplink["kind"] == PortKind.NONE.value or not uplink["up"]:
+        t["counters"][Counter.NO_UPLINK.value] += 1
+        port["tx_dropped"] += 1
+        return
+    sent = segment(mem, t, port["uplink"], index)
+    port["tx_packets"] += sent
+    port["tx_bytes"] += t["outgoing"]["bytes"] if sent else 0
+
+
+# To the agent
+
+
+@njit(cache=True)
+def _punt_packets(mem, t, action):
+    """Hand copies to the agent, as Controller action number `action` asks: a super-frame as its segments."""
+    if not is_super_frame(t["outgoing"]):
+        punt(mem, t, PuntKind.ACTION.value, action, t["outgoing"]["bytes"])
+        return
+    saved = make_saved()
+    save(mem, t, saved, 0)
+    for number in range(segment_count(t["outgoing"])):
+        restore(mem, t, saved, 0)
+        _cut_segment(mem, t, number)
+        punt(mem, t, PuntKind.ACTION.value, action, t["outgoing"]["bytes"])
+    restore(mem, t, saved, 0)
+
+
+@njit(cache=True)
+def punt(mem, t, kind, action, received):
     """Hand a copy of the packet to the agent, in a punt slot that the agent gives back.
 
-    action: number of the Controller action that asks for it, 0 for a miss.
+    action: number of the Controller action that asks for it, 0 for a miss. received: bytes of the frames that
+    became the packet. The copy's checksum is a whole one, but for a super-frame's.
     """
+    out = t["outgoing"]
     head = acquire64(mem, PUNT_HEAD_OFFSET)
     if t["free_punt_count"] == 0 or head - acquire64(mem, PUNT_TAIL_OFFSET) >= PUNTS:
         t["counters"][Counter.PUNT_OVERFLOW.value] += 1
         return
-    out = t["outgoing"]
+    if out["bytes"] > PUNT_SLOT_SIZE:
+        t["counters"][Counter.PUNT_OVERFLOW.value] += 1
+        return
     t["free_punt_count"] -= 1
     slot = t["free_punts"][t["free_punt_count"]]
     at = t["punt_memory"] + slot * PUNT_SLOT_SIZE
@@ -122,14 +303,19 @@ def punt(mem, t, kind, action):
     row["slot"] = slot
     row["length"] = out["bytes"]
     row["packets"] = out["frames"]
-    row["bytes"] = _bytes_received(out)
-    row["partial"] = 1 if out["csum"] == Csum.PARTIAL.value else 0
+    row["bytes"] = received
     info = t["held"][slot]
     info["length"] = out["bytes"]
     info["in_port"] = out["in_port"]
     info["tunnel_id"] = out["tunnel_id"]
     info["csum"] = out["csum"]
     info["gso_size"] = out["gso_size"]
+    if out["csum"] == Csum.PARTIAL.value and not is_super_frame(out):
+        l4 = t["punt_memory"] + slot * PUNT_SLOT_SIZE + out["l4"]
+        total = checksum.sum_bytes(mem, l4, out["bytes"] - out["l4"])
+        store_l4_checksum(mem, out, l4 + l4_checksum_field(out), total)
+        info["csum"] = Csum.GOOD.value
+    row["partial"] = 1 if info["csum"] == Csum.PARTIAL.value else 0
     _publish_punt(mem, t, head)
 
 

@@ -2,20 +2,58 @@
 """The packet that an action program works on: writable headers in the scratch, payload by reference.
 
 A group of frames becomes one packet here: its headers are copied once and made right for the whole, its
-payload stays where it was received, as ranges of `mem`.
+payload stays where it was received, as ranges of `mem`. Headers grow into the room in front of HEADER_OFFSET
+when tags are pushed, and are pulled out of the payload when tags are popped from in front of them.
+
+A packet of more than `gso_size` payload bytes is a super-frame: it stands for the TCP segments, or the UDP
+datagrams, that it will be cut into. Wherever tags were pushed, `l3` and `l4` tell where its IP and TCP or UDP
+headers truly are.
 """
 
+import numpy as np
 from numba import njit
 
 from vswitch.dataplane import checksum
-from vswitch.dataplane.gro import PROTO_TCP
-from vswitch.dataplane.intrinsics import copy, load8, load16, store8, store16
-from vswitch.layout import HEADER_MAX, HEADER_OFFSET, Csum
+from vswitch.dataplane.gro import CWR, FIN, PROTO_TCP, PSH
+from vswitch.dataplane.intrinsics import (
+    copy,
+    load8,
+    load16,
+    load32,
+    load64,
+    store8,
+    store16,
+    store32,
+    store64,
+)
+from vswitch.dataplane.parse import ETH_HEADER, ETH_QINQ, ETH_VLAN, PROTO_UDP, VLAN_TAG, parse
+from vswitch.dataplane.ports import vnet
+from vswitch.dataplane.seq import seq_add
+from vswitch.flow import MAX_SAVED
+from vswitch.layout import (
+    BURST,
+    HEADER_MAX,
+    HEADER_OFFSET,
+    STAGED_HEAD,
+    TEMPLATE_SIZE,
+    Csum,
+    outgoing_dtype,
+    packet_dtype,
+    range_dtype,
+)
+
+LONGEST_HEADERS = STAGED_HEAD - vnet.HEADER - TEMPLATE_SIZE
+"""Bytes of headers that ports have room for."""
+HEADROOM = 512
+"""Bytes in front of HEADER_OFFSET that pushed headers may take."""
+HEADER_LIMIT = HEADER_OFFSET + 2 * HEADER_MAX
+"""Where headers that are pulled out of the payload end at the latest."""
+SAVED_WORDS = LONGEST_HEADERS // 8 + 1
 
 
 @njit(cache=True)
 def take_group(mem, t, group):
-    """Make `t['outgoing']` and `t['ranges']` the packet that `group` stands for."""
+    """Make `t['outgoing']` and `t['ranges']` the packet that `group` stands for; the bytes of its frames."""
     first = t["packets"][group["first"]]
     out = t["outgoing"]
     header_end = first["payload"]
@@ -38,6 +76,10 @@ def take_group(mem, t, group):
     out["buffer"] = first["buffer"]
     out["frames"] = group["count"]
     out["range_count"] = 0
+    # Of an aggregate's frames, each had the headers; a single frame may have had padding behind the packet.
+    received = out["payload_len"] + out["frames"] * out["header_len"]
+    if out["frames"] == 1:
+        received = first["length"] - (first["l2"] - first["offset"])
     if out["header_len"] > HEADER_MAX:
         _shorten_headers(t, first)
         _add_range(t, first["l3"], out["payload_len"])
@@ -53,6 +95,7 @@ def take_group(mem, t, group):
     if first["ecn_changed"]:
         set_tos(mem, out, first["tos"])
     out["bytes"] = out["header_len"] + out["payload_len"]
+    return received
 
 
 @njit(cache=True)
@@ -82,7 +125,7 @@ def _add_range(t, offset, length):
 
 @njit(cache=True)
 def _complete_headers(mem, out, flags):
-    """Lengths, flags and checksums of an aggregate; its TCP checksum is left to the receiver (partial)."""
+    """Lengths, TCP flags and checksums of a super-frame, whose TCP or UDP checksum is a partial one."""
     l3 = out["header"] + out["l3"]
     l4 = out["header"] + out["l4"]
     length = out["header_len"] - out["l3"] + out["payload_len"]
@@ -92,20 +135,21 @@ def _complete_headers(mem, out, flags):
         store16(mem, l3 + 10, checksum.finish(checksum.sum_header(mem, l3, out["l4"] - out["l3"])))
     else:
         store16(mem, l3 + 4, length - 40)
-    store8(mem, l4 + 13, flags & 0xFF)
     l4_length = length - (out["l4"] - out["l3"])
-    store16(
-        mem,
-        l4 + 16,
-        checksum.fold(checksum.pseudo_header(mem, l3, out["ip_version"], PROTO_TCP, l4_length)),
-    )
+    if out["ip_proto"] == PROTO_TCP:
+        store8(mem, l4 + 13, flags & 0xFF)
+    else:
+        store16(mem, l4 + 4, l4_length)
+    pseudo_sum = checksum.pseudo_header(mem, l3, out["ip_version"], out["ip_proto"], l4_length)
+    store16(mem, l4 + l4_checksum_field(out), checksum.fold(pseudo_sum))
     out["csum"] = Csum.PARTIAL.value
 
 
 @njit(cache=True)
 def set_tos(mem, out, tos):
-    """Write the TOS or traffic class, and make IPv4's header checksum right for it (RFC 1624)."""
+    """Write the TOS or traffic class, and keep IPv4's header checksum right (RFC 1624)."""
     l3 = out["header"] + out["l3"]
+    out["tos"] = tos
     if out["ip_version"] == 4:
         before = load16(mem, l3)
         store8(mem, l3 + 1, tos)
@@ -116,3 +160,232 @@ def set_tos(mem, out, tos):
         )
     elif out["ip_version"] == 6:
         store16(mem, l3, (load8(mem, l3) >> 4 << 12) | (tos << 4) | (load8(mem, l3 + 1) & 15))
+
+
+# Headers that grow and shrink
+
+
+@njit(cache=True)
+def open_front(out, count):
+    """Make room for `count` bytes in front of the headers; False when they have grown too long."""
+    if out["header"] - count < HEADER_OFFSET - HEADROOM or out["header_len"] + count > LONGEST_HEADERS:
+        return False
+    out["header"] -= count
+    _header_grew(out, count)
+    return True
+
+
+@njit(cache=True)
+def drop_front(out, count):
+    """Take the first `count` bytes away."""
+    out["header"] += count
+    _header_grew(out, -count)
+
+
+@njit(cache=True)
+def _header_grew(out, count):
+    out["header_len"] += count
+    out["l3"] += count
+    out["l4"] += count
+    out["bytes"] += count
+
+
+@njit(cache=True)
+def reach(mem, t, length):
+    """Whether the packet's first `length` bytes stand in the scratch; they are pulled there if need be."""
+    out = t["outgoing"]
+    missing = length - out["header_len"]
+    if missing <= 0:
+        return True
+    if missing > _within_reach(t):
+        return False
+    copy(mem, out["header"] + out["header_len"], t["ranges"][0]["offset"], missing)
+    _pull(t, missing)
+    return True
+
+
+@njit(cache=True)
+def _within_reach(t):
+    """How many payload bytes can be pulled into the scratch; those of a super-frame are no header."""
+    out = t["outgoing"]
+    if out["range_count"] == 0 or vnet.is_super_frame(out):
+        return 0
+    room = min(LONGEST_HEADERS, HEADER_LIMIT - out["header"]) - out["header_len"]
+    return min(t["ranges"][0]["length"], room)
+
+
+@njit(cache=True)
+def _pull(t, count):
+    """The first `count` payload bytes, which stand behind the headers in the scratch, are headers now."""
+    out = t["outgoing"]
+    out["header_len"] += count
+    out["payload_len"] -= count
+    _cut_ranges(t, count, out["payload_len"])
+
+
+@njit(cache=True)
+def network_offset(mem, header, length):
+    """Offset of what stands behind the VLAN tags of a frame whose first `length` bytes are at `header`."""
+    offset = ETH_HEADER
+    eth_type = load16(mem, header + ETH_HEADER - 2)
+    while (eth_type == ETH_VLAN or eth_type == ETH_QINQ) and offset + VLAN_TAG <= length:
+        eth_type = load16(mem, header + offset + 2)
+        offset += VLAN_TAG
+    return offset
+
+
+@njit(cache=True)
+def parse_anew(mem, t):
+    """Find the headers again, after their types changed or others came to light.
+
+    The checksum must not be partial, nor the packet a super-frame: what they rest on may be gone.
+    """
+    out = t["outgoing"]
+    ahead = max(_within_reach(t), 0)
+    if ahead > 0:
+        copy(mem, out["header"] + out["header_len"], t["ranges"][0]["offset"], ahead)
+    packet = np.empty(1, packet_dtype)[0]
+    # The parser steps over few VLAN tags, and many may have been pushed: it begins at the last of them.
+    skipped = network_offset(mem, out["header"], out["header_len"] + ahead) - ETH_HEADER
+    packet["offset"] = out["header"] + skipped
+    packet["head_length"] = out["header_len"] + ahead - skipped
+    packet["ext"] = packet["offset"] + packet["head_length"]
+    packet["length"] = out["header_len"] + out["payload_len"] - skipped
+    packet["port"] = out["in_port"]
+    packet["queue"] = 0
+    packet["csum"] = Csum.UNKNOWN.value
+    parse(mem, t, packet, False)  # whatever its verdict: what is no known packet is sent on as it is
+    headers = packet["payload"] - out["header"] if packet["ip_version"] else packet["l3"] - out["header"]
+    if headers > out["header_len"]:
+        _pull(t, headers - out["header_len"])
+    out["l3"] = packet["l3"] - out["header"]
+    out["l4"] = packet["l4"] - out["header"]
+    out["ip_version"] = packet["ip_version"]
+    out["ip_proto"] = packet["ip_proto"]
+    out["frag"] = packet["frag"]
+    out["tos"] = packet["tos"]
+    out["csum"] = Csum.UNKNOWN.value
+    out["gso_size"] = 0
+
+
+# Super-frames and their segments
+
+
+@njit(cache=True)
+def segment_count(out):
+    """How many packets this one stands for."""
+    if not vnet.is_super_frame(out):
+        return 1
+    return (out["payload_len"] + out["gso_size"] - 1) // out["gso_size"]
+
+
+@njit(cache=True)
+def cut(mem, t, start, length):
+    """Keep of a super-frame the segments of payload bytes `start` … `start + length`."""
+    out = t["outgoing"]
+    l3 = out["header"] + out["l3"]
+    l4 = out["header"] + out["l4"]
+    flags = 0
+    if out["ip_proto"] == PROTO_TCP:
+        flags = load8(mem, l4 + 13)
+        if start > 0:
+            flags &= ~CWR
+        if start + length < out["payload_len"]:
+            flags &= ~(FIN | PSH)
+        store32(mem, l4 + 4, seq_add(load32(mem, l4 + 4), start))
+    if out["ip_version"] == 4:
+        store16(mem, l3 + 4, (load16(mem, l3 + 4) + start // out["gso_size"]) & 0xFFFF)
+    _cut_ranges(t, start, length)
+    out["payload_len"] = length
+    out["bytes"] = out["header_len"] + length
+    _complete_headers(mem, out, flags)
+
+
+@njit(cache=True)
+def _cut_ranges(t, start, length):
+    """Keep `length` bytes of the payload from byte `start` on."""
+    kept = 0
+    position = 0
+    for index in range(t["outgoing"]["range_count"]):
+        piece = t["ranges"][index]
+        first = max(start - position, 0)
+        last = min(start + length - position, piece["length"])
+        position += piece["length"]
+        if first < last:
+            t["ranges"][kept]["offset"] = piece["offset"] + first
+            t["ranges"][kept]["length"] = last - first
+            kept += 1
+    t["outgoing"]["range_count"] = kept
+
+
+# Checksums
+
+
+@njit(cache=True)
+def l4_checksum_field(out):
+    """Offset of the TCP or UDP checksum in its header."""
+    return 16 if out["ip_proto"] == PROTO_TCP else 6
+
+
+@njit(cache=True)
+def store_l4_checksum(mem, out, field, total):
+    """Write the checksum of a TCP segment or UDP datagram for its sum, partial checksum included."""
+    value = checksum.finish(total)
+    if value == 0 and out["ip_proto"] == PROTO_UDP:
+        value = 0xFFFF
+    store16(mem, field, value)
+
+
+@njit(cache=True)
+def complete_checksum(mem, t):
+    """Make a partial checksum a whole one. The packet is no super-frame."""
+    out = t["outgoing"]
+    if out["csum"] != Csum.PARTIAL.value:
+        return
+    length = out["header_len"] - out["l4"]
+    total = checksum.sum_bytes(mem, out["header"] + out["l4"], length)
+    for index in range(out["range_count"]):
+        piece = t["ranges"][index]
+        part = checksum.sum_bytes(mem, piece["offset"], piece["length"])
+        total += checksum.swap(part) if length & 1 else part
+        length += piece["length"]
+    store_l4_checksum(mem, out, out["header"] + out["l4"] + l4_checksum_field(out), total)
+    out["csum"] = Csum.GOOD.value
+
+
+# Remembering packets
+
+
+@njit(cache=True)
+def make_saved():
+    """Room for MAX_SAVED packets, and one more for whoever runs a program on parts of a packet."""
+    count = MAX_SAVED + 1
+    return (
+        np.empty(count, outgoing_dtype),
+        np.empty((count, BURST + 4), range_dtype),
+        np.empty((count, SAVED_WORDS), np.int64),
+    )
+
+
+@njit(cache=True)
+def save(mem, t, saved, place):
+    """Remember the packet at `place`."""
+    packets, ranges, headers = saved
+    out = t["outgoing"]
+    packets[place] = out
+    for index in range(out["range_count"]):
+        ranges[place, index] = t["ranges"][index]
+    for word in range((out["header_len"] + 7) // 8):
+        headers[place, word] = load64(mem, out["header"] + 8 * word)
+
+
+@njit(cache=True)
+def restore(mem, t, saved, place):
+    """The packet is again the one that was saved at `place`."""
+    packets, ranges, headers = saved
+    t["outgoing"] = packets[place]
+    out = t["outgoing"]
+    for index in range(out["range_count"]):
+        t["ranges"][index] = ranges[place, index]
+    for word in range((out["header_len"] + 7) // 8):
+        store64(mem, out["header"] + 8 * word, headers[place, word])

@@ -35,6 +35,8 @@ from vswitch.layout import (
 NO_TUNNEL = -1
 OUTER_IP = ETH_HEADER
 """Offset of the outer IPv4 header in a template."""
+SPARE_BUFFERS = 8
+"""Pool buffers that no wire holds, so that one whose receiver takes nothing cannot hold all of them."""
 TCP_CHECKSUM, UDP_CHECKSUM = 16, 6
 """Offsets of the checksum in the header."""
 
@@ -170,6 +172,7 @@ def _send_segments(mem, t, wire_index, tunnel, template_len, gso_size):
     wire = t["wires"][wire_index]
     header_len = template_len + out["header_len"]
     by_reference = out["buffer"] >= 0 and header_len <= SLOT_HEAD_MAX
+    by_reference = by_reference and t["free_buffer_count"] > SPARE_BUFFERS
     series = _begin_series(mem, t, tunnel, template_len)
     sent = 0
     index = 0  # the range that the next segment starts in, and where in it
@@ -201,7 +204,7 @@ def _send_segments(mem, t, wire_index, tunnel, template_len, gso_size):
     return sent
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _advance(t, index, position):
     """The range and the place in it that are `position` bytes behind the start of range `index`."""
     while index < t["outgoing"]["range_count"] - 1 and position >= t["ranges"][index]["length"]:
@@ -240,7 +243,7 @@ def _begin_series(mem, t, tunnel, template_len):
     return ip_id, seq, flags, ip_sum, l4_sum, pseudo_sum, outer_sum
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _write_headers(mem, t, at, tunnel, template_len, series, number, length):
     """Headers of segment `number`, which has `length` bytes, but for its TCP or UDP checksum."""
     out = t["outgoing"]
@@ -271,13 +274,14 @@ def _write_headers(mem, t, at, tunnel, template_len, series, number, length):
         _set_outer(mem, t, at, tunnel, header_len + length, outer_sum)
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _complete_checksum(mem, out, l4, series, payload_sum, length):
     """Write the TCP or UDP checksum of a segment whose other fields are complete."""
     _, _, _, _, l4_sum, pseudo_sum, _ = series
     total = l4_sum + pseudo_sum + out["header_len"] - out["l4"] + length + payload_sum
     if out["ip_proto"] == PROTO_TCP:
-        total += load16(mem, l4 + 4) + load16(mem, l4 + 6) + load8(mem, l4 + 13)
+        seq = load32(mem, l4 + 4)
+        total += (seq >> 16) + (seq & 0xFFFF) + load8(mem, l4 + 13)
         store16(mem, l4 + TCP_CHECKSUM, checksum.finish(total))
     else:
         value = checksum.finish(total + load16(mem, l4 + 4))

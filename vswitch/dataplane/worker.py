@@ -213,6 +213,8 @@ def _sleep(mem, t, wake_at_ns):
     if acquire64(mem, COMMAND_HEAD_OFFSET) != acquire64(mem, COMMAND_TAIL_OFFSET):
         wake_at_ns = 0
     room = _room_on_wires(mem, t)
+    if not room:
+        wake_at_ns = min(wake_at_ns, t["now_ns"] + wire.STALL_NS)
     wait_ns = min(max(wake_at_ns - monotonic_ns(mem, TIMESPEC_OFFSET), 0), IDLE_WAIT_NS)
     count = _fill_pollfds(mem, t, room)
     if sys_ppoll(mem, POLLFDS_OFFSET, count, TIMESPEC_OFFSET, wait_ns) > 0:

@@ -159,7 +159,7 @@ def _hold(t, place, buffer):
 
 @njit(cache=True)
 def _segments_of_tunnel(mem, t, slot):
-    """How many frames of one of our tunnels a super-frame of the other end's (see tso.py) stands for; or 0."""
+    """How many frames a super-frame of one of our tunnels' other ends (see tso.py) stands for; or 0."""
     frame = slot + load_le16(mem, slot + TP_MAC)
     if t["tunnel_count"] == 0 or load8(mem, frame - vnet.HEADER + 1) != vnet.GSO_UDP_L4:
         return 0

@@ -63,6 +63,8 @@ LATE_NS = 1_000_000
 ROOM = 64 * TAP_BURST
 """Free slots that TAPs are read for: those of the super-frames of one turn."""
 DROPPED = -1
+STALL_NS = 100_000_000
+"""A full ring of which the receiver took nothing for so long belongs to one that has stopped."""
 
 
 @njit(cache=True)
@@ -110,7 +112,8 @@ def reserve(mem, t, index):
     if wire["tx_head"] - wire["tx_clean"] >= WIRE_SLOTS:
         reclaim(mem, t, index)
         if wire["tx_head"] - wire["tx_clean"] >= WIRE_SLOTS:
-            t["counters"][Counter.WIRE_FULL.value] += 1
+            stalled = _is_stalled(t, wire)
+            t["counters"][Counter.WIRE_STALLED.value if stalled else Counter.WIRE_FULL.value] += 1
             t["ports"][wire["port"]]["tx_dropped"] += 1
             return False
     return True
@@ -118,7 +121,10 @@ def reserve(mem, t, index):
 
 @njit(cache=True)
 def has_room(mem, t, index):
-    """Whether a super-frame's segments fit in the ring. Asks to be woken when not."""
+    """Whether a super-frame's segments fit in the ring, or need not. Asks to be woken when not.
+
+    Nobody waits for a receiver that lives but takes nothing (SIGSTOP): what does not fit is dropped then.
+    """
     wire = t["wires"][index]
     if wire["tx_head"] - wire["tx_clean"] <= WIRE_SLOTS - ROOM:
         return True
@@ -128,7 +134,19 @@ def has_room(mem, t, index):
     release64(mem, wire["tx_cursors"] + CURSOR_WAITING, 1)
     full_fence()
     reclaim(mem, t, index)
-    return wire["tx_head"] - wire["tx_clean"] <= WIRE_SLOTS - ROOM
+    if wire["tx_head"] - wire["tx_clean"] <= WIRE_SLOTS - ROOM:
+        return True
+    if wire["tx_clean"] != wire["full_clean"] or wire["full_since_ns"] == 0:
+        wire["full_clean"] = wire["tx_clean"]
+        wire["full_since_ns"] = t["now_ns"]
+    return _is_stalled(t, wire)
+
+
+@njit(cache=True)
+def _is_stalled(t, wire):
+    if wire["full_since_ns"] == 0 or wire["tx_clean"] != wire["full_clean"]:
+        return False
+    return t["now_ns"] - wire["full_since_ns"] >= STALL_NS
 
 
 @njit(cache=True)

@@ -168,7 +168,7 @@ def test_a_removed_tunnels_place_does_not_inherit_its_flows(server, dp):
 BAD_TUNNELS = [
     ({"format": "geneve"}, "format: 'geneve' is not known (allowed: vxlan)"),
     ({"port_no": WIRE_PORT}, "port_no: the port 2 exists already (allowed: an unused number)"),
-    ({"uplink_port": VM_PORT}, "uplink_port: vm1 is no wire (allowed: a wire port)"),
+    ({"uplink_port": VM_PORT}, "uplink_port: vm1 is a tap (allowed: a wire or packet port)"),
     ({"uplink_port": 77}, "port: there is no port 77 (allowed: 1 (vm1), 2 (wire2), 1000 (vxlan0))"),
     ({"remote_ip": "10.0.0"}, "remote_ip: '10.0.0' is no IPv4 address (allowed: four numbers, as 192.0.2.1)"),
     ({"local_mac": "02:00"}, "local_mac: '02:00' is no MAC address (allowed: as 02:00:00:00:00:01)"),

@@ -239,7 +239,7 @@ def test_anything_but_a_hello_first_ends_the_session(corpus, index, bytes_change
 
 @pytest.mark.nightly
 def test_a_million_mutilated_messages(corpus):
-    """In long sessions, so that states pile up."""
+    """In long sessions, so that states pile up. FUZZ_SEED repeats a run, FUZZ_SESSIONS shortens it."""
     seed = int(os.environ.get("FUZZ_SEED", random.randrange(1 << 32)))
     print(f"FUZZ_SEED={seed}")
     generator = random.Random(seed)

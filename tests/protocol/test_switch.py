@@ -99,6 +99,7 @@ def test_port_mod_errors(switch, datapath):
     assert error(0xFFFFFFFC, mac, 0, 0) == (failed, PortModFailed.BAD_PORT)
     assert error(1, bytes(6), 0, 0) == (failed, PortModFailed.BAD_HW_ADDR)
     assert error(1, mac, 2, 2) == (failed, PortModFailed.BAD_CONFIG)
+    assert error(1, mac, 0, 0, 1) == (failed, PortModFailed.BAD_ADVERTISE)
 
 
 def test_statistics_of_a_port_that_is_not_there(switch):

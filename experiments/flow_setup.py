@@ -181,7 +181,8 @@ class OvsWithRules(Ruled, OvsBed):
 def rules(count: int) -> list[str]:
     """`count` rules in all, of which the last two forward and the others, an access list, match nothing."""
     access = [
-        f"priority=100,udp,nw_src=10.{200 + number // 250}.{number % 250}.0/24,tp_dst={number + 1},actions=drop"
+        f"priority=100,udp,nw_src=10.{200 + number // 250}.{number % 250}.0/24,tp_dst={number + 1},"
+        "actions=drop"
         for number in range(count - 2)
     ]
     return [*access, "priority=1,in_port=1,actions=output:2", "priority=1,in_port=2,actions=output:1"]

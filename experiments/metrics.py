@@ -31,7 +31,7 @@ METRICS = {
     "retransmits": Metric("retransmits"),
     "cached_flows": Metric("cached"),
     "memory_bytes": Metric("MB", 1e6, 0),
-    "cpu_cores": Metric("CPU cores", 1.0, 2),
+    "cpu_cores": Metric("cores", 1.0, 2),
 }
 
 

@@ -47,7 +47,7 @@ class Layout:
         heads = tuple(HEADINGS.get(key, key) for key in self.keys)
         primary = METRICS[self.primary[0]].heading if len(self.primary) == 1 else "measured"
         others = tuple(METRICS[name].heading for name in self.others)
-        return (*heads, primary, "interval", f"ratio to {self.baseline}", *others, "runs")
+        return (*heads, primary, "interval", f"ratio to {self.baseline.partition('-')[0]}", *others, "runs")
 
 
 def layout(summary: dict[str, Any]) -> Layout:

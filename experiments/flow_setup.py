@@ -195,7 +195,7 @@ OPTIONS = {
     "seconds": Option(integer(1, 3600), 3, 1, "length of a run"),
     "rules": Option(integer(2, 10_000), 1000, 1000, "rules that are installed"),
     "new_flows": Option(integer(1, 10**6), 20_000, 20_000, "new flows that are offered, a second"),
-    "cached_flows": Option(integer(1, 10**6), 100_000, 20_000, "flows that are known at once"),
+    "cached_flows": Option(integer(1, 10**6), 100_000, 10_000, "flows that are known at once"),
     "flow_mods": Option(integer(1, 10**6), 4000, 4000, "flow-mods that are sent, a second"),
     "switches": Option(
         several(choice(*BACK_ENDS)), tuple(BACK_ENDS), tuple(BACK_ENDS), f"among {', '.join(BACK_ENDS)}"

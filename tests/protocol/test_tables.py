@@ -376,6 +376,7 @@ class PacketStub:
 
     def __init__(self, in_port, eth_dst, metadata):
         self.values = [0] * (METADATA + 1)
+        self.unknown = 0
         self.values[IN_PORT], self.values[ETH_DST], self.values[METADATA] = in_port, eth_dst, metadata
 
     def look(self, masks):

@@ -63,12 +63,9 @@ GROUP_ALL, GROUP_SELECT, GROUP_INDIRECT, GROUP_FAST_FAILOVER = range(4)
 _IP_TYPES = (IPV4, IPV6)
 _MPLS_TYPES = (MPLS, MPLS_MULTICAST)
 _VID = 0xFFF
-_HASHED: Masks = tuple(
-    (index, (1 << 128) - 1)
-    for index in (f.TUNNEL_ID, f.ETH_DST, f.ETH_SRC, f.VLAN_TCI, f.ETH_TYPE, f.IP_PROTO, f.IP_SRC, f.IP_DST,
-                  f.L4_SRC, f.L4_DST)
-)  # fmt: skip
-"""What the bucket of a select group depends on."""
+_HASHED = (f.TUNNEL_ID, f.ETH_DST, f.ETH_SRC, f.VLAN_TCI, f.ETH_TYPE, f.IP_PROTO, f.IP_SRC, f.IP_DST,
+           f.L4_SRC, f.L4_DST)  # fmt: skip
+"""The fields of the key that the bucket of a select group depends on."""
 
 
 class World(NamedTuple):
@@ -543,8 +540,7 @@ class _Run:
             return live[:1]
         weighted = [number for number in live if group.buckets[number].weight > 0]
         if len(weighted) > 1:
-            self.packet.look(_HASHED)
-            values = tuple([self.packet.values[index] for index, _mask in _HASHED])
+            values = (group.group_id, *self.packet.of_arrival(_HASHED))
             weighted = [max(weighted, key=lambda n: _score(values, n, group.buckets[n].weight))]
         return weighted
 

@@ -4,7 +4,7 @@
 from numba import njit
 
 from vswitch.dataplane import checksum, flow_table, meters, rewrite
-from vswitch.dataplane.intrinsics import acquire64, copy, release64, store64, sys_write
+from vswitch.dataplane.intrinsics import acquire64, copy, full_fence, release64, store64, sys_write
 from vswitch.dataplane.outgoing import (
     cut,
     l4_checksum_field,
@@ -339,5 +339,7 @@ def report_evicted(mem, t, key, packets, bytes_, last_used_ns):
 @njit(cache=True)
 def _publish_punt(mem, t, head):
     release64(mem, PUNT_HEAD_OFFSET, head + 1)
-    store64(mem, WAKE_OFFSET, 1)
-    sys_write(mem, t["agent_fd"], WAKE_OFFSET, 8)
+    full_fence()
+    if acquire64(mem, PUNT_TAIL_OFFSET) == head:  # the agent, which has taken all others, may wait
+        store64(mem, WAKE_OFFSET, 1)
+        sys_write(mem, t["agent_fd"], WAKE_OFFSET, 8)

@@ -15,7 +15,7 @@ from vswitch.dataplane.outgoing import (
     store_l4_checksum,
     take_group,
 )
-from vswitch.dataplane.ports import packet, tap
+from vswitch.dataplane.ports import tap
 from vswitch.dataplane.ports.vnet import is_super_frame
 from vswitch.dataplane.tso import NO_TUNNEL, segment
 from vswitch.flow import MAX_SAVED
@@ -232,10 +232,8 @@ def output(mem, t, index):
         port["tx_dropped"] += 1
     elif kind == PortKind.TAP.value:
         tap.send(mem, t, index)
-    elif kind == PortKind.WIRE.value:
+    elif kind == PortKind.WIRE.value or kind == PortKind.PACKET.value:
         segment(mem, t, index, NO_TUNNEL)
-    elif kind == PortKind.PACKET.value:
-        packet.send(mem, t, index)
     else:
         _output_to_tunnel(mem, t, index)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m experiments.flow_mods PORT`: sends flow-mods to a switch that listens, at a rate, and times them.
+"""`python -m experiments.flow_mods PORT`: sends flow-mods to a switch at a rate, and times them.
 
 Every flow-mod adds or deletes the rule of one flow of `experiments.blaster`, in turn, so each changes what
 becomes of packets that are on their way: from the rule of all to one of its own, and back. Both output to the

@@ -24,14 +24,14 @@ class Metric:
 
 METRICS = {
     "throughput_bps": Metric("Gbit/s", 1e9, 2),
-    "packets_per_second": Metric("kpackets/s", 1e3, 0),
-    "flows_per_second": Metric("new flows/s"),
-    "flow_mods_per_second": Metric("flow-mods/s"),
+    "packets_per_second": Metric("kpps", 1e3, 0),
+    "flows_per_second": Metric("flows/s"),
+    "flow_mods_per_second": Metric("mods/s"),
     "packets_lost": Metric("lost"),
     "retransmits": Metric("retransmits"),
-    "cached_flows": Metric("cached flows"),
+    "cached_flows": Metric("cached"),
     "memory_bytes": Metric("MB", 1e6, 0),
-    "cpu_cores": Metric("CPU cores", 1.0, 2),
+    "cpu_cores": Metric("cores", 1.0, 2),
 }
 
 

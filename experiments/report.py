@@ -25,11 +25,11 @@ NAMES = {
     "ovs-userspace": "OVS userspace",
 }
 HEADINGS = {"switch": "Switch", "gro": "GRO", "flows": "Flows", "wire": "Wire", "load": "Load"}
-UNSHOWN = {"encap"}  # the same in all rows
 # Colour-blind safe: Okabe and Ito (2008).
 COLOURS = {"vswitch": "#0072B2", "kernel": "#E69F00", "bridge": "#E69F00", "ovs-userspace": "#009E73"}
 LIGHT = {"#0072B2": "#56B4E9"}  # the same switch without GRO
-TABLE_WIDTH = 116
+TABLE_WIDTH = 120
+ALWAYS_SHOWN = {"switch", "gro", "flows", "wire"}
 SHOWN_WHEN_NARROW = 3  # columns behind the configuration's, where a terminal is narrower than the table
 
 
@@ -47,12 +47,17 @@ class Layout:
         heads = tuple(HEADINGS.get(key, key) for key in self.keys)
         primary = METRICS[self.primary[0]].heading if len(self.primary) == 1 else "measured"
         others = tuple(METRICS[name].heading for name in self.others)
-        return (*heads, primary, "interval", f"ratio to {self.baseline}", *others, "runs")
+        return (*heads, primary, "interval", f"ratio to {self.baseline.partition('-')[0]}", *others, "runs")
 
 
 def layout(summary: dict[str, Any]) -> Layout:
-    """What the table shows, from what the rows have."""
-    keys = dict.fromkeys(key for row in summary["rows"] for key in row["config"] if key not in UNSHOWN)
+    """What the table shows, from what the rows have; of the configuration, what is not the same in all."""
+    configs = _configs(summary)
+    keys = [
+        key
+        for key in (configs[0] if configs else {})
+        if key in ALWAYS_SHOWN or len({str(config[key]) for config in configs}) > 1
+    ]
     groups = list(_by_config(summary))
     primary = tuple(dict.fromkeys(group[0]["metric"] for group in groups))
     others = tuple(dict.fromkeys(row["metric"] for group in groups for row in group[1:]))

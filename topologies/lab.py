@@ -41,15 +41,13 @@ class Lab:
     """
 
     _current: ClassVar[Lab | None] = None
-    _serial = itertools.count(1)
 
     def __init__(self, run_dir: Path | None = None) -> None:
         require_root()
         for program, package in PROGRAMS.items():
             require_program(program, package)
         remove_leftovers()
-        serial = next(Lab._serial)
-        self.name = f"{os.getpid()}" if serial == 1 else f"{os.getpid()}-{serial}"
+        self.name = free_name()
         self.keep = run_dir is not None
         self.run_dir = (run_dir or LABS_DIR / self.name).absolute()
         self.wire_dir = SHM_DIR / f"mn-offload-{self.name}"
@@ -241,6 +239,20 @@ class Lab:
         free = (vni for vni in itertools.count(FIRST_VNI) if vni not in given.values())
         names = dict.fromkeys(vm.network for vm in self.vms.values())
         return {name: given[name] if name in given else next(free) for name in names}
+
+
+def free_name() -> str:
+    """A name that no lab has: our process id, or that with a number.
+
+    Others of our process may have it, and labs of other PID namespaces, of whom nobody can tell whether they
+    still run.
+    """
+    names = itertools.chain([f"{os.getpid()}"], (f"{os.getpid()}-{number}" for number in itertools.count(2)))
+    return next(
+        name
+        for name in names
+        if not (LABS_DIR / name).exists() and not (SHM_DIR / f"mn-offload-{name}").exists()
+    )
 
 
 def require_root() -> None:

@@ -121,6 +121,11 @@ def _parser() -> argparse.ArgumentParser:
     gro = commands.add_parser("gro", help="turn receive coalescing on or off")
     gro.add_argument("words", nargs="+", metavar="[SWITCH] PORT on|off", help="e.g. s1 2 off")
     gro.add_argument("-q", "--queue", type=int, default=0, help="receive queue (default 0)")
+    trace = commands.add_parser("trace", help="explain a packet's way through the tables")
+    trace.add_argument(
+        "words", nargs="+", metavar="[SWITCH] FIELDS", help="e.g. s1 in_port=1,tcp,nw_dst=10.0.0.2,tp_dst=80"
+    )
+    trace.add_argument("--frame", metavar="HEX", default="", help="the frame; FIELDS then give its in_port")
     capture = commands.add_parser("capture", help="write a wire's frames to a pcapng file, until Ctrl-C")
     capture.add_argument("words", nargs="+", metavar="[SWITCH] PORT", help="e.g. s1 1")
     capture.add_argument("-w", "--write", metavar="FILE", required=True, help="the file")
@@ -160,6 +165,14 @@ def _gro(options: argparse.Namespace) -> Any:
     return call(path, "gro.set", port=options.words[-2], queue=options.queue, enabled=enabled)
 
 
+def _trace(options: argparse.Namespace) -> Any:
+    if len(options.words) > 2:
+        raise CtlError("trace takes [SWITCH] FIELDS, as in: trace s1 in_port=1,eth_type=0x800")
+    switch = options.words[0] if len(options.words) == 2 else None
+    path = find_socket(switch, options.run_dir, os.environ)
+    return call(path, "trace", flow=options.words[-1], frame=options.frame)
+
+
 def _capture(options: argparse.Namespace) -> Any:
     if len(options.words) > 2:
         raise CtlError("capture takes [SWITCH] PORT -w FILE, as in: capture s1 1 -w wire.pcapng")
@@ -191,6 +204,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "flow": _simple("flows"),
     "wire": _wire,
     "gro": _gro,
+    "trace": _trace,
     "capture": _capture,
 }
 
@@ -282,6 +296,19 @@ def _render_rules(rules: list[dict[str, Any]]) -> str:
     )
 
 
+def _render_trace(result: dict[str, Any]) -> str:
+    lines = ["packet: " + ", ".join(f"{name} {value}" for name, value in result["packet"].items())]
+    for step in result["steps"]:
+        indent = "" if step["kind"] == "table" else "    " * (step["depth"] + 1)
+        lines.append(f"{indent}{step['text']}")
+    lines.append("result: " + (", ".join(result["program"]) or f"dropped ({result['drop']})"))
+    if result["cacheable"]:
+        lines.append(f"cached for this flow; depends on {', '.join(result['depends_on'])}")
+    else:
+        lines.append(f"not cached, each packet takes the slow path: {result['uncacheable']}")
+    return "\n".join(lines)
+
+
 def _render_settings(result: dict[str, Any] | None) -> str:
     return "done" if result is None else " ".join(f"{key}={value}" for key, value in result.items())
 
@@ -295,6 +322,7 @@ _RENDER: dict[str, Callable[[Any], str]] = {
     "flow": _render_flows,
     "wire": _render_settings,
     "gro": _render_settings,
+    "trace": _render_trace,
     "capture": _render_settings,
 }
 

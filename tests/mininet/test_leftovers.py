@@ -80,6 +80,17 @@ def test_a_lab_of_another_pid_namespace_is_spared(tmp_path):
     assert remove_leftovers(tmp_path / "labs") == []
 
 
+def test_a_lab_of_another_pid_namespace_may_have_the_same_id(lab):
+    """As after a container was killed: the next one's processes have the same ids."""
+    folder = LABS_DIR / f"{os.getpid()}"
+    assert lab.name.startswith(folder.name)
+    other = Lab()
+    try:
+        assert {lab.name, other.name} == {folder.name, f"{folder.name}-2"}
+    finally:
+        other.close()
+
+
 def test_a_folder_of_somebody_else_is_spared(tmp_path):
     (tmp_path / "labs" / "mine").mkdir(parents=True)
     assert remove_leftovers(tmp_path / "labs") == []

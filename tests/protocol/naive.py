@@ -8,6 +8,7 @@ nothing else, from the switch under test.
 from __future__ import annotations
 
 import copy
+import itertools
 
 from tests.protocol.frame_model import Frame
 from vswitch.openflow import actions as of
@@ -41,18 +42,21 @@ class Naive:
 
     def possibilities(self, data, in_port, tunnel_id=0, actions=None):
         """What may happen to a packet, one for each bucket that select groups may choose: a list of
-        (outputs, packet-ins)."""
+        (outputs, packet-ins, MAC table). The caller puts the right table into `macs`."""
         found = []
         macs = dict(self.macs)
-        for choice in range(3):
+        for choices in itertools.product(range(3), repeat=2):
             self.macs = dict(macs)
-            found.append(Way(self, data, in_port, tunnel_id, choice).run(actions))
+            found.append((*Way(self, data, in_port, tunnel_id, choices).run(actions), self.macs))
+        self.macs = macs
         return found
 
 
 class Way:
-    def __init__(self, switch, data, in_port, tunnel_id, choice):
-        self.switch, self.in_port, self.choice = switch, in_port, choice
+    """`choices`: the number of the bucket that group 1, group 2 chooses, if it is a select group."""
+
+    def __init__(self, switch, data, in_port, tunnel_id, choices):
+        self.switch, self.in_port, self.choices = switch, in_port, choices
         self.frame, self.tunnel_id, self.metadata = Frame(data), tunnel_id, 0
         self.outputs, self.packet_ins, self.rules = [], [], []
 
@@ -199,7 +203,7 @@ class Way:
         buckets = list(group.buckets)
         if group.type == SELECT:
             buckets = [bucket for bucket in buckets if self.live(bucket) and bucket.weight]
-            buckets = buckets[self.choice % len(buckets) :][:1] if buckets else []
+            buckets = buckets[self.choices[group_id - 1] % len(buckets) :][:1] if buckets else []
         elif group.type == FAILOVER:
             buckets = [bucket for bucket in buckets if self.live(bucket)][:1]
         for bucket in buckets:

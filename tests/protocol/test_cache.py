@@ -88,7 +88,6 @@ class Rig:
         kinds = {info.port_no: info.kind for info in self.datapath.ports()}
         self.naive = Naive([[] for _ in range(TABLES)], self.groups, kinds)
         self.packets = 0
-        self.invalid = 0
 
     def settle(self):
         self.slowpath.revalidate()
@@ -146,8 +145,8 @@ class Rig:
             (e.action.reason, e.action.cookie, e.action.table_id, e.metadata, e.frame) for e in self.events
         ]
         self.events.clear()
-        self.invalid += sum(packet_in[0] == PacketInReason.INVALID_TTL for packet_in in packet_ins)
-        return outputs, packet_ins
+        self.naive.macs = {at: self.slowpath.macs.port_of(*at) for at in self.slowpath.macs}
+        return outputs, packet_ins, self.naive.macs
 
     def check_programs(self):
         """No entry's program is another than a new translation of its key."""
@@ -162,6 +161,14 @@ class Rig:
         self.slowpath.credit_all()
         assert not self.slowpath._ending
         assert self.tables.tables[0].lookups == self.packets
+
+
+def is_among(happened, expected):
+    """Did one of the expected things happen? Whether an address is learned from a packet whose TTL is over is
+    nobody's business."""
+    if any(packet_in[0] == PacketInReason.INVALID_TTL for packet_in in happened[1]):
+        return happened[:2] in [outcome[:2] for outcome in expected]
+    return happened in expected
 
 
 # --- packets ---------------------------------------------------------------------------------------------
@@ -376,11 +383,11 @@ def test_cache_is_a_naive_switch(seed, proactive_reverse):
                 rig.settle()
                 tunnel_id = tunnel_id if in_port == TUNNEL else 0
                 expected = rig.naive.possibilities(data, in_port, tunnel_id)
-                assert rig.receive(data, in_port, tunnel_id) in expected
+                assert is_among(rig.receive(data, in_port, tunnel_id), expected)
             case ("packet_out", data, in_port, actions) if in_port in (*rig.datapath.infos, Port.CONTROLLER):
                 rig.settle()
                 expected = rig.naive.possibilities(data, in_port, 0, actions)
-                assert rig.packet_out(data, in_port, actions) in expected
+                assert is_among(rig.packet_out(data, in_port, actions), expected)
         rig.settle()
         rig.check_programs()
     rig.check_counters()

@@ -191,10 +191,10 @@ def test_monitor(live, tmp_path):
             live.receive(1, udp())
             client.hear(m.PacketIn)
             client.close()
+            said = next(line for line in monitor.stdout if "OFPT_PACKET_IN" in line)
+            assert "(via no_match)" in said and "in_port=1" in said
         finally:
             monitor.terminate()
-            said = monitor.stdout.read()
-    assert "(via no_match)" in said and "in_port=1" in said
 
 
 def test_simple_switch_13(ryu_python, tmp_path):

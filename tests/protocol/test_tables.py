@@ -13,7 +13,7 @@ from tests.protocol.frames import udp
 from tests.protocol.harness import FakeSwitch, Peer, add, delete, goto, m, out, set_tunnel
 from vswitch.agent.classifier import Classifier
 from vswitch.agent.fields import ETH_DST, IN_PORT, METADATA
-from vswitch.agent.tables import MAX_RULES, Rule
+from vswitch.agent.tables import MAX_RULES, Rule, Table
 from vswitch.openflow import actions as a
 from vswitch.openflow import multipart as mp
 from vswitch.openflow.constants import (
@@ -374,6 +374,7 @@ def matches(rule, fields):
 class PacketStub:
     def __init__(self, in_port, eth_dst, metadata):
         self.values = [0] * (METADATA + 1)
+        self.unknown = 0
         self.values[IN_PORT], self.values[ETH_DST], self.values[METADATA] = in_port, eth_dst, metadata
 
     def look(self, masks):
@@ -412,6 +413,68 @@ def test_classifier_finds_what_a_linear_search_finds(made, dropped):
                 found = classifier.lookup(packet)
                 assert (found is None) == (best is None)
                 assert found is None or (found.priority == best and found in hits)
+
+
+def covers(wanted, match):
+    """Every (field, bit) that `wanted` asks for is asked for by `match` with the same value."""
+    fields = {oxm.field.name: oxm for oxm in match}
+    for oxm in wanted:
+        for bit in range(oxm.field.bits):
+            if oxm.effective_mask >> bit & 1:
+                own = fields.get(oxm.field.name)
+                if own is None or not own.effective_mask >> bit & 1 or (own.value ^ oxm.value) >> bit & 1:
+                    return False
+    return True
+
+
+@given(st.lists(small_rules, max_size=12), small_rules)
+def test_the_rules_within_a_match_are_those_that_a_comparison_of_all_finds(made, wanted):
+    table = Table(0)
+    present = {(priority, match.canonical): rule(priority, match) for priority, match in made}
+    for each in present.values():
+        table.add(each)
+    found = list(table.within(wanted[1]))
+    assert len(found) == len(set(found))
+    assert set(found) == {each for each in present.values() if covers(wanted[1], each.match)}
+    for each in found:
+        table.remove(each)
+    assert list(table.within(wanted[1])) == []
+
+
+def test_a_replaced_rule_starts_its_time_anew_and_keeps_its_counters(switch, clock):
+    switch.says(add({}, out(2), cookie=1))
+    switch.receives(1)
+    clock.advance(3)
+    switch.says(add({}, out(3), cookie=2, idle_timeout=9))
+    clock.advance(1)
+    (stats,) = switch.stats()
+    assert (stats.cookie, stats.idle_timeout, stats.duration_sec, stats.packet_count) == (2, 9, 1, 1)
+    assert switch.receives(1) == [3]
+    assert switch.stats()[0].packet_count == 2
+
+
+def test_reset_counts(switch):
+    switch.says(add({}, out(2)))
+    switch.receives(1)
+    flags = FlowModFlag.RESET_COUNTS
+    switch.says(add({}, out(3), command=FlowModCommand.MODIFY, flags=flags))
+    assert switch.stats()[0].packet_count == 0
+    switch.receives(1)
+    switch.says(add({}, out(2), command=FlowModCommand.MODIFY))
+    assert switch.stats()[0].packet_count == 1
+    switch.says(add({}, out(2), flags=flags))
+    assert switch.stats()[0].packet_count == 0
+
+
+def test_a_rule_that_is_modified_does_not_idle_out_for_it(switch, clock):
+    switch.says(add({}, out(2), idle_timeout=3))
+    clock.advance(2)
+    switch.receives(1)
+    clock.advance(2)
+    flags = FlowModFlag.RESET_COUNTS
+    switch.says(add({}, out(3), command=FlowModCommand.MODIFY, flags=flags))
+    asyncio.run(switch.of.expire_rules())
+    assert len(rules(switch)) == 1
 
 
 def test_two_switches_share_nothing(clock, datapath):

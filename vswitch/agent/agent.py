@@ -143,6 +143,7 @@ class Agent:
             "counters": view.counters,
             "flows": view.flows,
             "rules": view.rules,
+            "trace": view.trace,
             "wire.set": view.set_wire,
             "gro.set": view.set_gro,
             "capture.start": lambda port, file, seconds=60: self._captures.start(

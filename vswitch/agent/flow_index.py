@@ -38,7 +38,8 @@ class _MaskIndex:
         self.masks = masks
         self.unasked = 0  # flows that were added since the last question
         self.flows = 0
-        self._plans: dict[Translation, _Plan | None] = {}  # None: what they have is unknown
+        self._plans: dict[Translation, _Plan] = {}
+        self._untold: set[Translation] = set()  # those whose flows' keys do not tell what they have
         self._found: dict[int, CachedFlow | set[CachedFlow]] = {}  # by hash; most have but one
 
     def add(self, flow: CachedFlow, step: Step) -> None:
@@ -66,20 +67,25 @@ class _MaskIndex:
 
     def forget(self, translation: Translation) -> None:
         self._plans.pop(translation, None)
+        self._untold.discard(translation)
 
     def find(self, values: tuple[int, ...]) -> Iterator[CachedFlow]:
         """The flows that have these values, perhaps; others may be among them."""
         self.unasked = 0
         there = self._found.get(hash(values), ())
         yield from there if isinstance(there, (set, tuple)) else (there,)
-        for translation, plan in self._plans.items():
-            if plan is None:
-                yield from translation.flows
+        for translation in self._untold:
+            yield from translation.flows
 
     def _plan(self, translation: Translation, step: Step) -> _Plan | None:
-        if translation not in self._plans:
-            self._plans[translation] = _plan(self.masks, step)
-        return self._plans[translation]
+        plan = self._plans.get(translation)
+        if plan is None and translation not in self._untold:
+            plan = _plan(self.masks, step)
+            if plan is None:
+                self._untold.add(translation)
+            else:
+                self._plans[translation] = plan
+        return plan
 
 
 class _TableIndex:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterator, Set
 
 AGING_NS = 300 * 1_000_000_000
 """How long an address is remembered that no packet came from (IEEE 802.1Q, table 8-6: what it recommends)."""
@@ -28,8 +28,9 @@ class MacTable:
     def __init__(self) -> None:
         self._places: dict[tuple[int, int], tuple[int, int]] = {}  # to (port, last seen at)
 
-    def __len__(self) -> int:
-        return len(self._places)
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """The addresses."""
+        return iter(self._places)
 
     def port_of(self, vlan: int, mac: int) -> int | None:
         place = self._places.get((vlan, mac))

@@ -147,6 +147,12 @@ class Packet:
         self.look(_LOOK_FRAGMENT)
         return self.values[f.IP_FRAG] != 0
 
+    def of_arrival(self, indexes: tuple[int, ...]) -> list[int]:
+        """What the packet came with in these fields of the key, looked at."""
+        for index in indexes:
+            self.looked[index] = _ALL_BITS
+        return [self.key[index] for index in indexes]
+
     def _outside(self, what: str) -> None:
         if self.frame is None:
             raise OutsideKey(what)

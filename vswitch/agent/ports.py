@@ -106,6 +106,8 @@ class PortTable:
             raise OpenFlowError(PortModFailed.BAD_HW_ADDR, mod.hw_addr.hex(":"))
         if (mod.config | mod.mask) & ~_SETTABLE:
             raise OpenFlowError(PortModFailed.BAD_CONFIG, f"config {mod.config:#x} mask {mod.mask:#x}")
+        if mod.advertise & ~_FEATURES:
+            raise OpenFlowError(PortModFailed.BAD_ADVERTISE, f"features {mod.advertise:#x}")
         before = self.config(mod.port_no)
         after = PortConfig(before & ~mod.mask | mod.config & mod.mask)
         self._config[mod.port_no] = after

@@ -166,11 +166,12 @@ class SlowPath:
         key, frame = punt.key, punt.frame
         flow = self.flows.get(key)
         translation = self._learn(key, frame) if flow is None else flow.translation
-        self._count(translation, 1, len(frame), self.clock())
+        self._count(translation, punt.packets, punt.bytes or len(frame), self.clock())
         program = translation.program
+        whole = punt.packets == 1 and not punt.partial
         if not program:
             self.datapath.discard(punt.packet, translation.drop)
-        elif len(program) == 1 and isinstance(program[0], Controller):
+        elif len(program) == 1 and isinstance(program[0], Controller) and whole:
             self.packet_in(PacketInEvent(key, program[0].metadata, program[0], frame))
             self.datapath.discard(punt.packet, DropReason.DELIVERED)
         else:

@@ -263,10 +263,14 @@ class FlowTables:
 
     def _modify(self, mod: FlowMod) -> list[Change]:
         changes = []
-        for rule in self._selected(mod):
+        rules = self._selected(mod)
+        reset_counts = bool(mod.flags & FlowModFlag.RESET_COUNTS)
+        if reset_counts:
+            self.credit(rules)  # their idle time goes on
+        for rule in rules:
             after = copy.copy(rule)
             after.instructions = mod.instructions
-            changes += self._replace(rule, after, bool(mod.flags & FlowModFlag.RESET_COUNTS))
+            changes += self._replace(rule, after, reset_counts)
         return changes
 
     def _delete(self, mod: FlowMod) -> tuple[list[Change], list[Removal]]:

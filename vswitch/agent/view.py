@@ -11,10 +11,12 @@ from vswitch import flow as fl
 from vswitch.agent.slowpath import CachedFlow
 from vswitch.agent.switch import OpenFlowSwitch, port_config_names
 from vswitch.agent.tables import SECOND_NS, Rule
+from vswitch.agent.trace import build_frame, explain, parse_flow
 from vswitch.errors import ConfigError
 from vswitch.flow import VLAN_PRESENT, FlowKey, FlowStats, PortInfo
 from vswitch.openflow.oxm import ARP, BY_NAME, IPV4, IPV6, MPLS, MPLS_MULTICAST, format_value
 
+ETHERNET_HEADER = 14
 _VID = 0xFFF
 
 
@@ -99,6 +101,20 @@ class SwitchView:
             "hard_timeout": rule.hard_timeout,
             "flows": len(rule.flows),
         }
+
+    def trace(self, flow: str = "", frame: str = "") -> dict[str, Any]:
+        """What the switch would do with a packet: one of these fields, or this frame (in hexadecimal digits)
+        with the in_port and tunnel_id that `flow` gives. Raises ConfigError."""
+        fields = parse_flow(flow, self.port_number)
+        try:
+            data = bytes.fromhex(frame) if frame else build_frame(fields)
+        except ValueError:
+            raise ConfigError("frame", "this is no frame", "an even number of hexadecimal digits") from None
+        if len(data) < ETHERNET_HEADER:
+            raise ConfigError("frame", f"{len(data)} bytes are no frame", f"{ETHERNET_HEADER} or more")
+        key = self.switch.datapath.key_of(data, fields.get("in_port", 0), fields.get("tunnel_id", 0))
+        self.switch.slowpath.revalidate()
+        return explain(key, data, self.switch.slowpath.world, describe_key, describe_action)
 
     def set_wire(self, port: int | str, **settings: Any) -> dict[str, Any]:
         port_no = self.port_number(port)

@@ -4,7 +4,7 @@
 from numba import njit
 
 from vswitch.dataplane import checksum, flow_table, meters, rewrite
-from vswitch.dataplane.intrinsics import acquire64, copy, release64, store64, sys_write
+from vswitch.dataplane.intrinsics import acquire64, copy, full_fence, release64, store64, sys_write
 from vswitch.dataplane.outgoing import (
     cut,
     l4_checksum_field,
@@ -15,7 +15,7 @@ from vswitch.dataplane.outgoing import (
     store_l4_checksum,
     take_group,
 )
-from vswitch.dataplane.ports import packet, tap
+from vswitch.dataplane.ports import tap
 from vswitch.dataplane.ports.vnet import is_super_frame
 from vswitch.dataplane.tso import NO_TUNNEL, segment
 from vswitch.flow import MAX_SAVED
@@ -232,10 +232,8 @@ def output(mem, t, index):
         port["tx_dropped"] += 1
     elif kind == PortKind.TAP.value:
         tap.send(mem, t, index)
-    elif kind == PortKind.WIRE.value:
+    elif kind == PortKind.WIRE.value or kind == PortKind.PACKET.value:
         segment(mem, t, index, NO_TUNNEL)
-    elif kind == PortKind.PACKET.value:
-        packet.send(mem, t, index)
     else:
         _output_to_tunnel(mem, t, index)
 
@@ -339,5 +337,7 @@ def report_evicted(mem, t, key, packets, bytes_, last_used_ns):
 @njit(cache=True)
 def _publish_punt(mem, t, head):
     release64(mem, PUNT_HEAD_OFFSET, head + 1)
-    store64(mem, WAKE_OFFSET, 1)
-    sys_write(mem, t["agent_fd"], WAKE_OFFSET, 8)
+    full_fence()
+    if acquire64(mem, PUNT_TAIL_OFFSET) == head:  # the agent, which has taken all others, may wait
+        store64(mem, WAKE_OFFSET, 1)
+        sys_write(mem, t["agent_fd"], WAKE_OFFSET, 8)

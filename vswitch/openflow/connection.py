@@ -71,8 +71,8 @@ class Connection:
             self._output.append(message.encode())
 
     def refuse(self, error: OpenFlowError | ExperimenterError, request: Message) -> None:
-        """Answer `request`, which was well-formed, with an OFPT_ERROR."""
-        self.send(error_reply(error, request.encode(), request.xid))
+        """Answer `request`, which was received and well-formed, with an OFPT_ERROR."""
+        self.send(error_reply(error, request.received, request.xid))
 
     def data_to_send(self) -> bytes:
         data = b"".join(self._output)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from struct import Struct
 from typing import ClassVar, TypeVar
 
@@ -106,9 +106,13 @@ class Instructions:
     def of(cls, *items: Instruction) -> Instructions:
         return cls(items, b"".join(item.encode() for item in items))
 
-    @classmethod
-    def decode(cls, data: bytes) -> Instructions:
-        """The instructions that fill `data` exactly; raises OpenFlowError otherwise."""
+    @staticmethod
+    @lru_cache(maxsize=256)
+    def decode(data: bytes) -> Instructions:
+        """The instructions that fill `data` exactly; raises OpenFlowError otherwise.
+
+        Rules have few different ones, so that they are remembered.
+        """
         items: list[Instruction] = []
         offset = 0
         while offset < len(data):
@@ -121,7 +125,7 @@ class Instructions:
             offset += length
         if len({item.TYPE for item in items}) != len(items):
             raise OpenFlowError(BadInstruction.UNSUP_INST, "the same instruction twice")
-        return cls(tuple(items), bytes(data))
+        return Instructions(tuple(items), data)
 
     def get(self, kind: type[_I]) -> _I | None:
         """The instruction of class `kind`, if there is one."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from struct import Struct
 from typing import ClassVar, TypeVar
 
-from vswitch.openflow.constants import VERSION, BadRequest, MessageType
+from vswitch.openflow.constants import ERROR_DATA_LENGTH, VERSION, BadRequest, MessageType
 from vswitch.openflow.errors import OpenFlowError
 
 HEADER = Struct("!BBHI")
@@ -16,10 +16,14 @@ HEADER = Struct("!BBHI")
 
 @dataclass(frozen=True)
 class Message:
-    """One OpenFlow message; subclasses add their fields. `xid` pairs replies with requests."""
+    """One OpenFlow message; subclasses add their fields. `xid` pairs replies with requests.
+
+    received: the start of the bytes that it was decoded from, which an OFPT_ERROR about it quotes.
+    """
 
     TYPE: ClassVar[MessageType]
     xid: int = field(default=0, kw_only=True)
+    received: bytes = field(default=b"", init=False, compare=False, repr=False)
 
     def body(self) -> bytes:
         """The bytes behind the header."""
@@ -60,4 +64,6 @@ def decode_message(frame: bytes) -> Message:
     cls = MESSAGES.get(message_type)
     if cls is None:
         raise OpenFlowError(BadRequest.BAD_TYPE, f"message type {message_type}")
-    return cls.parse(frame[HEADER.size :], xid)
+    message = cls.parse(frame[HEADER.size :], xid)
+    object.__setattr__(message, "received", frame[:ERROR_DATA_LENGTH])
+    return message

@@ -248,7 +248,11 @@ class Match:
         """
         return tuple(
             sorted(
-                (oxm.field.number, oxm.value, oxm.effective_mask) for oxm in self.fields if oxm.effective_mask
+                [
+                    (field.number, value, field.full_mask if mask is None else mask & field.full_mask)
+                    for field, value, mask in self.fields
+                    if mask is None or mask & field.full_mask
+                ]
             )
         )
 

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ryu's own applications, unmodified, with real hosts: each does what its documentation promises."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from mininet.net import Mininet
+
+from tests.controller.ryu_process import needs_ryu
+from topologies.controllers import Ryu
+from topologies.lab import Lab
+from topologies.nodes import VSwitch
+from topologies.processes import poll_until
+
+pytestmark = [pytest.mark.root, needs_ryu]
+DPID = f"{1:016x}"
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class Network:
+    """Switches s1, s2 … in a line with two hosts on the first, under Ryu with the given arguments."""
+
+    def __init__(self, *arguments: str, switches: int = 1) -> None:
+        self.lab = Lab()
+        self.net = Mininet(controller=None, autoSetMacs=True)
+        self.ryu = self.net.addController(Ryu("c0", *arguments, lab=self.lab))
+        self.switches = [
+            self.net.addSwitch(f"s{number}", cls=VSwitch, lab=self.lab, batch=True)
+            for number in range(1, switches + 1)
+        ]
+        self.h1, self.h2 = (self.net.addHost(name) for name in ("h1", "h2"))
+        for host in (self.h1, self.h2):
+            self.net.addLink(host, self.switches[0])
+        for first, second in zip(self.switches, self.switches[1:], strict=False):
+            self.net.addLink(first, second)
+        self.net.start()
+        assert poll_until(lambda: all(switch.connected() for switch in self.switches), 10, 0.1)
+
+    def rest(self, method: str, path: str, body: Any = None) -> Any:
+        """A request to Ryu's REST interface."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.ryu.rest_port}{path}",
+            None if body is None else json.dumps(body).encode(),
+            method=method,
+        )
+        with DIRECT.open(request, timeout=10) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
+
+    def await_rest(self, path: str, wanted: Callable[[Any], bool]) -> Any:
+        """The answer to a GET, once it is as wanted."""
+        answers: list[Any] = []
+
+        def asked() -> bool:
+            try:
+                answers.append(self.rest("GET", path))
+            except urllib.error.HTTPError:
+                return False
+            return wanted(answers[-1])
+
+        assert poll_until(asked, 15, 0.2), answers[-1:]
+        return answers[-1]
+
+    def pings(self, target: str = "10.0.0.2", count: int = 1) -> int:
+        output = self.h1.cmd(f"ping -c {count} -i 0.05 -W 1 {target}")
+        return int(re.search(r"(\d+) received", output)[1])
+
+
+@pytest.fixture
+def network() -> Iterator[Callable[..., Network]]:
+    made: list[Network] = []
+
+    def make(*arguments: str, **options: Any) -> Network:
+        made.append(Network(*arguments, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.net.stop()
+        one.lab.close()
+
+
+def test_ofctl_rest(network):
+    lab = network("ryu.app.ofctl_rest")
+    assert lab.rest("GET", "/stats/switches") == [1]
+    assert lab.rest("GET", "/stats/desc/1")["1"].keys() >= {"mfr_desc", "hw_desc", "sw_desc", "dp_desc"}
+    for one, other in ((1, 2), (2, 1)):
+        rule = {"match": {"in_port": one}, "actions": [{"type": "OUTPUT", "port": other}], "cookie": 5}
+        lab.rest("POST", "/stats/flowentry/add", {"dpid": 1, "priority": 7, **rule})
+    assert lab.pings(count=5) == 5
+    (flow,) = lab.rest("POST", "/stats/flow/1", {"match": {"in_port": 1}})["1"]
+    assert (flow["priority"], flow["cookie"], flow["actions"]) == (7, 5, ["OUTPUT:2"])
+    assert flow["packet_count"] >= 5
+    ports = {port["name"]: port for port in lab.rest("GET", "/stats/portdesc/1")["1"]}
+    assert ports.keys() == {"s1-eth1", "s1-eth2"}
+    assert {port["port_no"]: port["rx_packets"] >= 5 for port in lab.rest("GET", "/stats/port/1")["1"]} == {
+        1: True,
+        2: True,
+    }
+    buckets = [{"weight": 0, "actions": [{"type": "OUTPUT", "port": 2}]}]
+    lab.rest("POST", "/stats/groupentry/add", {"dpid": 1, "type": "ALL", "group_id": 3, "buckets": buckets})
+    (group,) = lab.rest("GET", "/stats/groupdesc/1")["1"]
+    assert (group["group_id"], group["type"]) == (3, "ALL")
+    band = {"type": "DROP", "rate": 1000}
+    meter = {"dpid": 1, "flags": "PKTPS", "meter_id": 2, "bands": [band]}
+    lab.rest("POST", "/stats/meterentry/add", meter)
+    (config,) = lab.rest("GET", "/stats/meterconfig/1")["1"]
+    assert (config["meter_id"], config["flags"]) == (2, ["PKTPS"])
+    tables = lab.rest("GET", "/stats/table/1")["1"]
+    assert tables[0]["active_count"] == 2
+    assert lab.rest("GET", "/stats/role/1")["1"][0]["role"] == "EQUAL"
+    lab.rest("DELETE", "/stats/flowentry/clear/1")
+    assert lab.pings() == 0
+
+
+def test_rest_firewall(network):
+    """As in the Ryu book: everything is blocked, then ping is permitted."""
+    lab = network("ryu.app.rest_firewall")
+    lab.await_rest("/firewall/module/status", lambda answer: bool(answer))
+    lab.rest("PUT", f"/firewall/module/enable/{DPID}")
+    assert lab.pings() == 0
+    for source, target in (("10.0.0.1/32", "10.0.0.2/32"), ("10.0.0.2/32", "10.0.0.1/32")):
+        rule = {"nw_src": source, "nw_dst": target, "nw_proto": "ICMP"}
+        (answer,) = lab.rest("POST", f"/firewall/rules/{DPID}", rule)
+        assert answer["command_result"][0]["result"] == "success"
+    assert lab.pings(count=3) == 3
+    server = lab.h2.popen(["iperf3", "-s"])
+    assert '"error"' in lab.h1.cmd("iperf3 -c 10.0.0.2 -n 1 -J --connect-timeout 500")
+    server.terminate()
+    server.communicate(timeout=10)
+    (rules,) = lab.rest("GET", f"/firewall/rules/{DPID}")[0]["access_control_list"]
+    assert {rule["nw_proto"] for rule in rules["rules"]} == {"ICMP"}
+
+
+def test_rest_router(network):
+    """Two subnets; the router's addresses are the switch's."""
+    lab = network("ryu.app.rest_router")
+    for host, subnet in ((lab.h1, 20), (lab.h2, 30)):
+        host.setIP(f"172.16.{subnet}.10/24")
+        host.cmd(f"ip route add default via 172.16.{subnet}.1")
+    lab.await_rest(f"/router/{DPID}", lambda answer: bool(answer))
+    for subnet in (20, 30):
+        (answer,) = lab.rest("POST", f"/router/{DPID}", {"address": f"172.16.{subnet}.1/24"})
+        assert answer["command_result"][0]["result"] == "success"
+    assert poll_until(lambda: lab.pings("172.16.20.1"), 5)
+    assert poll_until(lambda: lab.pings("172.16.30.10"), 5)
+    assert "ttl=63" in lab.h1.cmd("ping -c 1 -W 1 172.16.30.10")
+
+
+def test_rest_qos(network):
+    """What of it is OpenFlow: meters, and rules that use them. (Its queues are Open vSwitch's database's.)"""
+    lab = network("ryu.app.rest_qos", "ryu.app.rest_conf_switch", "ryu.app.ofctl_rest")
+    lab.await_rest("/qos/rules/all", lambda answer: bool(answer))
+    forward = {"dpid": 1, "table_id": 1, "actions": [{"type": "OUTPUT", "port": "NORMAL"}]}
+    lab.rest("POST", "/stats/flowentry/add", forward)
+    assert lab.pings(count=2) == 2
+    meter = {"meter_id": "1", "flags": "PKTPS", "bands": [{"type": "DROP", "rate": "5"}]}
+    (answer,) = lab.rest("POST", f"/qos/meter/{DPID}", meter)
+    assert answer["command_result"][0]["result"] == "success"
+    rule = {"match": {"nw_dst": "10.0.0.2", "nw_proto": "ICMP"}, "actions": {"meter": "1"}}
+    (answer,) = lab.rest("POST", f"/qos/rules/{DPID}", rule)
+    assert answer["command_result"][0]["result"] == "success"
+    assert lab.pings(count=40) < 30
+    (stats,) = lab.rest("GET", "/stats/meter/1")["1"]
+    assert stats["packet_in_count"] == 40
+
+
+def test_rest_topology(network):
+    """LLDP by packet-out and packet-in finds every link, both ways, and a cable that is cut."""
+    lab = network("--observe-links", "ryu.app.rest_topology", "ryu.app.simple_switch_13", switches=3)
+    links = lab.await_rest("/v1.0/topology/links", lambda links: len(links) == 4)
+    ends = {(int(link["src"]["dpid"], 16), int(link["dst"]["dpid"], 16)) for link in links}
+    assert ends == {(1, 2), (2, 1), (2, 3), (3, 2)}
+    assert len(lab.rest("GET", "/v1.0/topology/switches")) == 3
+    lab.net.configLinkStatus("s2", "s3", "down")
+    lab.await_rest("/v1.0/topology/links", lambda links: len(links) == 2)
+    assert lab.pings(count=2) >= 1

@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from struct import Struct
 from typing import Any
 
@@ -53,6 +54,7 @@ class CommandRing:
         self._wake_fd = wake_fd
         self._alive = alive
         self._fence = threading.Lock()
+        self._together = 0  # nested calls of together()
         self._read = 0  # commands whose answers were taken in
         self._ended: list[Ended] = []
 
@@ -66,6 +68,21 @@ class CommandRing:
         _COMMAND.pack_into(self._rows, at, op, *words, *args, *(0,) * (_ARGS - len(args)), *_NOTHING)
         self.given += 1
         self._words[_HEAD] = self.given
+        if not self._together:
+            self._wake()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Commands given within are announced once, at the end or when somebody waits for them."""
+        self._together += 1
+        try:
+            yield
+        finally:
+            self._together -= 1
+            if not self._together:
+                self._wake()
+
+    def _wake(self) -> None:
         # The worker says that it falls asleep, then looks at the head; we do it the other way round. A lock's
         # atomic operations keep our load behind our store, which the processor would not.
         with self._fence:
@@ -79,12 +96,14 @@ class CommandRing:
 
     def wait(self, commands: int) -> None:
         """Return when the worker has applied that many commands."""
+        self._wake()
         while self.applied < commands and self._alive():
             time.sleep(_PAUSE_S)
 
     async def drained(self) -> None:
         """Returns when every command given so far has been applied."""
         commands = self.given
+        self._wake()
         while self.applied < commands and self._alive():
             await asyncio.sleep(_PAUSE_S)
 

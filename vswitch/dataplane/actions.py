@@ -160,10 +160,9 @@ def _run_saving(mem, t, program, length, saved, first):
                 return handed_on
             save(mem, t, saved, depth)
             depth += 1
-        elif op == RESTORE:
-            if depth > first:
-                depth -= 1
-                restore(mem, t, saved, depth)
+        elif op == RESTORE and depth > first:
+            depth -= 1
+            restore(mem, t, saved, depth)
         else:
             result = _operate(mem, t, at)
             if result == ENDED:
@@ -174,7 +173,7 @@ def _run_saving(mem, t, program, length, saved, first):
 
 @njit(cache=True)
 def _operate(mem, t, at):
-    """Carry out the operation at `at`, which is no SAVE or RESTORE: CHANGED, HANDED_ON or ENDED."""
+    """Carry out the operation at `at`, which is no SAVE: CHANGED, HANDED_ON or ENDED."""
     op, a, b, c = t["programs"][at], t["programs"][at + 1], t["programs"][at + 2], t["programs"][at + 3]
     if op == OUTPUT:
         output(mem, t, a)
@@ -187,6 +186,8 @@ def _operate(mem, t, at):
     if op == SET_TUNNEL:
         t["outgoing"]["tunnel_id"] = a
         return CHANGED
+    if op == RESTORE:
+        return CHANGED  # there is nothing to restore
     result = _rewrite(mem, t, op, a, b, c)
     if result == rewrite.MISSING:
         t["counters"][Counter.NO_SUCH_HEADER.value] += 1

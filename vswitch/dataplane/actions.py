@@ -151,10 +151,18 @@ def _cut_segment(mem, t, number):
 def _run_saving(mem, t, program, length, saved, first):
     """As _run_rewriting, with SAVE and RESTORE; the places from `first` on in `saved` are free."""
     depth = first
+    over = 0  # SAVEs without their RESTORE since a copy of the packet ended
     handed_on = False
     for step in range(length):
         at = program + OP_WORDS * step
         op = t["programs"][at]
+        if over:
+            if op == SAVE:
+                over += 1
+            elif op == RESTORE:
+                over -= 1
+            if over:
+                continue
         if op == SAVE:
             if depth == first + MAX_SAVED:
                 return handed_on
@@ -166,8 +174,10 @@ def _run_saving(mem, t, program, length, saved, first):
         else:
             result = _operate(mem, t, at)
             if result == ENDED:
-                return True
-            handed_on = handed_on or result == HANDED_ON
+                if depth == first:
+                    return True
+                over = 1  # that copy only: go on at its RESTORE
+            handed_on = handed_on or result != CHANGED
     return handed_on
 
 

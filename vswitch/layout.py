@@ -331,8 +331,8 @@ packet_dtype = _record(
 group_dtype = _record(
     first="i4", last="i4", count="i4", gso_size="i4", next_seq="i8", payload_len="i8", ip_id="i4",
     closed="i4", flags="i4", next="i4",
-    # who coalesces it, if anyone: a GroupLro, the IP length that it may reach, and where that is counted
-    lro="i4", completion_size="i4", plain="i4", port="i4", queue="i4",
+    # whether its flow is coalesced (GroupLro), why not (Merge), to which IP length, and where it is counted
+    lro="i4", denial="i4", completion_size="i4", plain="i4", port="i4", queue="i4",
 )  # fmt: skip
 
 

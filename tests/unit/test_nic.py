@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The NIC's API, as a driver uses it, on two switches that exchange real bursts (S0.1, S0.3, S0.5 to S0.7)."""
+"""The NIC's API, as a driver uses it, on two switches (S0.1, S0.3, S0.5 to S0.7, S0.10)."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from vswitch.nic import Match, Rule
 MSS = 1000
 SEGMENTS = 5
 VM2_MAC = "00:00:00:00:00:02"
+FIELDS = "dst_mac, protocol, src_ip, dst_ip, src_port, dst_port, vni"
 
 
 @pytest.fixture(params=["VXLAN", "plain"])
@@ -350,7 +351,10 @@ REFUSED = [
         lambda nic: nic.add_rule(Match(vni=42), [0, 1]),
         "rule: wire2's rule 2 matches the same (allowed: another priority)",
     ),
-    (lambda nic: nic.add_rule(Match(vni=1), []), "queues: no queue is given (allowed: queue numbers, or none for all)"),
+    (
+        lambda nic: nic.add_rule(Match(vni=1), []),
+        "queues: no queue is given (allowed: queue numbers, or none for all)",
+    ),
     (lambda nic: nic.delete_rule(1), "rule: wire2 has no rule 1 (allowed: 2)"),
     (
         lambda nic: nic.add_rule(Match(vni=1), priority=-1),
@@ -390,7 +394,7 @@ def test_a_vif_has_neither_filters_nor_queues_nor_drivers(pair):
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({}, "match: it names no field (allowed: dst_mac, protocol, src_ip, dst_ip, src_port, dst_port, vni)"),
+        ({}, f"match: it names no field (allowed: {FIELDS})"),
         ({"dst_mac": "02:00"}, "match.dst_mac: '02:00' is no MAC address (allowed: as 02:00:00:00:00:01)"),
         (
             {"dst_ip": "10.0.0.1/8"},
@@ -398,7 +402,8 @@ def test_a_vif_has_neither_filters_nor_queues_nor_drivers(pair):
         ),
         (
             {"dst_ip": "10.0.0.0/33"},
-            "match.dst_ip: '10.0.0.0/33' is no IP address or prefix (allowed: as 10.0.0.1, 10.0.0.0/8 or fd00::/8)",
+            "match.dst_ip: '10.0.0.0/33' is no IP address or prefix"
+            " (allowed: as 10.0.0.1, 10.0.0.0/8 or fd00::/8)",
         ),
         (
             {"src_ip": "10.0.0.1", "dst_ip": "fd00::1"},
@@ -419,8 +424,7 @@ def test_a_vif_has_neither_filters_nor_queues_nor_drivers(pair):
         ({"vni": -1}, f"match.vni: -1 is out of range (allowed: 0 to {(1 << 63) - 1})"),
         (
             {"color": 1},
-            "match.color: there is no such field"
-            " (allowed: dst_mac, protocol, src_ip, dst_ip, src_port, dst_port, vni)",
+            f"match.color: there is no such field (allowed: {FIELDS})",
         ),
     ],
 )  # fmt: skip

@@ -31,20 +31,36 @@ def coalesce(mem, t):
     t["group_count"] = 0
     port = t["packets"][0]["port"]
     nic = t["nics"][port, t["nic_rows"][port]]
+    queue = -1
+    wanted = False
     for index in range(t["packet_count"]):
         packet = t["packets"][index]
         packet["next"] = NO_PACKET
-        counts = t["nic_queues"][port, packet["queue"]]
+        if packet["queue"] != queue:
+            queue = packet["queue"]
+            wanted = nic["lro"][queue] != Lro.OFF.value or t["vif_count"] > 0
+        counts = t["nic_queues"][port, queue]
         counts["frames"] += 1
         counts["bytes"] += packet["length"]
-        if nic["lro"][packet["queue"]] == Lro.OFF.value and t["vif_count"] == 0:
+        if not wanted:
             counts["reasons"][Merge.DISABLED.value] += 1
             _start_group(t, index)
             continue
-        verdict = _coalesce_one(mem, t, nic, index)
-        if verdict != Merge.YES.value:
-            t["counters"][Counter.GRO_FIRST.value + verdict] += 1
-            counts["reasons"][verdict] += 1
+        verdict = unfitness(packet)
+        bucket = packet["hash"] & (GRO_BUCKETS - 1)
+        number = t["buckets"][bucket, 1] if t["buckets"][bucket, 0] == t["gro_stamp"] else -1
+        while number >= 0 and not same_flow(mem, t["packets"][t["groups"][number]["first"]], packet):
+            number = t["groups"][number]["next"]
+        if number >= 0 and verdict == Merge.YES.value:
+            group = t["groups"][number]
+            verdict = merge_verdict(mem, t["packets"][group["first"]], group, packet)
+            if verdict == Merge.YES.value:
+                _join(t, group, index)
+                continue
+        verdict = _begin(mem, t, nic, index, bucket, number, verdict)
+        t["counters"][Counter.GRO_FIRST.value + verdict] += 1
+        counts["reasons"][verdict] += 1
+    _count_aggregates(t, port)
 
 
 @njit(cache=True)
@@ -56,57 +72,49 @@ def single(t):
 
 
 @njit(cache=True)
-def _coalesce_one(mem, t, nic, index):
-    """Merge.YES if a frame joined its flow's group, or else why it began one."""
+def _begin(mem, t, nic, index, bucket, number, verdict):
+    """Have a frame begin a group, behind group `number` of its flow if that is not -1; why it joined none.
+
+    verdict: why it did not join that group, or Merge.YES if there is none and it is fit for an aggregate.
+    """
     packet = t["packets"][index]
-    verdict = unfitness(packet)
-    fit = verdict == Merge.YES.value
-    bucket = packet["hash"] & (GRO_BUCKETS - 1)
-    number = t["buckets"][bucket, 1] if t["buckets"][bucket, 0] == t["gro_stamp"] else -1
-    while number >= 0 and not same_flow(mem, t["packets"][t["groups"][number]["first"]], packet):
-        number = t["groups"][number]["next"]
-    lro = GroupLro.UNDECIDED.value
-    if number >= 0:
-        group = t["groups"][number]
-        lro = group["lro"]
-        if lro == GroupLro.DENIED.value:
-            _start_group(t, index)
-            return _denial(nic, packet) if fit else verdict
-        if fit:
-            verdict = merge_verdict(mem, t["packets"][group["first"]], group, packet)
-            if verdict == Merge.YES.value:
-                _join(t, group, index)
-                _count_at_vif(t, group, packet)
-                return verdict
-    elif fit:
-        verdict = Merge.NEW_FLOW.value
-    newer = _start_flow_group(t, index, bucket, number, fit)
+    fit = verdict == Merge.YES.value or (number >= 0 and unfitness(packet) == Merge.YES.value)
+    lro = t["groups"][number]["lro"] if number >= 0 else GroupLro.UNDECIDED.value
+    if lro == GroupLro.DENIED.value:
+        _start_group(t, index)
+        return verdict
+    newer = t["groups"][_start_flow_group(t, index, bucket, number, fit)]
     if lro == GroupLro.ALLOWED.value:
-        _same_decision(t["groups"][newer], t["groups"][number])
+        _same_decision(newer, t["groups"][number])
     elif fit:
-        decide(mem, t, nic, t["groups"][newer], packet)
-        if t["groups"][newer]["lro"] == GroupLro.DENIED.value:
-            return _denial(nic, packet)
-    if fit:
-        _count_at_vif(t, t["groups"][newer], packet)
-    return verdict
+        decide(mem, t, nic, newer, packet)
+        if newer["lro"] == GroupLro.DENIED.value:
+            denied_by_queue = nic["lro"][packet["queue"]] == Lro.OFF.value
+            newer["closed"] = 1
+            newer["denial"] = Merge.DISABLED.value if denied_by_queue else Merge.NO_RULE.value
+            return newer["denial"]
+    return Merge.NEW_FLOW.value if verdict == Merge.YES.value else verdict
 
 
 @njit(cache=True)
-def _count_at_vif(t, group, packet):
-    """Count a frame whose flow is coalesced not in the queue that it came through but in front of its VM."""
-    if group["port"] != packet["port"]:
+def _count_aggregates(t, port):
+    """Count what was coalesced, where it was: in the queue that it came through, or in front of its VM."""
+    for number in range(t["group_count"]):
+        group = t["groups"][number]
+        if group["lro"] != GroupLro.ALLOWED.value:
+            continue
         counts = t["nic_queues"][group["port"], group["queue"]]
-        counts["frames"] += 1
-        counts["bytes"] += packet["length"]
-
-
-@njit(cache=True)
-def _denial(nic, packet):
-    """Why no group of the packet's flow is to grow."""
-    if nic["lro"][packet["queue"]] == Lro.OFF.value:
-        return Merge.DISABLED.value
-    return Merge.NO_RULE.value
+        if group["count"] > 1:
+            counts["merged"] += group["count"] - 1
+            counts["aggregates"] += 1
+            t["counters"][Counter.GRO_MERGED.value] += group["count"] - 1
+            t["counters"][Counter.GRO_AGGREGATES.value] += 1
+        if group["port"] != port:
+            index = group["first"]
+            while index >= 0:
+                counts["frames"] += 1
+                counts["bytes"] += t["packets"][index]["length"]
+                index = t["packets"][index]["next"]
 
 
 @njit(cache=True)
@@ -175,7 +183,7 @@ def same_flow(mem, one, other):
 def merge_verdict(mem, first, group, packet):
     """Why `packet`, fit in itself and of the group's flow, cannot join it, or Merge.YES. Pure."""
     if group["closed"]:
-        return Merge.CLOSED.value
+        return Merge.CLOSED.value if group["denial"] == Merge.YES.value else group["denial"]
     if packet["seq"] != group["next_seq"]:
         return Merge.OUT_OF_ORDER.value
     if packet["payload_len"] > group["gso_size"]:
@@ -255,6 +263,7 @@ def _start_group(t, index):
     group["flags"] = packet["tcp_flags"]
     group["closed"] = 1
     group["lro"] = GroupLro.UNDECIDED.value
+    group["denial"] = Merge.YES.value
     group["plain"] = 0
     group["next"] = NO_PACKET
     return number
@@ -309,9 +318,3 @@ def _join(t, group, index):
     group["flags"] |= packet["tcp_flags"]
     if packet["payload_len"] < group["gso_size"] or packet["tcp_flags"] & ENDS_AGGREGATE:
         group["closed"] = 1
-    counts = t["nic_queues"][group["port"], group["queue"]]
-    t["counters"][Counter.GRO_MERGED.value] += 1
-    counts["merged"] += 1
-    if group["count"] == 2:
-        t["counters"][Counter.GRO_AGGREGATES.value] += 1
-        counts["aggregates"] += 1

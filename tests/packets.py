@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 from scapy.config import conf
 
 conf.verb = 0
@@ -10,15 +12,30 @@ conf.checkIPaddr = False
 
 from scapy.contrib.mpls import MPLS  # noqa: E402
 from scapy.layers.inet import ICMP, IP, TCP, UDP  # noqa: E402
-from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop  # noqa: E402
-from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether  # noqa: E402
+from scapy.layers.inet6 import (  # noqa: E402
+    ICMPv6EchoRequest,
+    ICMPv6ND_NA,
+    ICMPv6ND_NS,
+    ICMPv6NDOptDstLLAddr,
+    ICMPv6NDOptMTU,
+    ICMPv6NDOptSrcLLAddr,
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
+    IPv6ExtHdrRouting,
+)
+from scapy.layers.l2 import ARP, Dot1AD, Dot1AH, Dot1Q, Ether  # noqa: E402
+from scapy.layers.sctp import SCTP, SCTPChunkData  # noqa: E402
 from scapy.layers.vxlan import VXLAN  # noqa: E402
 from scapy.packet import Packet, Raw  # noqa: E402
 
 __all__ = [
-    "ARP", "ICMP", "IP", "MPLS", "TCP", "UDP", "VXLAN", "Dot1AD", "Dot1Q", "Ether", "IPv6",
-    "IPv6ExtHdrDestOpt", "IPv6ExtHdrFragment", "IPv6ExtHdrHopByHop", "Packet", "Raw", "checksums_right",
-    "ip_header", "payload", "payload_of", "tcp_segment", "tcp_stream", "vm_ether", "vxlan",
+    "ARP", "ICMP", "IP", "MPLS", "SCTP", "TCP", "UDP", "VXLAN", "Dot1AD", "Dot1AH", "Dot1Q", "Ether",
+    "ICMPv6EchoRequest", "ICMPv6NDOptDstLLAddr", "ICMPv6NDOptMTU", "ICMPv6NDOptSrcLLAddr", "ICMPv6ND_NA",
+    "ICMPv6ND_NS", "IPv6", "IPv6ExtHdrDestOpt", "IPv6ExtHdrFragment", "IPv6ExtHdrHopByHop",
+    "IPv6ExtHdrRouting", "Packet", "Raw", "SCTPChunkData", "checksums_right", "internet_address", "ip_header",
+    "mac_address", "payload", "payload_of", "tcp_segment", "tcp_stream", "vm_ether", "vxlan",
 ]  # fmt: skip
 
 VM1_MAC, VM2_MAC = "00:00:00:00:00:01", "00:00:00:00:00:02"
@@ -28,6 +45,16 @@ TIMESTAMP = 10
 def payload(length: int, seed: int = 0) -> bytes:
     """Bytes that differ by place and seed."""
     return bytes((index * 7 + index // 251 + seed * 31) & 0xFF for index in range(length))
+
+
+def mac_address(text: str) -> int:
+    """A MAC address as a number."""
+    return int(text.replace(":", ""), 16)
+
+
+def internet_address(text: str) -> int:
+    """An IPv4 or IPv6 address as a number."""
+    return int(ipaddress.ip_address(text))
 
 
 def vm_ether() -> Packet:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mininet.link import Intf
+from mininet.link import Intf, Link
 from mininet.log import info, warn
 from mininet.node import Controller, Host, Switch
 
@@ -262,8 +262,11 @@ class VSwitch(Switch):
         return [intf for intf in self.ports_by_number().values() if not isinstance(intf, SwitchPort)]
 
     def uplink_port(self) -> int | None:
-        """Number of the first wire's port, which carries the tunnels."""
-        return min((n for n, port in self.switch_ports().items() if isinstance(port, WirePort)), default=None)
+        """Number of the port that carries the tunnels: the first wire's, or else link's to a switch."""
+        ports = self.ports_by_number()
+        wires = [number for number, port in ports.items() if isinstance(port, WirePort)]
+        plain = [number for number, port in ports.items() if isinstance(_other_end(port), VSwitch)]
+        return min(wires or plain, default=None)
 
     def addIntf(self, intf: Intf, *args: Any, **params: Any) -> None:
         """Mininet adds the end of a link. A running switch gets the port at its next start."""
@@ -306,6 +309,14 @@ class VSwitch(Switch):
             path = Path("/proc/sys/net", setting.format(intf.name))
             if path.exists():  # a kernel may lack IPv6
                 path.write_text(value)
+
+
+def _other_end(intf: Intf) -> Any:
+    """The node at the other end of an interface's link."""
+    if not isinstance(intf.link, Link):
+        return None
+    first, second = intf.link.intf1, intf.link.intf2
+    return second.node if first is intf else first.node
 
 
 class VM(Host):

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vswitch")
 
+TLS_OPTIONS = {
+    "private-key": "the switch's key",
+    "certificate": "the switch's certificate",
+    "ca-cert": "the certificate of whoever signs the controllers' certificates",
+}
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run a switch; 0 after a clean stop, 1 after a sentence on stderr, 2 for wrong usage."""
@@ -40,8 +46,10 @@ def _parser() -> argparse.ArgumentParser:
         "--name", required=True, help="name of the switch, also of its files in the run directory"
     )
     parser.add_argument("--dpid", required=True, help="datapath id in hexadecimal")
-    parser.add_argument("--controller", action="append", default=[], metavar="tcp:IP:PORT")
-    parser.add_argument("--listen", action="append", default=[], metavar="ptcp:PORT")
+    parser.add_argument(
+        "--controller", action="append", default=[], metavar="tcp:IP:PORT", help="or ssl:IP:PORT"
+    )
+    parser.add_argument("--listen", action="append", default=[], metavar="ptcp:PORT", help="or pssl:PORT")
     parser.add_argument(
         "--port",
         action="append",
@@ -50,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
         help="tap:IFNAME@NETNS, packet:IFNAME[,mtu=N] or wire:PATH[,key=value…]",
     )
     parser.add_argument("--run-dir", default=".", help="directory of log, pid file and control socket")
+    for option, what in TLS_OPTIONS.items():
+        parser.add_argument(f"--{option}", default="", metavar="FILE", help=f"{what} in PEM form, for ssl")
     parser.add_argument("--cpu", type=int, help="processor for the worker")
     parser.add_argument(
         "--no-proactive-reverse",
@@ -68,6 +78,11 @@ def _run(options: argparse.Namespace) -> int:
         ) from None
     if options.cpu is not None and options.cpu not in os.sched_getaffinity(0):
         raise ConfigError("cpu", f"there is no processor {options.cpu}", _ranges(os.sched_getaffinity(0)))
+    tls = (options.private_key, options.certificate, options.ca_cert)
+    if any(tls) and not all(tls):
+        raise ConfigError(
+            "tls", "a file is missing", "all of " + ", ".join(f"--{option}" for option in TLS_OPTIONS)
+        )
     ports = [parse_port(text) for text in options.port]
     run_dir = Path(options.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -77,6 +92,7 @@ def _run(options: argparse.Namespace) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     from vswitch.agent.agent import Agent
+    from vswitch.agent.transport import TlsFiles
     from vswitch.datapath import Datapath
 
     # until the agent handles signals there is nothing to clean up, and compiling cannot be interrupted
@@ -93,6 +109,7 @@ def _run(options: argparse.Namespace) -> int:
             options.listen,
             run_dir / f"{options.name}.ctl",
             not options.no_proactive_reverse,
+            tls=TlsFiles(*tls) if all(tls) else None,
         )
         started = time.monotonic()
         log.info("starting the dataplane (compiling it takes a while the first time)")

@@ -14,7 +14,7 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -443,6 +443,10 @@ class Datapath:
         row = self.t["meters"][self._meters[meter_id]]
         counts = zip(row["band_packets"].tolist(), row["band_bytes"].tolist(), strict=True)
         return MeterStats(int(row["packets"]), int(row["bytes"]), tuple(counts)[: int(row["bands"])])
+
+    def together(self) -> AbstractContextManager[None]:
+        """Commands given within are announced to the worker once, at the end."""
+        return self._commands.together()
 
     async def drained(self) -> None:
         """Returns when every command given so far has been applied."""

@@ -74,7 +74,7 @@ PROTOTYPE_OFFSET = 28672
 TEMPLATES_OFFSET = 32768
 TEMPLATE_SIZE = 128
 """A tunnel port's outer headers: Ethernet, IPv4, opaque field."""
-STAGED_HEAD = 704
+STAGED_HEAD = 960
 """Room for a frame's headers at a packet port: virtio-net header, outer and own headers."""
 SERIES_OFFSET = TEMPLATES_OFFSET + MAX_PORTS * TEMPLATE_SIZE
 SERIES = 64

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("vswitch", "ryu_apps", "topologies", "experiments")
+PACKAGES = ("vswitch", "ryu_apps", "topologies", "experiments", "conformance")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

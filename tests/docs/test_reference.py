@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import re
+import subprocess
+import sys
 import time
 from dataclasses import fields
 
 import msgspec
 import pytest
 
-from experiments.overlay_gro import OPTIONS
+from experiments.__main__ import MODULES
+from experiments.metrics import METRICS
 from ryu_apps.core import intent
 from ryu_apps.rest import RestApi
 from tests.docs.pages import ROOT, first_column, page, spans
@@ -19,16 +23,13 @@ from tests.protocol.fake_datapath import FakeDatapath
 from topologies.links import WIRE_SETTINGS
 from vswitch import config, ctl
 from vswitch.__main__ import _parser
-from vswitch.agent.admission import ACTIONS, INSTRUCTIONS
 from vswitch.agent.agent import Agent
-from vswitch.agent.fields import MATCHABLE
-from vswitch.agent.switch import OpenFlowSwitch
 from vswitch.flow import DropReason, PortCounters
 from vswitch.layout import Counter, Merge
-from vswitch.openflow.constants import MessageType
+from vswitch.openflow.errors import ERROR_TYPES
 from vswitch.openflow.experimenter import EXP_TYPES
 
-SAID_BY_THE_AGENT = {"slow_path_misses", "packet_ins_dropped"}
+SAID_BY_THE_AGENT = {"slow_path_misses", "slow_path_uncacheable", "packet_ins_dropped"}
 
 
 def test_counters():
@@ -97,21 +98,22 @@ def test_intent_example_is_valid():
     assert set(intent.from_yaml(example).vms) == {"vm1", "vm2"}
 
 
-def test_openflow():
-    text = page("reference/openflow")
-    messages = first_column(text, "## Messages")
-    refused = {"GROUP_MOD", "METER_MOD", "TABLE_MOD", "QUEUE_GET_CONFIG_REQUEST"}
-    refused |= {"GET_ASYNC_REQUEST", "SET_ASYNC"}
-    handled = {kind.name for kind in OpenFlowSwitch.HANDLERS} | {"HELLO", "ECHO_REQUEST", "ECHO_REPLY"}
-    assert messages == handled | refused
-    sent = {"FEATURES_REPLY", "GET_CONFIG_REPLY", "MULTIPART_REPLY", "BARRIER_REPLY", "ROLE_REPLY"}
-    sent |= {"PACKET_IN", "FLOW_REMOVED", "PORT_STATUS", "QUEUE_GET_CONFIG_REPLY", "GET_ASYNC_REPLY"}
-    assert {kind.name for kind in MessageType} == messages | sent
-    assert first_column(text, "### Match fields") == MATCHABLE
-    assert first_column(text, "### Instructions") == {kind.name for kind in INSTRUCTIONS}
-    assert first_column(text, "### Actions") == {kind.name for kind in ACTIONS}
-    (row,) = re.findall(r"^\| `MULTIPART_REQUEST` \|(.*)\|$", text, re.MULTILINE)
-    assert set(re.findall(r"`(\w+)`", row)) == {kind.name for kind in OpenFlowSwitch.MULTIPART}
+def test_openflow_is_what_the_code_says():
+    check = subprocess.run([sys.executable, "scripts/describe_openflow.py", "--check"], cwd=ROOT, check=False)
+    assert check.returncode == 0, "run .venv/bin/python scripts/describe_openflow.py"
+
+
+def test_errors_of_what_is_left_out_exist():
+    names = re.findall(r"`([A-Z_]+)/([A-Z_]+)`", page("openflow"))
+    assert len(names) > 10
+    codes = {kind.name: enumeration.__members__ for enumeration, kind in ERROR_TYPES.items()}
+    for kind, code in names:
+        assert code in codes[kind], f"{kind}/{code}"
+
+
+def test_every_metric_is_explained():
+    listed = first_column(page("reference/experiments"), "## `summary.json`")
+    assert set(METRICS) <= listed
 
 
 def test_experimenter_messages():
@@ -127,9 +129,13 @@ def test_rest():
     assert first_column(page("reference/rest")) == routes
 
 
-def test_experiment_options():
-    text = page("reference/experiments")
-    assert first_column(text, "## `overlay-gro`") - {"vswitch", "kernel", "ovs-userspace"} == set(OPTIONS)
+@pytest.mark.parametrize("name", MODULES)
+def test_experiment_options(name: str):
+    experiment = importlib.import_module(MODULES[name]).EXPERIMENT
+    listed = first_column(page("reference/experiments"), f"## `{name}`")
+    switches = {"vswitch", "kernel", "bridge", "ovs-userspace"}
+    loads = {"new flows", "cached flows", "flow-mods"}
+    assert listed - switches - loads == set(experiment.options)
 
 
 def test_dependencies():

@@ -131,8 +131,10 @@ def test_rest_firewall(network):
         (answer,) = lab.rest("POST", f"/firewall/rules/{DPID}", rule)
         assert answer["command_result"][0]["result"] == "success"
     assert lab.pings(count=3) == 3
-    lab.h2.cmd("iperf3 -s -1 -D")
-    assert "error" in lab.h1.cmd("iperf3 -c 10.0.0.2 -n 1 -J --connect-timeout 500")
+    server = lab.h2.popen(["iperf3", "-s"])
+    assert '"error"' in lab.h1.cmd("iperf3 -c 10.0.0.2 -n 1 -J --connect-timeout 500")
+    server.terminate()
+    server.communicate(timeout=10)
     (rules,) = lab.rest("GET", f"/firewall/rules/{DPID}")[0]["access_control_list"]
     assert {rule["nw_proto"] for rule in rules["rules"]} == {"ICMP"}
 

@@ -61,7 +61,9 @@ class Namespace:
         for process in self._processes:
             if process.poll() is None:
                 process.kill()
-            process.communicate()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
         run("ip", "netns", "delete", self.name)
 
 

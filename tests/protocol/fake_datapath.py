@@ -7,6 +7,7 @@ import copy
 import os
 import struct
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from tests.protocol.fake_nic import FakeNic
@@ -267,6 +268,9 @@ class FakeDatapath:
 
     def send(self, frame, program, in_port=0, tunnel_id=0):
         self._run(program, parse(frame, in_port, tunnel_id), frame)
+
+    def together(self):
+        return nullcontext()
 
     async def drained(self):
         self.drains += 1

@@ -15,15 +15,18 @@ import struct
 import numpy as np
 from numba import config
 
-from vswitch import layout
+from vswitch import flow, layout
 from vswitch.dataplane import actions, commands, flow_table, formats, gro, outgoing, parse, tso, worker
 from vswitch.dataplane.ports import wire
 from vswitch.dataplane.ports.wire_file import data_size
-from vswitch.layout import Command, Counter, PortKind, SlotKind
+from vswitch.layout import Command, Counter, Csum, PortKind, SlotKind
+from vswitch.programs import ProgramStore
 
 INTERPRETED = bool(config.DISABLE_JIT)
 CHECKED = bool(config.BOUNDSCHECK)
 BURST_AREA = 1 << 19
+STORE = layout.PROGRAM_WORDS // 2
+"""Where the programs that are given as actions begin; those given as operations stand in front."""
 NO_TUNNEL = tso.NO_TUNNEL
 VNI = 42
 LOCAL_IP, REMOTE_IP = "192.168.0.1", "192.168.0.2"
@@ -78,6 +81,7 @@ class Rig:
         self._seen = np.zeros(layout.COUNTERS, np.int64)
         self._read = [0] * wires
         self._programs = 0
+        self.store = ProgramStore(t["programs"][STORE:], int, int, set)
         self.now_ns = 1_000_000_000
 
     def close(self) -> None:
@@ -187,6 +191,10 @@ class Rig:
     def take(self, number: int) -> bytes:
         """Make group `number` the outgoing packet; its bytes."""
         outgoing.take_group(self.mem, self.t, self.t["groups"][number])
+        return self.outgoing()
+
+    def outgoing(self) -> bytes:
+        """The bytes of the outgoing packet."""
         out = self.t["outgoing"]
         pieces = [(int(out["header"]), int(out["header_len"]))]
         pieces += [
@@ -199,6 +207,39 @@ class Rig:
         self.burst(frames, port)
         self.coalesce()
         return [self.take(number) for number in range(int(self.t["group_count"]))]
+
+    def run(
+        self, frame: bytes, program: flow.Program, port: int = 1, csum: Csum = Csum.UNKNOWN, gso_size: int = 0
+    ) -> bytes:
+        """Run an action program on a frame that the port's peer sent; what became of it.
+
+        Numbers of ports and meters in the program are indexes; csum, gso_size: what is known of the frame.
+        """
+        (verdict,) = self.burst([frame], port, gso_size, verify=False)
+        assert verdict == parse.FORWARD
+        self.t["packets"][0]["csum"] = csum
+        gro.coalesce(self.mem, self.t)
+        self.take(0)
+        self.t["now_ns"] = self.now_ns
+        flow_table.make_key(self.mem, self.t, self.t["packets"][0])
+        at, length = self.store.place(program)
+        actions.run_program(self.mem, self.t, STORE + at, length)
+        for index in range(len(self.wire_ports)):
+            wire.flush(self.mem, self.t, index)
+        return self.outgoing()
+
+    def punted(self) -> list[tuple[int, bytes]]:
+        """(number of the Controller action, frame) of the punts since the last call; their slots are free."""
+        punts = []
+        head, tail = self.word(layout.PUNT_HEAD_OFFSET), self.word(layout.PUNT_TAIL_OFFSET)
+        for number in range(tail, head):
+            row = self.t["punts"][number % layout.PUNTS]
+            at = int(self.t["punt_memory"]) + int(row["slot"]) * layout.PUNT_SLOT_SIZE
+            punts.append((int(row["action"]), self.read(at, int(row["length"]))))
+        self.set_word(layout.PUNT_TAIL_OFFSET, head)
+        self.t["free_punts"] = np.arange(layout.PUNTS)
+        self.t["free_punt_count"] = layout.PUNTS
+        return punts
 
     def segment(self, wire_index: int = 0, tunnel: int = NO_TUNNEL) -> list[bytes]:
         """Send the outgoing packet; the frames that stand on the wire then."""

@@ -159,7 +159,31 @@ def between_ports(rig, frame):
     rig.route(frame, OUTSIDE, (Op.OUTPUT, INSIDE))
 
 
-@pytest.mark.parametrize("length", [0, 1, 100, 630, 640, 1460])
+@pytest.mark.parametrize("length", [0, 1, 5, 6])
+def test_a_frame_that_is_too_short_for_ethernet_is_padded(rig, length):
+    frame = tcp_segment(length)
+    between_ports(rig, frame)
+    before = int(rig.t["ports"][INSIDE]["tx_bytes"])
+    for _ in range(2):
+        rig.arrives(frame + b"\xaa" * 3)
+        rig.step()
+        assert rig.frames() == [frame + bytes(60 - len(frame))]
+    assert rig.t["ports"][INSIDE]["tx_bytes"] - before == 120
+
+
+def test_a_super_frame_behind_an_mpls_label_is_cut(rig):
+    frame, header = super_frame(8000, 1400)
+    rig.route(frame, OUTSIDE, (Op.PUSH, 0x8847), (Op.OUTPUT, INSIDE))
+    rig.arrives(frame, vnet=header)
+    rig.step()
+    sent = rig.got()
+    assert [message.gso_type for message in sent] == [0] * 6
+    inner = [message.completed()[:12] + b"\x08\x00" + message.completed()[18:] for message in sent]
+    assert all(checksums_right(frame) for frame in inner)
+    assert b"".join(payload_of(frame) for frame in inner) == payload(8000)
+
+
+@pytest.mark.parametrize("length", [6, 100, 880, 900, 1460])
 def test_a_frame_passes_as_it_is(rig, length):
     frame = tcp_segment(length)
     between_ports(rig, frame)

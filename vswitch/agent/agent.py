@@ -143,6 +143,7 @@ class Agent:
             "counters": view.counters,
             "flows": view.flows,
             "rules": view.rules,
+            "trace": view.trace,
             "wire.set": view.set_wire,
             "offload.set": view.set_offload,
             "nic.show": view.nic,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from vswitch.flow import (
@@ -56,6 +57,10 @@ class Datapath(Protocol):
     def discard(self, packet: int, reason: DropReason) -> None: ...
 
     def send(self, frame: bytes, program: Program, in_port: int = 0, tunnel_id: int = 0) -> None: ...
+
+    def together(self) -> AbstractContextManager[None]:
+        """Commands given within may be announced to the worker once, at the end."""
+        ...
 
     async def drained(self) -> None:
         """Returns when every command given so far has been applied."""

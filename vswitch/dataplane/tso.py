@@ -14,12 +14,13 @@ from numba import njit
 from vswitch.dataplane import checksum
 from vswitch.dataplane.gro import CWR, FIN, PROTO_TCP, PSH
 from vswitch.dataplane.intrinsics import copy, load8, load16, load32, store8, store16, store32
-from vswitch.dataplane.parse import ETH_HEADER, PROTO_UDP
+from vswitch.dataplane.parse import ETH_HEADER, ETH_IPV4, ETH_IPV6, ETH_QINQ, ETH_VLAN, PROTO_UDP, VLAN_TAG
 from vswitch.dataplane.ports import packet, vnet
 from vswitch.dataplane.ports.wire import admit, data_of, publish_frame, reserve, slot_of
 from vswitch.dataplane.seq import seq_add
 from vswitch.layout import (
     MAX_IP_LEN,
+    MAX_VLAN_TAGS,
     PROTOTYPE_OFFSET,
     SERIES,
     SERIES_OFFSET,
@@ -54,7 +55,10 @@ def segment(mem, t, index, tunnel):
     gso_size = out["gso_size"]
     if gso_size == 0 or not _is_tcp_or_udp(out) or out["payload_len"] <= gso_size:
         gso_size = out["payload_len"]
-    link_header = ETH_HEADER if tunnel >= 0 else out["l3"]
+    if port["kind"] == PortKind.PACKET.value and tunnel < 0 and not _is_super_behind_shim(mem, out):
+        packet.send(mem, t, index)
+        return 1
+    link_header = ETH_HEADER if tunnel >= 0 else min(out["l3"], ETH_HEADER + MAX_VLAN_TAGS * VLAN_TAG)
     if template_len + out["header_len"] + gso_size - link_header > port["mtu"]:
         t["counters"][Counter.MTU_EXCEEDED.value] += 1
         port["tx_dropped"] += 1
@@ -75,6 +79,14 @@ def segment(mem, t, index, tunnel):
 @njit(cache=True)
 def _is_udp_tunnel(t, tunnel):
     return tunnel >= 0 and t["formats"][t["ports"][tunnel]["format"]]["outer_proto"] == PROTO_UDP
+
+
+@njit(cache=True)
+def _is_super_behind_shim(mem, out):
+    """Whether the packet is a super-frame in MPLS or PBB, which not every kernel can segment."""
+    eth_type = load16(mem, out["header"] + ETH_HEADER - 2)
+    is_plain = eth_type == ETH_IPV4 or eth_type == ETH_IPV6 or eth_type == ETH_VLAN or eth_type == ETH_QINQ
+    return not is_plain and vnet.is_super_frame(out)
 
 
 @njit(cache=True)

@@ -39,6 +39,8 @@ from vswitch.layout import (
 POLLIN, POLLERR = 1, 8
 IDLE_WAIT_NS = 500_000_000
 """Longest sleep: how long an idle worker takes to notice what nobody woke it for."""
+SPIN_NS = 10_000
+"""How long a worker looks on for frames before it sleeps: as long as sleeping and being woken takes."""
 PREFETCH_BYTES = 1536
 BUSY_PASSES = 8
 """A worker that is kept busy by wires looks at every TAP after so many passes."""
@@ -50,12 +52,15 @@ def run(mem_array, tables):
     mem = pointer_to(mem_array)
     t = tables[0]
     next_sweep_ns = 0
+    worked_ns = 0
     while acquire64(mem, STOP_OFFSET) == 0:
         now_ns = monotonic_ns(mem, TIMESPEC_OFFSET)
         worked = step(mem, t, now_ns)
         if now_ns >= next_sweep_ns:
             next_sweep_ns = now_ns + sweep(mem, t)
-        if worked == 0:
+        if worked:
+            worked_ns = now_ns
+        elif now_ns - worked_ns > SPIN_NS:
             _sleep(mem, t, next_sweep_ns if t["flow_count"] > 0 else wire.NEVER)
 
 

@@ -29,6 +29,7 @@ from vswitch.dataplane.intrinsics import (
     release64,
     set_iov,
     set_message,
+    store8,
     store16,
     store32,
     store64,
@@ -69,6 +70,8 @@ HEADS_OFFSET = IOVS_OFFSET + STAGED_IOVS * IOV
 STAGING_SIZE = HEADS_OFFSET + STAGED * STAGED_HEAD
 HEAD_ROOM = STAGED_HEAD - vnet.HEADER
 """Bytes of a frame that its staging place takes: the longest headers, and small frames whole."""
+SHORTEST = 60
+"""Bytes of the shortest frame without its check sequence (IEEE 802.3); what is shorter is padded."""
 LARGE = 4096
 """Payload bytes that are worth a system call of their own: more frames behind them gain nothing."""
 
@@ -293,7 +296,9 @@ def send(mem, t, index):
     if out["bytes"] <= HEAD_ROOM:
         copy(mem, at, out["header"], out["header_len"])
         _gather(mem, t, at + out["header_len"])
-        publish(mem, t, place, out["bytes"])
+        for index in range(out["bytes"], SHORTEST):
+            store8(mem, at + index, 0)
+        publish(mem, t, place, max(out["bytes"], SHORTEST))
         return
     copy(mem, at, out["header"], out["header_len"])
     for number in range(out["range_count"]):

@@ -249,6 +249,8 @@ class Counter(enum.IntEnum):
     PACKET_ERROR = 37
     WIRE_STALLED = 38
     RX_RING_FULL = 39
+    NOT_IP = 40
+    TUNNEL_ID_TOO_LARGE = 41
     DRIVER_QUEUE_FULL = 42
     # Not a drop
     RX_BAD_CHECKSUM = 23
@@ -384,9 +386,10 @@ socket_dtype = _record(
 )  # fmt: skip
 
 format_dtype = _record(
-    used="i4", outer_proto="i4", opaque_len="i4", id_offset="i4", id_length="i4", id_value="i8",
-    flow_id_offset="i4", flow_id_length="i4", length_field="i4",
-    check_offset="i4", check_mask="i4", check_value="i4", entropy_offset="i4",
+    outer_proto="i4", outer_proto6="i4", opaque_len="i4", self_describing="i4", least_len="i4",
+    id_offset="i4", id_length="i4", id_value="i8", flow_id_offset="i4", flow_id_length="i4",
+    flow_id_shift="i4", length_field="i4", check_offset="i4", check_mask="i4", check_value="i4",
+    entropy_offset="i4", inner_ip="i4",
 )  # fmt: skip
 
 KEY_WORDS = 9

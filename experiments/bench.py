@@ -21,13 +21,15 @@ from vswitch.config import parse_port
 from vswitch.datapath import Datapath
 from vswitch.dataplane import checksum, flow_table, worker
 from vswitch.dataplane.actions import forward
-from vswitch.dataplane.gro import coalesce
+from vswitch.dataplane.gro import single
 from vswitch.dataplane.intrinsics import pointer_to
+from vswitch.dataplane.nic import queues
 from vswitch.dataplane.outgoing import take_group
 from vswitch.dataplane.parse import parse
 from vswitch.dataplane.ports import wire
 from vswitch.dataplane.tso import segment
 from vswitch.flow import Output
+from vswitch.nic import Match
 
 MSS = 1398
 SEGMENTS = 46
@@ -99,7 +101,7 @@ def _send(mem_array, t, frame_at, frame_len, tunnel, rounds):
         _set_super_frame(t, frame_at, frame_len)
         t["buffers"][0] += 1
         parse(mem, t, t["packets"][0], False)
-        coalesce(mem, t)
+        single(t)
         take_group(mem, t, t["groups"][0])
         t["outgoing"]["tunnel_id"] = 42
         segment(mem, t, t["wires"][0]["port"], tunnel)
@@ -117,7 +119,7 @@ def _receive(mem_array, t, rounds, stages):
             for index in range(t["packet_count"]):
                 parse(mem, t, t["packets"][index], stages > 2)
         if stages > 3:
-            coalesce(mem, t)
+            queues.receive(mem, t)
         if stages > 4:
             for number in range(t["group_count"]):
                 forward(mem, t, t["groups"][number])
@@ -178,6 +180,19 @@ def measure(bench: Bench) -> list[tuple[str, float]]:
         rows.append((name, total - before))
         before = total
     rows.append(("receive + coalesce + deliver, together", before))
+
+    nic = receiver.nic(1)
+    for port in range(1, 64):
+        nic.add_rule(Match(protocol="tcp", dst_port=port))
+    nic.add_rule(Match(vni=42))
+    for name, change in (
+        ("the same, 64 LRO rules", lambda: nic.set_lro(0, "rules")),
+        ("the same, and 4 queues by RSS", lambda: nic.set_queue_count(4)),
+    ):
+        change()
+        nic.set_lro(None, "rules")
+        worker.step(mem, t, time.monotonic_ns())
+        rows.append((name, _time(_receive, mem, t, ROUNDS, len(names))))
     return rows
 
 

@@ -10,7 +10,6 @@ import fcntl
 import ipaddress
 import logging
 import os
-import struct
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +22,7 @@ import numpy as np
 
 from vswitch import layout
 from vswitch.config import MAX_MTU, PortConfig, WireSettings
-from vswitch.dataplane import flow_table, formats, parse, worker
+from vswitch.dataplane import flow_table, parse, worker
 from vswitch.dataplane.memory import Memory
 from vswitch.dataplane.ports.packet_device import PacketDevice
 from vswitch.dataplane.ports.tap_device import TapDevice
@@ -42,11 +41,14 @@ from vswitch.flow import (
     Program,
     Punt,
 )
+from vswitch.format_table import FormatTable, outer_headers, overhead
 from vswitch.keys import key_from, key_words
 from vswitch.layout import Command, Counter, PortKind
+from vswitch.nic import Nic
 from vswitch.openflow.spec import port_mac
 from vswitch.programs import ProgramStore
 from vswitch.rings import CaptureRing, CommandRing, PuntRing
+from vswitch.tunnel_formats import Format
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +73,7 @@ class Port:
         self.device: PacketDevice | None = None
         self.wire_index = -1
         self.uplink = 0  # number of the port that a tunnel goes out of
+        self.format = ""  # of a tunnel
         self.settings = WireSettings()
         self.peer_epoch = 0
         self.peer_pool: tuple[int, int] | None = None  # offset in mem, size
@@ -97,6 +100,7 @@ class Datapath:
         )
         self._meters: dict[int, int] = {}  # meter id to index
         self._ports: dict[int, Port] = {}
+        self._nics: dict[int, Nic] = {}
         self._thread: threading.Thread | None = None
         self._closing = False
         self._injections: deque[tuple[int, int]] = deque((0, slot) for slot in range(layout.INJECTIONS))
@@ -128,9 +132,7 @@ class Datapath:
         self.t["capture_memory"] = self.memory.map_private(layout.CAPTURES * layout.CAPTURE_SLOT_SIZE)
         self._scratch = self.memory.map_private(layout.PUNT_SLOT_SIZE)
         self.t["agent_fd"], self.t["wake_fd"] = self.punt_fd, self._wake_fd
-        for index, name in enumerate(sorted(formats.SHIPPED)):
-            formats.fill_row(self.t["formats"][index], formats.SHIPPED[name])
-        self._formats = sorted(formats.SHIPPED)
+        self._formats = FormatTable(self.t["formats"])
 
     # Life
 
@@ -163,6 +165,8 @@ class Datapath:
             self._words[layout.STOP_OFFSET // 8] = 1
             os.eventfd_write(self._wake_fd, 1)
             self._thread.join()
+        for nic in self._nics.values():
+            nic.close()
         for port in self._ports.values():
             if port.tap:
                 port.tap.close()
@@ -206,7 +210,6 @@ class Datapath:
             row["kind"], row["socket"] = PortKind.PACKET, self.t["socket_count"]
             self.t["sockets"][row["socket"]]["port"] = index
             port.device.map(self.memory, self.t["sockets"][row["socket"]])
-            self.t["gro_enabled"][index] = 1
             self.t["socket_count"] += 1
         else:
             port.wire = WireEnd(config.path, config.mtu, config.end, config.where)
@@ -219,11 +222,11 @@ class Datapath:
             port.wire.map(self.memory, wire, int(self.t["pool"]), self._pool_fd, self._pool_size)
             row["kind"], row["wire"], row["mtu"] = PortKind.WIRE, port.wire_index, config.mtu
             self.t["wire_buffers"][port.wire_index] = -1
-            self.t["gro_enabled"][index] = 1
             self.t["wire_count"] += 1
             port.settings = config.wire
             self._apply_wire(port)
         row["number"] = config.number
+        self._nics[config.number] = Nic(port, self.t, self.memory, self._commands, self._nics)
 
     def refresh_ports(self) -> bool:
         """Look at the links: True when something changed since the last call."""
@@ -239,7 +242,7 @@ class Datapath:
                 self.t["ports"][port.index]["rx_missed"] += port.device.missed()
             else:
                 uplink = self._ports[port.uplink]
-                up, mtu = uplink.up, uplink.mtu - int(self.t["ports"][port.index]["template_len"])
+                up, mtu = uplink.up, uplink.mtu - overhead(self._formats[port.format])
             if (up, mtu) != (port.up, port.mtu):
                 self.t["ports"][port.index]["mtu"] = mtu
                 port.up, port.mtu = up, mtu
@@ -295,16 +298,12 @@ class Datapath:
         counters = PortCounters(*(int(row[name]) for name in PortCounters._fields))
         return counters._replace(rx_dropped=counters.rx_dropped + int(row["rx_missed"]))
 
-    def set_gro(self, port_no: int, queue: int, enabled: bool) -> None:
-        """Switch coalescing of a port's receive queue."""
+    def nic(self, port_no: int) -> Nic:
+        """The receive side of a wire or packet port, or of the switch's port in front of a VM."""
         port = self._port(port_no)
-        if port.wire is None and port.device is None:
-            raise ConfigError(
-                "port_no", f"{port.name} has no receive queues: it is a {port.kind}", "a wire or packet port"
-            )
-        if queue != 0:
-            raise ConfigError("queue", f"{port.name} has no queue {queue}", "0")
-        self._commands.give(Command.GRO, port.index, queue, int(enabled))
+        if port_no not in self._nics:
+            raise ConfigError("port_no", f"{port.name} is a {port.kind}", "a wire, packet or TAP port")
+        return self._nics[port_no]
 
     def set_wire(self, port_no: int, **settings: Any) -> None:
         """Change how a wire treats the frames that we send: the words of `--port` (bw, delay, loss …)."""
@@ -338,8 +337,7 @@ class Datapath:
         uplink_port: int,
     ) -> None:
         """Make a tunnel port; raises ConfigError."""
-        if format not in self._formats:
-            raise ConfigError("format", f"{format!r} is not known", ", ".join(self._formats))
+        numbers = self._formats[format]
         if port_no in self._ports:
             raise ConfigError("port_no", f"the port {port_no} exists already", "an unused number")
         uplink = self._port(uplink_port)
@@ -350,16 +348,14 @@ class Datapath:
         if index is None:
             raise ConfigError("port_no", "there are too many ports", f"at most {layout.MAX_PORTS - 1}")
         local, remote = _ipv4("local_ip", local_ip), _ipv4("remote_ip", remote_ip)
-        numbers = formats.SHIPPED[format]
-        template = _template(
-            numbers, local, remote, _mac("local_mac", local_mac), _mac("remote_mac", remote_mac)
-        )
+        macs = _mac("local_mac", local_mac), _mac("remote_mac", remote_mac)
+        template = outer_headers(numbers, local, remote, *macs)
         at = layout.TEMPLATES_OFFSET + index * layout.TEMPLATE_SIZE
         self.memory.write(at, template)
         row = self.t["ports"][index]
         for field in row.dtype.names:
             row[field] = 0
-        row["number"], row["format"], row["uplink"] = port_no, self._formats.index(format), uplink.index
+        row["number"], row["format"], row["uplink"] = port_no, self._formats.place(format), uplink.index
         row["local_ip"], row["remote_ip"], row["template"], row["template_len"] = (
             local,
             remote,
@@ -367,9 +363,8 @@ class Datapath:
             len(template),
         )
         row["wire"] = -1
-        mtu = uplink.mtu - len(template)
-        port = Port(port_no, index, name, "tunnel", local_mac, mtu, remote_ip)
-        port.uplink = uplink_port
+        port = Port(port_no, index, name, "tunnel", local_mac, uplink.mtu - overhead(numbers), remote_ip)
+        port.uplink, port.format = uplink_port, format
         self._ports[port_no] = port
         self._commands.give(Command.ADD_TUNNEL, index)
         self.refresh_ports()
@@ -383,6 +378,21 @@ class Datapath:
         self._programs.forget_port(port.index)
         self._commands.give(Command.REMOVE_TUNNEL, port.index)
         self._commands.wait(self._commands.given)
+
+    def set_format(self, name: str, format: Format) -> None:
+        """Add a tunnel format, or change one that no tunnel uses; raises ConfigError."""
+        self._formats.set(name, format, self._tunnels_of(name))
+
+    def delete_format(self, name: str) -> None:
+        """Forget a tunnel format that was added; raises ConfigError, also while a tunnel uses it."""
+        self._formats.delete(name, self._tunnels_of(name))
+
+    def formats(self) -> dict[str, Format]:
+        """The tunnel formats by name: the shipped ones and those that were added."""
+        return self._formats.all()
+
+    def _tunnels_of(self, format: str) -> list[str]:
+        return [port.name for port in self._ports.values() if port.format == format]
 
     def _port(self, number: int) -> Port:
         if number not in self._ports:
@@ -555,7 +565,8 @@ class Datapath:
 
     def capabilities(self) -> dict[str, Any]:
         """What this switch can do, for the controller."""
-        return {"version": VERSION, "formats": list(self._formats), "queues": 1, "workers": 1}
+        formats = list(self._formats.all())
+        return {"version": VERSION, "formats": formats, "queues": layout.MAX_QUEUES, "workers": 1}
 
 
 def is_compiled() -> bool:
@@ -591,13 +602,6 @@ def _key_words(mem_array, tables, offset, length):
 
 def _stats(flow) -> FlowStats:
     return FlowStats(int(flow["packets"]), int(flow["bytes"]), int(flow["last_used_ns"]))
-
-
-def _template(numbers: formats.Format, local: int, remote: int, source: bytes, target: bytes) -> bytes:
-    """Outer headers of a tunnel, lengths and identification zero; they do not fragment (RFC 7348 4.3)."""
-    ethernet = target + source + struct.pack("!H", parse.ETH_IPV4)
-    ip = struct.pack("!BBHHHBBHII", 0x45, 0, 0, 0, 0x4000, 64, numbers.outer_proto, 0, local, remote)
-    return ethernet + ip + numbers.template
 
 
 def _ipv4(where: str, text: str) -> int:

@@ -16,9 +16,10 @@ import numpy as np
 from numba import config
 
 from vswitch import flow, layout
-from vswitch.dataplane import actions, commands, flow_table, formats, gro, outgoing, parse, tso, worker
+from vswitch.dataplane import actions, commands, flow_table, gro, outgoing, parse, tso, worker
 from vswitch.dataplane.ports import wire
 from vswitch.dataplane.ports.wire_file import data_size
+from vswitch.format_table import FormatTable, outer_headers
 from vswitch.layout import Command, Counter, Csum, PortKind, SlotKind
 from vswitch.programs import ProgramStore
 
@@ -74,8 +75,7 @@ class Rig:
         for number in range(wires):
             self._add_wire(number, joined)
         self.next_port = taps + wires + 1
-        for row, name in enumerate(sorted(formats.SHIPPED)):
-            formats.fill_row(t["formats"][row], formats.SHIPPED[name])
+        self.formats = FormatTable(t["formats"])
         self.burst_end = self._next + BURST_AREA
         self.mem = np.zeros(self.burst_end, np.uint8)
         self._seen = np.zeros(layout.COUNTERS, np.int64)
@@ -111,7 +111,7 @@ class Rig:
         port["ready"] = 1
         self.t["taps"][index - 1] = index
         self.t["tap_count"] = index
-        self.t["gro_enabled"][index] = 1
+        self.set_lro(index, layout.Lro.ON)
 
     def _add_wire(self, number: int, joined: bool) -> None:
         t = self.t
@@ -134,16 +134,16 @@ class Rig:
         row["peer_pool"], row["peer_pool_size"] = t["pool"], layout.BUFFERS * layout.BUFFER_SIZE
         t["wire_buffers"][number] = -1
         t["wire_count"] = number + 1
-        t["gro_enabled"][index] = 1
+        self.set_lro(index, layout.Lro.ON)
 
-    def add_tunnel(self, uplink: int = 0, local: str = LOCAL_IP, remote: str = REMOTE_IP) -> int:
-        """A VXLAN tunnel through wire `uplink`; its port index."""
-        numbers = formats.SHIPPED["vxlan"]
+    def add_tunnel(
+        self, uplink: int = 0, local: str = LOCAL_IP, remote: str = REMOTE_IP, format: str = "vxlan"
+    ) -> int:
+        """A tunnel through wire `uplink`; its port index."""
         index = self.next_port
         self.next_port += 1
-        ip = struct.pack("!BBHHHBBH", 0x45, 0, 0, 0, 0x4000, 64, numbers.outer_proto, 0)
-        header = mac_bytes(REMOTE_MAC) + mac_bytes(LOCAL_MAC) + b"\x08\x00" + ip
-        header += socket.inet_aton(local) + socket.inet_aton(remote) + numbers.template
+        macs = mac_bytes(LOCAL_MAC), mac_bytes(REMOTE_MAC)
+        header = outer_headers(self.formats[format], address(local), address(remote), *macs)
         at = layout.TEMPLATES_OFFSET + index * layout.TEMPLATE_SIZE
         self.mem[at : at + len(header)] = np.frombuffer(header, np.uint8)
         port = self.t["ports"][index]
@@ -151,9 +151,15 @@ class Rig:
         port["uplink"], port["wire"] = self.wire_ports[uplink], -1
         port["local_ip"], port["remote_ip"] = address(local), address(remote)
         port["template"], port["template_len"] = at, len(header)
+        port["format"] = self.formats.place(format)
         self.t["tunnels"][self.t["tunnel_count"]] = index
         self.t["tunnel_count"] += 1
         return index
+
+    def set_lro(self, port: int, setting: layout.Lro) -> None:
+        """Set a port that has one receive queue."""
+        nic = self.t["nics"][port, 0]
+        nic["queue_count"], nic["lro"][0], nic["completion_size"][0] = 1, setting, layout.MAX_IP_LEN
 
     # Stages
 

@@ -1,104 +1,75 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tunnel formats as rows of numbers (S1.1, S1.2): the engine knows no protocol by name.
 
-A packet is `outer IPv4 | opaque field | inner packet`. A row says which outer protocol carries the format,
-how long the opaque field is (0: its first byte tells), where an identifier of the format and where the flow
-identifier (the virtual network) stand in it, and which 16-bit length field, if any, is to be adjusted.
+The rows are of `vswitch.tunnel_formats.Format`, which tells what their numbers mean. A row is reached only
+through the tunnels of its format, so the command that adds a tunnel announces it.
 """
-
-from dataclasses import dataclass
 
 from numba import njit
 
-from vswitch.dataplane.intrinsics import load8, load32
+from vswitch.dataplane.intrinsics import copy, load8, load32, load64, store8, store16, store64
+from vswitch.layout import Counter
+from vswitch.tunnel_formats import IP
 
 NO_TUNNEL = -1
 UNKNOWN_REMOTE = -2
-
-
-@dataclass(frozen=True)
-class Format:
-    """A tunnel format in numbers. Offsets count bytes from the start of the opaque field; -1: there is none.
-
-    template: the opaque field as it is sent, before identifiers, length and entropy are filled in.
-    check: (offset, mask, value) of one byte that must match on receiving.
-    """
-
-    name: str
-    outer_proto: int
-    opaque_len: int
-    id_offset: int
-    id_length: int
-    id_value: int
-    flow_id_offset: int
-    flow_id_length: int
-    length_field: int
-    entropy_offset: int
-    template: bytes
-    check: tuple[int, int, int] = (-1, 0, 0)
-
-
-SHIPPED = {
-    # RFC 7348: UDP header, then flags (I: the VNI is valid), 24 reserved bits, VNI, 8 reserved bits
-    "vxlan": Format(
-        name="vxlan",
-        outer_proto=17,
-        opaque_len=16,
-        id_offset=2,
-        id_length=2,
-        id_value=4789,
-        flow_id_offset=12,
-        flow_id_length=3,
-        length_field=4,
-        entropy_offset=0,
-        template=bytes.fromhex("0000 12b5 0000 0000  08000000 00000000"),
-        check=(8, 0x08, 0x08),
-    ),
-}
+NO_LENGTH = -1
+FIT = -1
+LINK_HEADER = 14
 
 
 def fill_row(row, numbers):
     """Write the numbers of a Format into a row of the format table."""
     row["outer_proto"] = numbers.outer_proto
+    row["outer_proto6"] = numbers.outer_proto6 or numbers.outer_proto
     row["opaque_len"] = numbers.opaque_len
+    row["self_describing"] = numbers.self_describing
     row["id_offset"] = numbers.id_offset
     row["id_length"] = numbers.id_length
     row["id_value"] = numbers.id_value
     row["flow_id_offset"] = numbers.flow_id_offset
     row["flow_id_length"] = numbers.flow_id_length
+    row["flow_id_shift"] = numbers.flow_id_shift
     row["length_field"] = numbers.length_field
     row["entropy_offset"] = numbers.entropy_offset
     row["check_offset"], row["check_mask"], row["check_value"] = numbers.check
-    row["used"] = 1
+    row["inner_ip"] = numbers.inner == IP
+    row["least_len"] = max(
+        int(numbers.self_describing),
+        numbers.id_offset + numbers.id_length,
+        numbers.flow_id_offset + numbers.flow_id_length,
+        numbers.length_field + 2 if numbers.length_field >= 0 else 0,
+        numbers.check[0] + 1,
+    )
+
+
+# Receiving
 
 
 @njit(cache=True)
 def opaque_length(mem, row, opaque, end):
-    """Length of the opaque field at `opaque`, 0 when it cannot be one. `end`: of the readable bytes."""
+    """Length of the opaque field at `opaque`, or NO_LENGTH: it is none. `end`: of the readable bytes."""
     length = row["opaque_len"]
-    if length == 0:
+    if row["self_describing"]:
         if opaque >= end:
-            return 0
+            return NO_LENGTH
         length = load8(mem, opaque)
-    least = max(row["flow_id_offset"] + row["flow_id_length"], row["id_offset"] + row["id_length"])
-    return length if length >= least else 0
+        if length < row["least_len"]:
+            return NO_LENGTH
+    return length if opaque + length <= end else NO_LENGTH
 
 
 @njit(cache=True)
 def is_format(mem, row, proto, opaque, end):
     """Whether a packet of IP protocol `proto` with its payload at `opaque` is of the row's format."""
-    if row["used"] == 0 or row["outer_proto"] != proto or opaque + row["opaque_len"] > end:
+    if row["outer_proto"] != proto and row["outer_proto6"] != proto:
         return False
-    length = opaque_length(mem, row, opaque, end)
-    if length == 0 or opaque + length > end:
+    if opaque_length(mem, row, opaque, end) == NO_LENGTH:
         return False
     if row["check_offset"] >= 0:
         if load8(mem, opaque + row["check_offset"]) & row["check_mask"] != row["check_value"]:
             return False
-    value = 0
-    for index in range(row["id_length"]):
-        value = (value << 8) | load8(mem, opaque + row["id_offset"] + index)
-    return value == row["id_value"]
+    return _load_bytes(mem, opaque + row["id_offset"], row["id_length"]) == row["id_value"]
 
 
 @njit(cache=True)
@@ -145,3 +116,65 @@ def same_opaque(mem, one, other, length, length_field, outer_is_udp):
                 return False
             index += 1
     return True
+
+
+@njit(cache=True)
+def flow_id(mem, row, opaque):
+    """The virtual network that an opaque field names (S1.2); 0 when its format has no room for any."""
+    value = _load_bytes(mem, opaque + row["flow_id_offset"], row["flow_id_length"])
+    return value >> row["flow_id_shift"]
+
+
+@njit(cache=True)
+def open_gap(mem, opaque, length):
+    """Move an opaque field over outer headers that were read, so that Ethernet fits behind it; its place."""
+    moved = opaque - LINK_HEADER
+    for index in range(0, length, 8):  # what is copied too much is in the gap
+        store64(mem, moved + index, load64(mem, opaque + index))
+    return moved
+
+
+@njit(cache=True)
+def synthesise_ethernet(mem, at, template, eth_type):
+    """Write the Ethernet header of a packet that came without: from the tunnel's other end to this one."""
+    copy(mem, at, template + 6, 6)
+    copy(mem, at + 6, template, 6)
+    store16(mem, at + 12, eth_type)
+
+
+@njit(cache=True)
+def _load_bytes(mem, offset, count):
+    value = 0
+    for index in range(count):
+        value = (value << 8) | load8(mem, offset + index)
+    return value
+
+
+# Sending
+
+
+@njit(cache=True)
+def encapsulation_verdict(row, out, is_bare_ip):
+    """Why a packet cannot be sent in this format, as a counter, or FIT.
+
+    is_bare_ip: whether nothing but VLAN tags stands between its Ethernet and IP headers.
+    """
+    if row["inner_ip"] and not is_bare_ip:
+        return Counter.NOT_IP.value
+    bits = 8 * row["flow_id_length"] - row["flow_id_shift"]
+    if out["tunnel_id"] < 0 or out["tunnel_id"] >> bits:
+        return Counter.TUNNEL_ID_TOO_LARGE.value
+    return FIT
+
+
+@njit(cache=True)
+def write_identifiers(mem, row, opaque, out):
+    """Fill in the virtual network and the entropy of an opaque field that was copied from its template."""
+    length = row["flow_id_length"]
+    at = opaque + row["flow_id_offset"]
+    shift = row["flow_id_shift"]
+    value = _load_bytes(mem, at, length) & ((1 << shift) - 1) | (out["tunnel_id"] << shift)
+    for index in range(length):
+        store8(mem, at + index, (value >> (8 * (length - 1 - index))) & 0xFF)
+    if row["entropy_offset"] >= 0:
+        store16(mem, opaque + row["entropy_offset"], 0xC000 | (out["hash"] & 0x3FFF))

@@ -8,12 +8,13 @@ frame's contiguous head, and `payload`, `payload_len` lie inside the frame.
 from numba import njit
 
 from vswitch.dataplane import checksum
-from vswitch.dataplane.formats import find_tunnel, opaque_length
+from vswitch.dataplane.formats import find_tunnel, flow_id, opaque_length, open_gap, synthesise_ethernet
 from vswitch.dataplane.hashing import mix
 from vswitch.dataplane.intrinsics import load8, load16, load32, load64
 from vswitch.layout import MAX_EXTENSION_HEADERS, MAX_VLAN_TAGS, Counter, Csum, TcpOptions
 
 ETH_HEADER = 14
+IPV4_HEADER = 20
 VLAN_TAG = 4
 ETH_IPV4, ETH_ARP, ETH_VLAN, ETH_QINQ, ETH_IPV6 = 0x0800, 0x0806, 0x8100, 0x88A8, 0x86DD
 ETH_MPLS, ETH_MPLS_MULTICAST, ETH_PBB = 0x8847, 0x8848, 0x88E7
@@ -72,9 +73,8 @@ def _decapsulate(mem, t, packet):
     row = t["formats"][t["ports"][port]["format"]]
     opaque_len = opaque_length(mem, row, opaque, end)
     inner = opaque + opaque_len
-    if opaque_len == 0 or inner + ETH_HEADER > end or ETH_HEADER + total > packet["length"]:
-        return Counter.RX_TOO_SHORT.value
-    if inner + ETH_HEADER > l3 + total:
+    least = IPV4_HEADER if row["inner_ip"] else ETH_HEADER
+    if ETH_HEADER + total > packet["length"] or inner + least > min(end, l3 + total):
         return Counter.RX_TOO_SHORT.value
     packet["length"] = ETH_HEADER + total
     if packet["head_length"] > packet["length"]:
@@ -88,7 +88,7 @@ def _decapsulate(mem, t, packet):
     if not inner_partial:
         packet["csum"] = Csum.UNKNOWN.value
     packet["in_port"] = port
-    packet["tunnel_id"] = _load_bytes(mem, opaque + row["flow_id_offset"], row["flow_id_length"])
+    packet["tunnel_id"] = flow_id(mem, row, opaque)
     packet["opaque"] = opaque
     packet["opaque_len"] = opaque_len
     packet["length_field"] = row["length_field"]
@@ -96,15 +96,25 @@ def _decapsulate(mem, t, packet):
     packet["outer_ecn"] = load8(mem, l3 + 1) & ECN_MASK
     packet["outer_df"] = load16(mem, l3 + 6) & 0x4000
     packet["l2"] = inner
-    return FORWARD
+    return _give_ethernet(mem, t, packet, load8(mem, l3 + 9)) if row["inner_ip"] else FORWARD
 
 
 @njit(cache=True)
-def _load_bytes(mem, offset, count):
-    value = 0
-    for index in range(count):
-        value = (value << 8) | load8(mem, offset + index)
-    return value
+def _give_ethernet(mem, t, packet, proto):
+    """Put an Ethernet header in front of the IP packet at `l2`, over outer headers that were read.
+
+    The opaque field is moved out of its way: frames of one flow are compared by it.
+    """
+    port = t["ports"][packet["in_port"]]
+    row = t["formats"][port["format"]]
+    version = load8(mem, packet["l2"]) >> 4
+    expected = row["outer_proto"] if version == 4 else row["outer_proto6"]
+    if (version != 4 and version != 6) or proto != expected:
+        return Counter.NOT_IP.value
+    packet["opaque"] = open_gap(mem, packet["opaque"], packet["opaque_len"])
+    packet["l2"] -= ETH_HEADER
+    synthesise_ethernet(mem, packet["l2"], port["template"], ETH_IPV4 if version == 4 else ETH_IPV6)
+    return FORWARD
 
 
 @njit(cache=True)

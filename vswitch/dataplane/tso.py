@@ -12,8 +12,10 @@ where their TCP or UDP checksums are left partial, to the interface.
 from numba import njit
 
 from vswitch.dataplane import checksum
+from vswitch.dataplane.formats import FIT, NO_TUNNEL, encapsulation_verdict, write_identifiers
 from vswitch.dataplane.gro import CWR, FIN, PROTO_TCP, PSH
 from vswitch.dataplane.intrinsics import copy, load8, load16, load32, store8, store16, store32
+from vswitch.dataplane.outgoing import drop_front, network_offset
 from vswitch.dataplane.parse import ETH_HEADER, ETH_IPV4, ETH_IPV6, ETH_QINQ, ETH_VLAN, PROTO_UDP, VLAN_TAG
 from vswitch.dataplane.ports import packet, vnet
 from vswitch.dataplane.ports.wire import admit, data_of, publish_frame, reserve, slot_of
@@ -33,7 +35,6 @@ from vswitch.layout import (
     SlotKind,
 )
 
-NO_TUNNEL = -1
 OUTER_IP = ETH_HEADER
 """Offset of the outer IPv4 header in a template."""
 SPARE_BUFFERS = 8
@@ -49,6 +50,25 @@ def segment(mem, t, index, tunnel):
     index: of the port. tunnel: index of the tunnel port whose outer headers go in front, or NO_TUNNEL.
     Returns the frames sent; what is not sent is counted.
     """
+    if tunnel < 0:
+        return _segment(mem, t, index, NO_TUNNEL)
+    out = t["outgoing"]
+    row = t["formats"][t["ports"][tunnel]["format"]]
+    is_bare_ip = out["ip_version"] and network_offset(mem, out["header"], out["header_len"]) == out["l3"]
+    verdict = encapsulation_verdict(row, out, is_bare_ip)
+    if verdict != FIT:
+        t["counters"][verdict] += 1
+        t["ports"][tunnel]["tx_dropped"] += 1
+        return 0
+    link_header = out["l3"] if row["inner_ip"] else 0
+    drop_front(out, link_header)
+    sent = _segment(mem, t, index, tunnel)
+    drop_front(out, -link_header)
+    return sent
+
+
+@njit(cache=True)
+def _segment(mem, t, index, tunnel):
     out = t["outgoing"]
     port = t["ports"][index]
     template_len = t["ports"][tunnel]["template_len"] if tunnel >= 0 else 0
@@ -104,12 +124,9 @@ def _make_prototype(mem, t, tunnel, template_len):
     port = t["ports"][tunnel]
     row = t["formats"][port["format"]]
     copy(mem, PROTOTYPE_OFFSET, port["template"], template_len)
-    opaque = PROTOTYPE_OFFSET + OUTER_IP + 20
-    for index in range(row["flow_id_length"]):
-        shift = 8 * (row["flow_id_length"] - 1 - index)
-        store8(mem, opaque + row["flow_id_offset"] + index, (out["tunnel_id"] >> shift) & 0xFF)
-    if row["entropy_offset"] >= 0:
-        store16(mem, opaque + row["entropy_offset"], 0xC000 | (out["hash"] & 0x3FFF))
+    write_identifiers(mem, row, PROTOTYPE_OFFSET + OUTER_IP + 20, out)
+    if row["inner_ip"] and out["ip_version"] == 6:
+        store8(mem, PROTOTYPE_OFFSET + OUTER_IP + 9, row["outer_proto6"])
     if out["ip_version"]:
         store8(mem, PROTOTYPE_OFFSET + OUTER_IP + 1, out["tos"] & 3)  # RFC 6040: ECN is copied outwards
 

@@ -21,8 +21,9 @@ from vswitch.config import parse_port
 from vswitch.datapath import Datapath
 from vswitch.dataplane import checksum, flow_table, worker
 from vswitch.dataplane.actions import forward
-from vswitch.dataplane.gro import coalesce
+from vswitch.dataplane.gro import single
 from vswitch.dataplane.intrinsics import pointer_to
+from vswitch.dataplane.nic import queues
 from vswitch.dataplane.outgoing import take_group
 from vswitch.dataplane.parse import parse
 from vswitch.dataplane.ports import wire
@@ -99,7 +100,7 @@ def _send(mem_array, t, frame_at, frame_len, tunnel, rounds):
         _set_super_frame(t, frame_at, frame_len)
         t["buffers"][0] += 1
         parse(mem, t, t["packets"][0], False)
-        coalesce(mem, t)
+        single(t)
         take_group(mem, t, t["groups"][0])
         t["outgoing"]["tunnel_id"] = 42
         segment(mem, t, t["wires"][0]["port"], tunnel)
@@ -117,7 +118,7 @@ def _receive(mem_array, t, rounds, stages):
             for index in range(t["packet_count"]):
                 parse(mem, t, t["packets"][index], stages > 2)
         if stages > 3:
-            coalesce(mem, t)
+            queues.receive(mem, t)
         if stages > 4:
             for number in range(t["group_count"]):
                 forward(mem, t, t["groups"][number])

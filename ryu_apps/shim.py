@@ -15,7 +15,7 @@ from typing import Any
 from ryu_apps import framework
 from ryu_apps.core import intent as intents
 from ryu_apps.core.controller import Controller
-from ryu_apps.core.plan import AddRule, DeleteRule
+from ryu_apps.core.plan import AddRule, DeleteRule, Undo
 from ryu_apps.core.rules import COOKIE, COOKIE_MASK, Rule
 from ryu_apps.core.session import Barrier, Message, RulesRequest, SwitchSession, describe
 from ryu_apps.rest import RestApi
@@ -113,6 +113,8 @@ class OverlayController(framework.application_class()):
             return
         if isinstance(body, experimenter.CapabilitiesReply):
             self._tell(message, lambda session: session.capabilities(body))
+        elif isinstance(body, experimenter.SettingsReply):
+            self._tell(message, lambda session: session.settings(body))
 
     @on_event(ofp_event.EventOFPFlowStatsReply, handler.MAIN_DISPATCHER)
     def flow_stats(self, event: Any) -> None:
@@ -177,7 +179,7 @@ def to_openflow(datapath: Any, message: Message) -> Any:
         return parser.OFPFlowStatsRequest(datapath, cookie=COOKIE, cookie_mask=COOKIE_MASK)
     if isinstance(message, Barrier):
         return parser.OFPBarrierRequest(datapath)
-    exp_type, data = experimenter.to_wire(message)
+    exp_type, data = experimenter.to_wire(message.setting.undo() if isinstance(message, Undo) else message)
     return parser.OFPExperimenter(datapath, experimenter.EXPERIMENTER_ID, exp_type, data)
 
 

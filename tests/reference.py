@@ -195,3 +195,73 @@ def merged(frames: list[bytes]) -> list[list[int]]:
         open_groups[flow] = [number]
         groups.append(open_groups[flow])
     return groups
+
+
+# NIC
+
+
+def toeplitz(key: bytes, data: bytes) -> int:
+    """The RSS hash, bit by bit: for each bit that is set, the 32 bits of the key from its place on."""
+    bits = "".join(f"{byte:08b}" for byte in key)
+    hashed = 0
+    for place, bit in enumerate("".join(f"{byte:08b}" for byte in data)):
+        if bit == "1":
+            hashed ^= int(bits[place : place + 32], 2)
+    return hashed
+
+
+def rss_input(frame: bytes) -> bytes:
+    """What the RSS hash is made of; empty where there is no IP."""
+    packet = Ether(frame)
+    ip = packet.getlayer(IP) or packet.getlayer(IPv6)
+    if ip is None:
+        return b""
+    fragment = bool(ip.frag or "MF" in ip.flags) if IP in packet else False
+    data = b"".join(ipaddress.ip_address(address).packed for address in (ip.src, ip.dst))
+    for kind in (TCP, UDP):
+        if kind in packet and not fragment:
+            data += struct.pack("!HH", packet[kind].sport, packet[kind].dport)
+    return data
+
+
+def nic_match(match: dict, frame: bytes, vni: int) -> bool:
+    """Whether a frame that came through the virtual network `vni` is what a NIC's filter or rule names."""
+    packet = Ether(frame)
+    ip = packet.getlayer(IP) or packet.getlayer(IPv6)
+    l4 = packet.getlayer(TCP) or packet.getlayer(UDP)
+    if IP in packet and (ip.frag or "MF" in ip.flags):
+        l4 = None
+    if "dst_mac" in match and packet.dst != match["dst_mac"]:
+        return False
+    if "vni" in match and vni != match["vni"]:
+        return False
+    if "protocol" in match:
+        number = {"tcp": 6, "udp": 17}[match["protocol"]]
+        if ip is None or number != (ip.proto if IP in packet else ip.nh):
+            return False
+    for name, of_frame in (("src_ip", ip and ip.src), ("dst_ip", ip and ip.dst)):
+        if name in match:
+            network = ipaddress.ip_network(match[name])
+            if ip is None or ipaddress.ip_address(of_frame) not in network:
+                return False
+    for name, of_frame in (("src_port", l4 and l4.sport), ("dst_port", l4 and l4.dport)):
+        if name in match and of_frame != match[name]:
+            return False
+    return True
+
+
+def nic_kind(match: dict) -> int:
+    """How specific a match is: 0 five-tuple, 1 destination IP, 2 MAC, 3 virtual network."""
+    if {"protocol", "src_ip", "src_port", "dst_port"} & set(match):
+        return 0
+    return 1 if "dst_ip" in match else 2 if "dst_mac" in match else 3
+
+
+def nic_first(entries: list[tuple[int, dict]], frame: bytes, vni: int) -> int | None:
+    """Which of the entries (priority, match), by their place, takes a frame."""
+    matching = [
+        (-priority, nic_kind(match), place)
+        for place, (priority, match) in enumerate(entries)
+        if nic_match(match, frame, vni)
+    ]
+    return min(matching)[2] if matching else None

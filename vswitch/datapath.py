@@ -13,7 +13,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ from vswitch.flow import (
 from vswitch.format_table import FormatTable, outer_headers, overhead
 from vswitch.keys import key_from, key_words
 from vswitch.layout import Command, Counter, PortKind
+from vswitch.nic import Nic
 from vswitch.openflow.spec import port_mac
 from vswitch.programs import ProgramStore
 from vswitch.rings import CaptureRing, CommandRing, PuntRing
@@ -99,6 +100,7 @@ class Datapath:
         )
         self._meters: dict[int, int] = {}  # meter id to index
         self._ports: dict[int, Port] = {}
+        self._nics: dict[int, Nic] = {}
         self._thread: threading.Thread | None = None
         self._closing = False
         self._injections: deque[tuple[int, int]] = deque((0, slot) for slot in range(layout.INJECTIONS))
@@ -163,6 +165,8 @@ class Datapath:
             self._words[layout.STOP_OFFSET // 8] = 1
             os.eventfd_write(self._wake_fd, 1)
             self._thread.join()
+        for nic in self._nics.values():
+            nic.close()
         for port in self._ports.values():
             if port.tap:
                 port.tap.close()
@@ -206,7 +210,6 @@ class Datapath:
             row["kind"], row["socket"] = PortKind.PACKET, self.t["socket_count"]
             self.t["sockets"][row["socket"]]["port"] = index
             port.device.map(self.memory, self.t["sockets"][row["socket"]])
-            self.t["gro_enabled"][index] = 1
             self.t["socket_count"] += 1
         else:
             port.wire = WireEnd(config.path, config.mtu, config.end, config.where)
@@ -219,11 +222,11 @@ class Datapath:
             port.wire.map(self.memory, wire, int(self.t["pool"]), self._pool_fd, self._pool_size)
             row["kind"], row["wire"], row["mtu"] = PortKind.WIRE, port.wire_index, config.mtu
             self.t["wire_buffers"][port.wire_index] = -1
-            self.t["gro_enabled"][index] = 1
             self.t["wire_count"] += 1
             port.settings = config.wire
             self._apply_wire(port)
         row["number"] = config.number
+        self._nics[config.number] = Nic(port, self.t, self.memory, self._commands, self._nics)
 
     def refresh_ports(self) -> bool:
         """Look at the links: True when something changed since the last call."""
@@ -295,6 +298,13 @@ class Datapath:
         counters = PortCounters(*(int(row[name]) for name in PortCounters._fields))
         return counters._replace(rx_dropped=counters.rx_dropped + int(row["rx_missed"]))
 
+    def nic(self, port_no: int) -> Nic:
+        """The receive side of a wire or packet port, or of the switch's port in front of a VM."""
+        port = self._port(port_no)
+        if port_no not in self._nics:
+            raise ConfigError("port_no", f"{port.name} is a {port.kind}", "a wire, packet or TAP port")
+        return self._nics[port_no]
+
     def set_gro(self, port_no: int, queue: int, enabled: bool) -> None:
         """Switch coalescing of a port's receive queue."""
         port = self._port(port_no)
@@ -302,9 +312,7 @@ class Datapath:
             raise ConfigError(
                 "port_no", f"{port.name} has no receive queues: it is a {port.kind}", "a wire or packet port"
             )
-        if queue != 0:
-            raise ConfigError("queue", f"{port.name} has no queue {queue}", "0")
-        self._commands.give(Command.GRO, port.index, queue, int(enabled))
+        self.nic(port_no).set_lro(queue, "on" if enabled else "off")
 
     def set_wire(self, port_no: int, **settings: Any) -> None:
         """Change how a wire treats the frames that we send: the words of `--port` (bw, delay, loss …)."""
@@ -455,6 +463,10 @@ class Datapath:
         counts = zip(row["band_packets"].tolist(), row["band_bytes"].tolist(), strict=True)
         return MeterStats(int(row["packets"]), int(row["bytes"]), tuple(counts)[: int(row["bands"])])
 
+    def together(self) -> AbstractContextManager[None]:
+        """Commands given within are announced to the worker once, at the end."""
+        return self._commands.together()
+
     async def drained(self) -> None:
         """Returns when every command given so far has been applied."""
         await self._commands.drained()
@@ -562,7 +574,12 @@ class Datapath:
 
     def capabilities(self) -> dict[str, Any]:
         """What this switch can do, for the controller."""
-        return {"version": VERSION, "formats": list(self._formats.all()), "queues": 1, "workers": 1}
+        return {
+            "version": VERSION,
+            "formats": list(self._formats.all()),
+            "queues": layout.MAX_QUEUES,
+            "workers": 1,
+        }
 
 
 def is_compiled() -> bool:

@@ -17,6 +17,15 @@ MAX_PORTS = 256
 MAX_WIRES = 64
 MAX_FORMATS = 16
 MAX_QUEUES = 8
+NIC_FILTERS = 128
+NIC_RULES = 128
+RSS_ENTRIES = 128
+"""Entries of a NIC's indirection table, from a flow's hash to a receive queue."""
+RSS_KEY = 40
+RSS_NIBBLES = 72
+"""Half bytes of the longest input of RSS: two IPv6 addresses and two ports."""
+DRIVER_SLOTS = 64
+"""Finished packets that wait for the driver of a receive queue."""
 GRO_BUCKETS = 1024
 BURST = 256
 """Frames that one pass through the stages takes from a port."""
@@ -81,6 +90,18 @@ SERIES = 64
 """Segments of a tunnel that a packet port gives to the kernel as one datagram (UDP_MAX_SEGMENTS)."""
 CONTROL_SIZE = SERIES_OFFSET + SERIES * STAGED_HEAD
 
+# The ring of a receive queue's driver (S0.6): a page of cursors, then the slots.
+
+DRIVER_HEAD = 0  # packets ever put into it; written by the worker
+DRIVER_TAIL = 64  # packets ever taken; written by the driver
+DRIVER_ARMED = 128  # 1: the driver wants to be woken by the next packet; written by both
+DRIVER_FD = 192  # the eventfd that wakes it
+DRIVER_PAGE = 4096
+DRIVER_SLOT_HEAD = 64
+"""In front of a slot's packet: length, gso_size, Csum, frames, in_port (its index), tunnel_id, as int64."""
+DRIVER_SLOT_SIZE = 17 * 4096
+DRIVER_SIZE = DRIVER_PAGE + DRIVER_SLOTS * DRIVER_SLOT_SIZE
+
 # A wire's file: one page of facts, one page of cursors for each direction, then the slots and the data
 # areas of both directions. DESIGN of the exchange: docs/explanation/wire.md.
 
@@ -137,6 +158,18 @@ class TcpOptions(enum.IntEnum):
     OTHER = 2
 
 
+class Lro(enum.IntEnum):
+    """Whether a receive queue coalesces (S0.1)."""
+
+    OFF = 0
+    ON = 1
+    RULES = 2  # what the first rule that matches says; no rule: off
+
+
+ANY_IP = 1
+"""`ip_version` of a match that takes IPv4 and IPv6; 0: whatever frame."""
+
+
 class Op(enum.IntEnum):
     """Operations of an action program: OP_WORDS words each, the operation and its arguments a, b, c."""
 
@@ -169,7 +202,7 @@ class Command(enum.IntEnum):
     SEND = 5  # injection slot, program_offset, program_length
     NEW_POOL = 6  # wire, offset in mem, size, epoch
     PORT_STATE = 7  # port index, up
-    GRO = 8  # port index, queue, enabled
+    NIC = 8  # port index, which of its rows in `nics` is in force from now on, the new `vif_count`
     WIRE = 9  # wire: take over the settings that the agent wrote beside the row
     ADD_TUNNEL = 10  # port index, whose row and template the agent has written
     REMOVE_TUNNEL = 11  # port index
@@ -218,6 +251,7 @@ class Counter(enum.IntEnum):
     RX_RING_FULL = 39
     NOT_IP = 40
     TUNNEL_ID_TOO_LARGE = 41
+    DRIVER_QUEUE_FULL = 42
     # Not a drop
     RX_BAD_CHECKSUM = 23
     WIRE_DUPLICATED = 24
@@ -260,8 +294,10 @@ class Merge(enum.IntEnum):
     OUTER_HEADER = 19
     CLOSED = 20
     NEW_FLOW = 21
+    NO_RULE = 22
 
 
+MERGES = 32
 COUNTERS = 96
 
 
@@ -297,7 +333,18 @@ packet_dtype = _record(
 group_dtype = _record(
     first="i4", last="i4", count="i4", gso_size="i4", next_seq="i8", payload_len="i8", ip_id="i4",
     closed="i4", flags="i4", next="i4",
+    # whether its flow is coalesced (GroupLro), why not (Merge), to which IP length, and where it is counted
+    lro="i4", denial="i4", completion_size="i4", plain="i4", port="i4", queue="i4",
 )  # fmt: skip
+
+
+class GroupLro(enum.IntEnum):
+    """Whether a group's flow may be coalesced."""
+
+    UNDECIDED = 0  # its first frame could be part of no aggregate: nobody asked
+    ALLOWED = 1
+    DENIED = 2
+
 
 outgoing_dtype = _record(
     # the packet that the action program works on: headers in the scratch, payload in `ranges`
@@ -346,6 +393,29 @@ format_dtype = _record(
 )  # fmt: skip
 
 KEY_WORDS = 9
+
+nic_match_dtype = _record(
+    # a flow key's words under a mask; `whole`: 1 if it names ports, which no fragment has
+    mask=("i8", (KEY_WORDS,)), value=("i8", (KEY_WORDS,)), ip_version="i8", whole="i8",
+    # a filter's queue; a rule's queues as bits, and whether it turns LRO on
+    queue="i8", queues="i8", enabled="i8",
+)  # fmt: skip
+
+nic_dtype = _record(
+    # a port's receive queues: what each does, rules and filters in the order in which they are asked, RSS
+    queue_count="i8", filter_count="i8", rule_count="i8", driver_count="i8",
+    lro=("i8", (MAX_QUEUES,)), completion_size=("i8", (MAX_QUEUES,)),
+    plain=("i8", (MAX_QUEUES,)),  # 1: aggregates carry no word of their segments
+    drivers=("i8", (MAX_QUEUES,)),  # where the ring of the queue's driver stands in `mem`; 0: it has none
+    indirection=("i8", (RSS_ENTRIES,)), toeplitz=("i8", (RSS_NIBBLES, 16)),
+    rules=(nic_match_dtype, (NIC_RULES,)), filters=(nic_match_dtype, (NIC_FILTERS,)),
+)  # fmt: skip
+
+nic_queue_dtype = _record(
+    # what a receive queue has counted; `reasons`: frames by Merge
+    frames="i8", bytes="i8", merged="i8", aggregates="i8", dropped="i8", reasons=("i8", (MERGES,)),
+)  # fmt: skip
+
 flow_dtype = _record(
     state="i8", hash="i8", key=("i8", (KEY_WORDS,)), program="i8", program_len="i8", packets="i8", bytes="i8",
     last_used_ns="i8", installed_ns="i8", idle_timeout_ns="i8",
@@ -382,10 +452,14 @@ tables_dtype = _record(
     now_ns="i8", loops="i8", sleeps="i8", agent_fd="i8", wake_fd="i8", random="i8", sweep="i8",
     counters=("i8", (COUNTERS,)),
     # ports
-    ports=(port_dtype, (MAX_PORTS,)), gro_enabled=("i8", (MAX_PORTS, MAX_QUEUES)),
+    ports=(port_dtype, (MAX_PORTS,)),
     taps=("i8", (MAX_PORTS,)), tap_count="i8", tunnels=("i8", (MAX_PORTS,)), tunnel_count="i8",
     last_tunnel="i8",
     formats=(format_dtype, (MAX_FORMATS,)),
+    # receive queues. Of a port's two rows, `nic_rows` names the one in force; the agent writes the other one
+    # and then has them change places. `vif_count`: TAPs in front of which flows are coalesced.
+    nics=(nic_dtype, (MAX_PORTS, 2)), nic_rows=("i8", (MAX_PORTS,)), vif_count="i8",
+    nic_queues=(nic_queue_dtype, (MAX_PORTS, MAX_QUEUES)),
     # wires; `wire_settings` is what the agent wants, taken over by Command.WIRE. A slot number of
     # `wire_buffers` tells the pool buffer that the slot's payload stands in, or -1.
     wires=(wire_dtype, (MAX_WIRES,)), wire_count="i8", wire_settings=(wire_dtype, (MAX_WIRES,)),
@@ -415,7 +489,7 @@ tables_dtype = _record(
 
 One record, so that a call passes one pointer and each field stands at a constant offset. Only the worker
 writes, but for areas that a command has not yet announced: `programs`, `wire_settings`, new rows of `ports`,
-`wires`, `formats`. Untouched pages cost no memory.
+`wires`, `formats`, the rows of `nics` that are not in force. Untouched pages cost no memory.
 """
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from struct import Struct
 from typing import Any
 
@@ -34,6 +36,7 @@ assert _PUNT.size == layout.punt_dtype.itemsize
 _REASONS = {reason.value: reason for reason in PuntReason}
 _NOTHING = (0, 0, 0, 0)
 _PAUSE_S = 0.0001
+_HEAD, _ASLEEP = layout.COMMAND_HEAD_OFFSET // 8, layout.ASLEEP_OFFSET // 8
 
 
 def _bytes_of(rows: np.ndarray) -> memoryview:
@@ -46,9 +49,12 @@ class CommandRing:
     def __init__(self, t: Any, words: np.ndarray, wake_fd: int, alive: Callable[[], bool]) -> None:
         self.given = 0
         self._rows = _bytes_of(t["commands"])
+        self._flags = t["commands"]["ended"]
         self._words = words
         self._wake_fd = wake_fd
         self._alive = alive
+        self._fence = threading.Lock()
+        self._together = 0  # nested calls of together()
         self._read = 0  # commands whose answers were taken in
         self._ended: list[Ended] = []
 
@@ -61,8 +67,27 @@ class CommandRing:
         words = _NO_KEY if key is None else key_words(key)
         _COMMAND.pack_into(self._rows, at, op, *words, *args, *(0,) * (_ARGS - len(args)), *_NOTHING)
         self.given += 1
-        self._words[layout.COMMAND_HEAD_OFFSET // 8] = self.given
-        os.eventfd_write(self._wake_fd, 1)
+        self._words[_HEAD] = self.given
+        if not self._together:
+            self._wake()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Commands given within are announced once, at the end or when somebody waits for them."""
+        self._together += 1
+        try:
+            yield
+        finally:
+            self._together -= 1
+            if not self._together:
+                self._wake()
+
+    def _wake(self) -> None:
+        # The worker says that it falls asleep, then looks at the head; we do it the other way round. A lock's
+        # atomic operations keep our load behind our store, which the processor would not.
+        with self._fence:
+            if self._words[_ASLEEP]:
+                os.eventfd_write(self._wake_fd, 1)
 
     @property
     def applied(self) -> int:
@@ -71,12 +96,14 @@ class CommandRing:
 
     def wait(self, commands: int) -> None:
         """Return when the worker has applied that many commands."""
+        self._wake()
         while self.applied < commands and self._alive():
             time.sleep(_PAUSE_S)
 
     async def drained(self) -> None:
         """Returns when every command given so far has been applied."""
         commands = self.given
+        self._wake()
         while self.applied < commands and self._alive():
             await asyncio.sleep(_PAUSE_S)
 
@@ -89,13 +116,20 @@ class CommandRing:
     def _read_answers(self) -> None:
         """Take in what the worker answered, before the rows are used again."""
         applied = self.applied
-        for number in range(self._read, applied):
+        for number in self._answered(applied):
             at = number % layout.COMMANDS * _COMMAND.size
-            ended, *stats = _ANSWER.unpack_from(self._rows, at + _ANSWER_AT)
-            if ended:
-                op, *words = _KEYED.unpack_from(self._rows, at)
-                self._ended.append(Ended(key_from(words), FlowStats(*stats), op == Command.INSTALL))
+            _ended, *stats = _ANSWER.unpack_from(self._rows, at + _ANSWER_AT)
+            op, *words = _KEYED.unpack_from(self._rows, at)
+            self._ended.append(Ended(key_from(words), FlowStats(*stats), op == Command.INSTALL))
         self._read = applied
+
+    def _answered(self, applied: int) -> list[int]:
+        """Of the commands that were applied since the last call, those that ended a program."""
+        if applied - self._read < 8:
+            return [n for n in range(self._read, applied) if self._flags[n % layout.COMMANDS]]
+        numbers = np.arange(self._read, applied)
+        found: list[int] = numbers[self._flags[numbers % layout.COMMANDS] != 0].tolist()
+        return found
 
 
 class PuntRing:
@@ -118,6 +152,7 @@ class PuntRing:
         self._words = words
         self._fd = fd
         self._action = action
+        self._fence = threading.Lock()
         self._evicted: list[tuple[FlowKey, FlowStats]] = []
 
     def poll(self, limit: int) -> list[Punt]:
@@ -142,8 +177,10 @@ class PuntRing:
                 punts.append(Punt(_REASONS[kind], key, frame, slot, asked, packets, octets, partial != 0))
             tail += 1
         self._words[layout.PUNT_TAIL_OFFSET // 8] = tail
-        if tail < head:
-            os.eventfd_write(self._fd, 1)
+        # The worker signals only what it puts into an empty ring, and looks at the tail after that.
+        with self._fence:
+            if tail < int(self._words[layout.PUNT_HEAD_OFFSET // 8]):
+                os.eventfd_write(self._fd, 1)
         return punts
 
     def evicted(self) -> list[tuple[FlowKey, FlowStats]]:

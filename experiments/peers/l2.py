@@ -179,10 +179,6 @@ class OpenFlowBed(Bed):
         target = f"tcp:127.0.0.1:{OPENFLOW_PORT}"
         return self.hypervisor.run("ovs-ofctl", "-O", "OpenFlow13", command, target, *arguments)
 
-    def cached_flows(self) -> int | None:
-        """Entries in the switch's flow cache; None when it cannot tell."""
-        return None
-
 
 class BridgeBed(Bed):
     name = "bridge"

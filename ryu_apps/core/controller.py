@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from ryu_apps.core.intent import Intent
+from ryu_apps.core.intent import Intent, from_object
 from ryu_apps.core.rules import SwitchState, desired_states
 from ryu_apps.core.session import Message, State, SwitchSession
 
@@ -56,6 +56,16 @@ class Controller:
             for dpid, (session, send) in self._connections.items():
                 send(session.update(self._desired(dpid), self._revision))
             return self._revision
+
+    def change_intent(self, change: Callable[[dict[str, Any]], None]) -> int:
+        """Change the intent that holds, as plain mappings, and make the outcome hold; its revision.
+
+        Nobody else's change comes between. Raises ConfigError.
+        """
+        with self._lock:
+            document = self._intent.to_object()
+            change(document)
+            return self.set_intent(from_object(document))
 
     def name(self, dpid: int) -> str:
         """What the log calls a switch."""

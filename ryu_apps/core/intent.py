@@ -9,84 +9,47 @@ allowed.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import combinations
 from typing import Any, TypeVar
 
 import msgspec
 import yaml
 
+from ryu_apps.core import checks
+from ryu_apps.core.nics import canonical, check_nics, check_offload
+from ryu_apps.core.sections import (
+    VM,
+    FilterPolicy,
+    NicPolicy,
+    OffloadOverride,
+    OffloadPolicy,
+    QueuePolicy,
+    RulePolicy,
+    Server,
+    TunnelPolicy,
+    VirtualNetwork,
+)
 from vswitch.errors import ConfigError
 from vswitch.openflow import spec
+from vswitch.tunnel_formats import SHIPPED, Format, check_format, format_numbers, parse_format
 
 MAX_VNI = (1 << 24) - 1
 MAX_DPID = (1 << 64) - 1
-MAX_QUEUE = 255
-FORMATS = ("vxlan",)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
-class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A mapping of the intent file with these keys and no other."""
-
-
-class VirtualNetwork(_Section, frozen=True):
-    """An isolated layer-2 network. vni: its identifier in the tunnel header, 24 bits."""
-
-    vni: int
-
-
-class Server(_Section, frozen=True):
-    """An emulated server: one switch. A server whose networks are all its own needs no underlay."""
-
-    dpid: int
-    underlay_ip: str | None = None
-    uplink_port: int | None = None
-
-
-class VM(_Section, frozen=True):
-    """A virtual machine. port: the switch port its vNIC is on. ip: IPv4 or IPv6, if it is known."""
-
-    server: str
-    port: int
-    network: str
-    mac: str
-    ip: str | None = None
-
-
-class TunnelPolicy(_Section, frozen=True):
-    """How packets travel between servers. format: a row of the switches' table of tunnel formats."""
-
-    format: str = "vxlan"
-
-
-class OffloadOverride(_Section, frozen=True):
-    """GRO of one receive queue, against the general setting."""
-
-    server: str
-    port: int
-    gro: bool
-    queue: int = 0
-
-
-class OffloadPolicy(_Section, frozen=True):
-    """gro: coalesce what arrives from the other servers."""
-
-    gro: bool = True
-    overrides: tuple[OffloadOverride, ...] = ()
-
-
-class Intent(_Section, frozen=True):
+class Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file. Made by `parse`, `from_yaml` or `from_object`; an `Intent` that exists is valid."""
 
     virtual_networks: dict[str, VirtualNetwork] = {}
     servers: dict[str, Server] = {}
     vms: dict[str, VM] = {}
     tunnel: TunnelPolicy = TunnelPolicy()
+    formats: dict[str, dict[str, Any]] = {}
     offload: OffloadPolicy = OffloadPolicy()
+    nic: dict[str, NicPolicy] = {}
     proactive_reverse: bool = True
 
     def server_of(self, dpid: int) -> str | None:
@@ -96,6 +59,15 @@ class Intent(_Section, frozen=True):
     def networks_of(self, server: str) -> set[str]:
         """The virtual networks that have a VM on this server."""
         return {vm.network for vm in self.vms.values() if vm.server == server}
+
+    def format_rows(self) -> dict[str, Format]:
+        """All tunnel formats that a tunnel may have: the shipped ones and those of this intent."""
+        own = {name: parse_format(name, numbers) for name, numbers in self.formats.items()}
+        return SHIPPED | own
+
+    def queue_count(self, server: str) -> int:
+        """Receive queues of a server's uplink."""
+        return self.nic[server].queues if server in self.nic else 1
 
     def revision(self) -> int:
         """A number of 48 bits that tells one intent from another, the same after a restart of the
@@ -129,13 +101,15 @@ def from_object(document: object) -> Intent:
     known = Intent.__struct_fields__
     for key in sections:
         if key not in known:
-            raise ConfigError(str(key), "is not a known key", _listing(known))
+            raise ConfigError(str(key), "is not a known key", checks.listing(known))
     intent = Intent(
         virtual_networks=_entries("virtual_networks", sections, VirtualNetwork),
         servers=_entries("servers", sections, Server),
         vms=_entries("vms", sections, VM),
         tunnel=_convert("tunnel", sections.get("tunnel", {}), TunnelPolicy),
+        formats=_formats(sections),
         offload=_convert("offload", sections.get("offload", {}), OffloadPolicy),
+        nic=_entries("nic", sections, NicPolicy),
         proactive_reverse=_convert("proactive_reverse", sections.get("proactive_reverse", True), bool),
     )
     intent = _canonical(intent)
@@ -186,7 +160,7 @@ _Loader.add_implicit_resolver(
 
 def _mapping(path: str, value: object) -> dict[Any, Any]:
     if not isinstance(value, dict):
-        raise ConfigError(path, f"is {_kind(value)}", "a mapping of names")
+        raise ConfigError(path, f"is {checks.kind(value)}", "a mapping of names")
     return value
 
 
@@ -200,6 +174,17 @@ def _entries(section: str, sections: dict[Any, Any], kind: type[_T]) -> dict[str
             )
         entries[name] = _convert(f"{section}.{name}", value, kind)
     return entries
+
+
+def _formats(sections: dict[Any, Any]) -> dict[str, dict[str, Any]]:
+    """The section `formats`, each with all its numbers. Raises ConfigError for what is no format."""
+    formats = {}
+    for name, numbers in _mapping("formats", sections.get("formats", {})).items():
+        if name in SHIPPED:
+            raise ConfigError(f"formats.{name}", "is a shipped format", "another name")
+        row = parse_format(str(name), _mapping(f"formats.{name}", numbers))
+        formats[str(name)] = format_numbers(row)
+    return formats
 
 
 _KINDS = {
@@ -227,7 +212,7 @@ def _convert(path: str, value: object, kind: type[_T]) -> _T:
         path += place.rstrip("`")
         if match := _UNKNOWN_KEY.match(problem):
             raise ConfigError(
-                f"{path}.{match[1]}", "is not a known key", _listing(_keys(kind, place))
+                f"{path}.{match[1]}", "is not a known key", checks.listing(_keys(kind, place))
             ) from error
         if match := _MISSING_KEY.match(problem):
             raise ConfigError(f"{path}.{match[1]}", "is missing", "a value must be given") from error
@@ -240,17 +225,12 @@ def _convert(path: str, value: object, kind: type[_T]) -> _T:
 
 def _keys(kind: type, place: str) -> tuple[str, ...]:
     """The keys that a mapping at `place` below a value of `kind` may have."""
-    structure = OffloadOverride if place.startswith(".overrides") else kind
+    structure = next((part for name, part in _LISTS.items() if place.startswith(f".{name}[")), kind)
     return getattr(structure, "__struct_fields__", ())
 
 
-def _kind(value: object) -> str:
-    names = {dict: "a mapping", list: "a list", str: "a text", bool: "true or false", int: "a whole number"}
-    return "empty" if value is None else names.get(type(value), "a number")
-
-
-def _listing(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"
+_LISTS = {"overrides": OffloadOverride, "filters": FilterPolicy, "lro": QueuePolicy, "rules": RulePolicy}
+"""What the lists in sections hold."""
 
 
 # ---- values in their usual form ----
@@ -262,99 +242,50 @@ def _canonical(intent: Intent) -> Intent:
         name: msgspec.structs.replace(
             server,
             underlay_ip=server.underlay_ip
-            and _underlay_ip(f"servers.{name}.underlay_ip", server.underlay_ip),
+            and checks.underlay_ip(f"servers.{name}.underlay_ip", server.underlay_ip),
         )
         for name, server in intent.servers.items()
     }
     vms = {
         name: msgspec.structs.replace(
-            vm, mac=_mac(f"vms.{name}.mac", vm.mac), ip=vm.ip and _ip(f"vms.{name}.ip", vm.ip)
+            vm, mac=checks.mac(f"vms.{name}.mac", vm.mac), ip=vm.ip and checks.ip(f"vms.{name}.ip", vm.ip)
         )
         for name, vm in intent.vms.items()
     }
-    return msgspec.structs.replace(intent, servers=servers, vms=vms)
-
-
-def _underlay_ip(path: str, text: str) -> str:
-    try:
-        address = ipaddress.IPv4Address(text)
-    except ValueError:
-        raise ConfigError(
-            path, f"{text!r} is not an address", "an IPv4 address such as 192.168.0.1"
-        ) from None
-    if address.is_multicast or address.is_unspecified or address == ipaddress.IPv4Address("255.255.255.255"):
-        raise ConfigError(path, f"{text} is not the address of one server", "a unicast IPv4 address")
-    return str(address)
-
-
-def _ip(path: str, text: str) -> str:
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        raise ConfigError(
-            path, f"{text!r} is not an address", "an IPv4 or IPv6 address without prefix length"
-        ) from None
-    if address.is_multicast or address.is_unspecified:
-        raise ConfigError(path, f"{text} is not the address of one VM", "a unicast address")
-    return str(address)
-
-
-def _mac(path: str, text: str) -> str:
-    address = text.lower().replace("-", ":")
-    if not _MAC.fullmatch(address):
-        raise ConfigError(path, f"{text!r} is not a MAC address", "six bytes such as 00:00:00:00:00:01")
-    if int(address[:2], 16) & 1 or address == "00:00:00:00:00:00":
-        raise ConfigError(path, f"{text} is not the address of one vNIC", "a unicast MAC address")
-    return address
+    nic = {name: canonical(f"nic.{name}", policy) for name, policy in intent.nic.items()}
+    return msgspec.structs.replace(intent, servers=servers, vms=vms, nic=nic)
 
 
 # ---- what must hold between values ----
 
 
-def _in_range(path: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise ConfigError(path, f"{value} is out of range", f"{low} to {high}")
-
-
-def _unique(values: Iterable[tuple[str, object, str]]) -> None:
-    """values: (path, identity, what to call it). The first one that was there before is an error."""
-    seen: dict[object, str] = {}
-    for path, identity, label in values:
-        if identity in seen:
-            raise ConfigError(path, f"{label} is also that of {seen[identity]}", "each only once")
-        seen[identity] = path.rpartition(".")[0]
-
-
-def _known(path: str, name: str, names: Iterable[str], what: str) -> None:
-    names = sorted(names)
-    if name not in names:
-        raise ConfigError(path, f"there is no {what} {name!r}", _listing(names))
-
-
 def _check_networks(intent: Intent) -> None:
     for name, network in intent.virtual_networks.items():
-        _in_range(f"virtual_networks.{name}.vni", network.vni, 1, MAX_VNI)
-    _unique((f"virtual_networks.{n}.vni", v.vni, f"{v.vni}") for n, v in intent.virtual_networks.items())
+        checks.in_range(f"virtual_networks.{name}.vni", network.vni, 1, MAX_VNI)
+    vnis = ((f"virtual_networks.{n}.vni", v.vni, f"{v.vni}") for n, v in intent.virtual_networks.items())
+    checks.unique(vnis)
 
 
 def _check_servers(intent: Intent) -> None:
     for name, server in intent.servers.items():
-        _in_range(f"servers.{name}.dpid", server.dpid, 1, MAX_DPID)
+        checks.in_range(f"servers.{name}.dpid", server.dpid, 1, MAX_DPID)
         if server.uplink_port is not None:
-            _in_range(f"servers.{name}.uplink_port", server.uplink_port, 1, spec.TUNNEL_PORT_BASE - 1)
-    _unique((f"servers.{n}.dpid", s.dpid, f"{s.dpid:#x}") for n, s in intent.servers.items())
-    _unique((f"servers.{n}.underlay_ip", s.underlay_ip, f"{s.underlay_ip}")
+            checks.in_range(f"servers.{name}.uplink_port", server.uplink_port, 1, spec.TUNNEL_PORT_BASE - 1)
+    checks.unique((f"servers.{n}.dpid", s.dpid, f"{s.dpid:#x}") for n, s in intent.servers.items())
+    checks.unique((f"servers.{n}.underlay_ip", s.underlay_ip, f"{s.underlay_ip}")
             for n, s in intent.servers.items() if s.underlay_ip)  # fmt: skip
 
 
 def _check_vms(intent: Intent) -> None:
     for name, vm in intent.vms.items():
-        _known(f"vms.{name}.server", vm.server, intent.servers, "server")
-        _known(f"vms.{name}.network", vm.network, intent.virtual_networks, "virtual network")
-        _in_range(f"vms.{name}.port", vm.port, 1, spec.TUNNEL_PORT_BASE - 1)
-    _unique(_port_uses(intent))
-    _unique((f"vms.{n}.mac", (v.network, v.mac), f"{v.mac} (in {v.network})") for n, v in intent.vms.items())
-    _unique(
+        checks.known(f"vms.{name}.server", vm.server, intent.servers, "server")
+        checks.known(f"vms.{name}.network", vm.network, intent.virtual_networks, "virtual network")
+        checks.in_range(f"vms.{name}.port", vm.port, 1, spec.TUNNEL_PORT_BASE - 1)
+    checks.unique(_port_uses(intent))
+    checks.unique(
+        (f"vms.{n}.mac", (v.network, v.mac), f"{v.mac} (in {v.network})") for n, v in intent.vms.items()
+    )
+    checks.unique(
         (f"vms.{n}.ip", (v.network, v.ip), f"{v.ip} (in {v.network})") for n, v in intent.vms.items() if v.ip
     )
 
@@ -367,11 +298,32 @@ def _port_uses(intent: Intent) -> Iterator[tuple[str, object, str]]:
         yield f"vms.{name}.port", (vm.server, vm.port), f"{vm.port} (on {vm.server})"
 
 
+def _check_formats(intent: Intent) -> None:
+    rows = intent.format_rows()
+    for name in intent.formats:
+        check_format(rows[name], [row for other, row in rows.items() if other != name])
+
+
 def _check_tunnels(intent: Intent) -> None:
-    if intent.tunnel.format not in FORMATS:
+    rows = intent.format_rows()
+    if intent.tunnel.format not in rows:
         raise ConfigError(
-            "tunnel.format", f"{intent.tunnel.format!r} is not a known format", _listing(FORMATS)
+            "tunnel.format", f"{intent.tunnel.format!r} is not a known format", checks.listing(sorted(rows))
         )
+    row = rows[intent.tunnel.format]
+    if row.inner != "ethernet":
+        carries = [name for name, other in sorted(rows.items()) if other.inner == "ethernet"]
+        raise ConfigError(
+            "tunnel.format", f"{row.name} carries no Ethernet frames, as virtual networks need",
+            checks.listing(carries),
+        )  # fmt: skip
+    for name, network in intent.virtual_networks.items():
+        if network.vni >= 1 << row.flow_id_bits:
+            raise ConfigError(
+                f"virtual_networks.{name}.vni",
+                f"{network.vni} does not fit into the {row.flow_id_bits} bits of {row.name}",
+                f"1 to {(1 << row.flow_id_bits) - 1}",
+            )
     for one, other in combinations(intent.servers, 2):
         shared = intent.networks_of(one) & intent.networks_of(other)
         for name, peer in ((one, other), (other, one)):
@@ -384,29 +336,12 @@ def _check_tunnels(intent: Intent) -> None:
                     )
 
 
-def _check_offload(intent: Intent) -> None:
-    paths = []
-    for index, override in enumerate(intent.offload.overrides):
-        path = f"offload.overrides[{index}]"
-        _known(f"{path}.server", override.server, intent.servers, "server")
-        _in_range(f"{path}.port", override.port, 1, spec.TUNNEL_PORT_BASE - 1)
-        _in_range(f"{path}.queue", override.queue, 0, MAX_QUEUE)
-        uplink = intent.servers[override.server].uplink_port
-        if override.port != uplink:
-            raise ConfigError(
-                f"{path}.port",
-                f"{override.server} has no wire at port {override.port}",
-                "no port" if uplink is None else str(uplink),
-            )
-        identity = (override.server, override.port, override.queue)
-        paths.append((f"{path}.queue", identity, f"queue {override.queue} of port {override.port}"))
-    _unique(paths)
-
-
 _CHECKS: tuple[Callable[[Intent], None], ...] = (
     _check_networks,
     _check_servers,
     _check_vms,
+    _check_formats,
     _check_tunnels,
-    _check_offload,
+    check_offload,
+    check_nics,
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the intent to the desired state of each switch: tunnels, rules, GRO settings.
+"""From the intent to the desired state of each switch: tunnels, rules, settings of formats and NICs.
 
 Each server's switch holds the whole forwarding table of the virtual networks that have a VM on it: a
 unicast packet goes straight to the server of its destination, and one for a MAC address that no VM has is
@@ -10,13 +10,15 @@ VMs only, so no packet can go round.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 
+from ryu_apps.core import offload
 from ryu_apps.core.intent import Intent
+from ryu_apps.core.nics import nic_settings
 from vswitch.openflow import spec
 from vswitch.openflow.actions import Action, Output, SetField
-from vswitch.openflow.experimenter import TunnelAdd
+from vswitch.openflow.experimenter import FormatAdd, Setting, TunnelAdd
 from vswitch.openflow.instructions import ApplyActions, GotoTable, Instruction, Instructions, WriteMetadata
 from vswitch.openflow.oxm import BY_NAME, Canonical, Match, Oxm
 from vswitch.openflow.spec import Cookie, Priority, Table
@@ -61,14 +63,13 @@ class SwitchState:
     """What a switch is to hold, or holds.
 
     tunnels: by port number; None when a switch has one there whose settings it did not tell.
-    gro: by (port, queue); gro_default is what queues that are not named have.
+    settings: formats, NICs, roles: what is not the default, by what it sets, in the order to set it in.
     proactive_reverse: whether a flow's reverse entry is installed with it.
     """
 
     rules: dict[RuleKey, Rule] = field(default_factory=dict)
     tunnels: dict[int, TunnelAdd | None] = field(default_factory=dict)
-    gro: dict[tuple[int, int], bool] = field(default_factory=dict)
-    gro_default: bool = True
+    settings: dict[Hashable, Setting] = field(default_factory=dict)
     proactive_reverse: bool = True
 
 
@@ -84,7 +85,8 @@ def desired_state(intent: Intent, server: str) -> SwitchState:
         spec.check(rule.table, rule.match, rule.instructions)
         rules[rule.key] = rule
     tunnels: dict[int, TunnelAdd | None] = {tunnel.port_no: tunnel for tunnel in _tunnels(intent, server)}
-    return SwitchState(rules, tunnels, _gro(intent, server), intent.offload.gro, intent.proactive_reverse)
+    settings = {setting.key: setting for setting in _settings(intent, server)}
+    return SwitchState(rules, tunnels, settings, intent.proactive_reverse)
 
 
 def tunnel_port(intent: Intent, remote: str) -> int:
@@ -126,13 +128,11 @@ def _tunnels(intent: Intent, server: str) -> Iterator[TunnelAdd]:
         )
 
 
-def _gro(intent: Intent, server: str) -> dict[tuple[int, int], bool]:
-    uplink = intent.servers[server].uplink_port
-    gro = {} if uplink is None else {(uplink, 0): intent.offload.gro}
-    for override in intent.offload.overrides:
-        if override.server == server:
-            gro[override.port, override.queue] = override.gro
-    return gro
+def _settings(intent: Intent, server: str) -> Iterator[Setting]:
+    for name, numbers in intent.formats.items():
+        yield FormatAdd(name, numbers)
+    yield from nic_settings(intent, server)
+    yield from offload.settings(intent, server)
 
 
 # ---- rules, in the order in which a packet meets them ----

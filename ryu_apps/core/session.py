@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeping one connected switch as it should be. Sans-IO: what it said comes in, messages to send come out.
 
-DISCOVERING --capabilities and rules known--> APPLYING --barrier reply--> SYNCED
-                                                 ^________update()___________|
+DISCOVERING --capabilities, settings and rules known--> APPLYING --barrier reply--> SYNCED
+                                                           ^________update()___________|
 """
 
 from __future__ import annotations
@@ -12,9 +12,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Union
 
-from ryu_apps.core.plan import AddRule, DeleteRule, Step, apply, plan
+from ryu_apps.core.plan import AddRule, DeleteRule, Step, Undo, apply, plan
 from ryu_apps.core.rules import Rule, SwitchState
-from vswitch.openflow.experimenter import CapabilitiesReply, CapabilitiesRequest, IntentRevision
+from vswitch.openflow.experimenter import (
+    CapabilitiesReply,
+    CapabilitiesRequest,
+    FormatAdd,
+    IntentRevision,
+    Setting,
+    SettingsReply,
+    SettingsRequest,
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ class Barrier:
     revision: int
 
 
-Message = Union[Step, CapabilitiesRequest, RulesRequest, Barrier, IntentRevision]
+Message = Union[Step, CapabilitiesRequest, SettingsRequest, RulesRequest, Barrier, IntentRevision]
 
 
 class State(enum.Enum):
@@ -54,18 +62,27 @@ class SwitchSession:
         self._held = SwitchState()  # what the switch has, as far as we know
         self._capabilities: CapabilitiesReply | None = None
         self._rules_known = False
+        self._settings_known = False
 
     def start(self) -> list[Message]:
-        return [CapabilitiesRequest(), RulesRequest()]
+        return [CapabilitiesRequest(), SettingsRequest(), RulesRequest()]
 
     def capabilities(self, reply: CapabilitiesReply) -> list[Message]:
         self._capabilities = reply
         self._held = replace(
             self._held,
             tunnels=dict.fromkeys(reply.tunnels),
-            gro={(setting.port_no, setting.queue): setting.enabled for setting in reply.gro},
             proactive_reverse=reply.proactive_reverse,
         )
+        return self._discovered()
+
+    def settings(self, reply: SettingsReply) -> list[Message]:
+        """A part of the answer to SettingsRequest. The next is asked for, if there is one."""
+        messages = reply.messages()
+        self._held.settings.update({setting.key: setting for setting in messages})
+        if reply.more:
+            return [SettingsRequest(reply.first + len(messages))]
+        self._settings_known = True
         return self._discovered()
 
     def rules(self, rules: Iterable[Rule], more: bool) -> list[Message]:
@@ -93,10 +110,15 @@ class SwitchSession:
             self.errors.append("the switch does not know the offload messages: it is not a VSwitch")
         elif isinstance(message, AddRule):
             self._held.rules.pop(message.rule.key, None)
+        elif isinstance(message, Setting):
+            self._held.settings.pop(message.key, None)
+        elif isinstance(message, Undo):
+            self._held.settings[message.setting.key] = message.setting
         self.synced_revision = None
 
     def _discovered(self) -> list[Message]:
-        if self._capabilities is None or not self._rules_known or self.state is not State.DISCOVERING:
+        known = self._capabilities is not None and self._settings_known and self._rules_known
+        if not known or self.state is not State.DISCOVERING:
             return []
         return self._apply()
 
@@ -111,7 +133,8 @@ class SwitchSession:
     def _check_formats(self) -> None:
         assert self._capabilities is not None  # _apply comes after it
         formats = {tunnel.format for tunnel in self.desired.tunnels.values() if tunnel}
-        for unknown in sorted(formats - set(self._capabilities.formats)):
+        added = {setting.name for setting in self.desired.settings.values() if isinstance(setting, FormatAdd)}
+        for unknown in sorted(formats - set(self._capabilities.formats) - added):
             known = ", ".join(self._capabilities.formats) or "none"
             self.errors.append(f"the switch has no tunnel format {unknown!r} (it has: {known})")
 
@@ -122,4 +145,6 @@ def describe(message: Message | None) -> str:
         return f"adding {message.rule}"
     if isinstance(message, DeleteRule):
         return f"deleting {message.rule}"
+    if isinstance(message, Undo):
+        return str(message.setting.undo())
     return "an unknown message" if message is None else str(message)

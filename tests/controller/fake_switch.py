@@ -6,7 +6,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from struct import Struct
 
@@ -29,7 +29,9 @@ RULES_A_PART = 5
 
 
 class FakeSwitch:
-    """rules: flow-mods by (table, priority, canonical match). tunnels, gro, revision: as set by our messages.
+    """rules: flow-mods by (table, priority, canonical match).
+
+    tunnels, settings, revision: as set by our messages.
 
     log: every message that came, in order. refuse: which flow-mods are answered by TABLE_FULL.
     ours: False for a switch that does not know our experimenter messages.
@@ -40,7 +42,7 @@ class FakeSwitch:
         self.ours = ours
         self.rules: dict[tuple, FlowMod] = {}
         self.tunnels: dict[int, ex.TunnelAdd] = {}
-        self.gro: dict[tuple[int, int], bool] = {}
+        self.settings: dict[Hashable, ex.Setting] = {}
         self.revision: int | None = None
         self.log: list[object] = []
         self.refuse: Callable[[FlowMod], bool] = lambda message: False
@@ -145,10 +147,16 @@ class FakeSwitch:
             self.tunnels[body.port_no] = body
         elif isinstance(body, ex.TunnelDelete):
             del self.tunnels[body.port_no]
-        elif isinstance(body, ex.GroSet):
-            self.gro[body.port_no, body.queue] = body.enabled
+        elif isinstance(body, ex.SettingsRequest):
+            exp_type, data = ex.to_wire(ex.SettingsReply.of(list(self.settings.values()), body.first))
+            yield m.Experimenter(ex.EXPERIMENTER_ID, exp_type, data, xid=message.xid)
+        elif isinstance(body, ex.Setting) and body != body.undo():
+            self.settings[body.key] = body
         elif isinstance(body, ex.IntentRevision):
             self.revision = body.revision
+        else:
+            for key in [key for key, setting in self.settings.items() if setting.undo() == body]:
+                del self.settings[key]
 
 
 def _connect(port: int, timeout_s: float) -> socket.socket:

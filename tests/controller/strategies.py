@@ -10,6 +10,39 @@ from hypothesis import strategies as st
 from ryu_apps.core.intent import Intent, from_object
 
 
+def formats() -> st.SearchStrategy[dict[str, Any]]:
+    """Up to two formats, of protocols of their own, so that none is taken for another."""
+    numbers = st.tuples(st.integers(200, 204), st.integers(0, 20))
+    return st.dictionaries(
+        st.sampled_from("abc"), numbers.map(lambda drawn: {"outer_proto": drawn[0], "opaque_len": drawn[1]}),
+        max_size=2,
+    ).filter(lambda drawn: len({row["outer_proto"] for row in drawn.values()}) == len(drawn))  # fmt: skip
+
+
+@st.composite
+def nics(draw: st.DrawFn, count: int) -> dict[str, Any]:
+    """A NIC of so many queues, with an RSS table, filters, rules, and queues that are set by hand."""
+    ports = draw(st.lists(st.integers(1, 60), max_size=4, unique=True))
+    queue = st.integers(0, count - 1)
+    return {
+        "queues": count,
+        "rss": draw(st.sampled_from([{}, {"equal": 1}, {"weights": [3, 1]}, {"hash_key": "1f" * 40}])),
+        "filters": [{"protocol": "tcp", "dst_port": port, "queue": draw(queue)} for port in ports],
+        "lro": draw(
+            st.lists(
+                st.builds(
+                    lambda number, lro: {"queues": [number], "lro": lro},
+                    queue,
+                    st.sampled_from([True, False, "rules"]),
+                ),
+                max_size=3,
+                unique_by=lambda entry: entry["queues"][0],
+            )
+        ),
+        "rules": [{"protocol": "tcp", "dst_port": port, "lro": draw(st.booleans())} for port in ports],
+    }
+
+
 @st.composite
 def intents(draw: st.DrawFn) -> Intent:
     """Up to five servers, three virtual networks and ten VMs; MAC addresses may repeat between networks."""
@@ -34,13 +67,18 @@ def intents(draw: st.DrawFn) -> Intent:
             "mac": f"00:00:00:00:00:{address:02x}",
             "ip": f"10.0.0.{address}",
         }
+    queues = {server: draw(st.integers(1, 4)) for server in servers}
+    for vm in vms.values():
+        vm["role"] = draw(st.sampled_from(["terminating", "forwarding"]))
+        vm["vif_lro"] = draw(st.booleans())
+        vm["lro"] = draw(st.sampled_from([None, None, True, False]))
     overrides = draw(
         st.lists(
             st.fixed_dictionaries(
                 {
                     "server": st.sampled_from(servers),
                     "port": st.just(1),
-                    "queue": st.integers(0, 3),
+                    "queue": st.just(0),
                     "gro": st.booleans(),
                 }
             ),
@@ -56,6 +94,8 @@ def intents(draw: st.DrawFn) -> Intent:
                 for index, (name, dpid) in enumerate(zip(servers, dpids, strict=True))
             },
             "vms": vms,
+            "formats": draw(formats()),
+            "nic": {server: draw(nics(queues[server])) for server in servers if queues[server] > 1},
             "offload": {"gro": draw(st.booleans()), "overrides": overrides},
         }
     )

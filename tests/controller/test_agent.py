@@ -64,7 +64,7 @@ def test_packets_follow_the_intent(ryu: RyuProcess, live: LiveAgent) -> None:
     assert goes(live, 2, TO_VM2) == [Sent(1002, TO_VM2, 42)]
     assert goes(live, 2, TO_ALL) == [Sent(1002, TO_ALL, 42)]
     assert goes(live, 3, TO_VM2) == []
-    assert live.datapath.gro == {(1, 0): True}
+    assert live.datapath.lro(1) == "on"
 
     larger = copy.deepcopy(INTENT)
     larger["vms"]["vm3"] = {"server": "s1", "port": 3, "network": "blue", "mac": VM3}
@@ -73,7 +73,7 @@ def test_packets_follow_the_intent(ryu: RyuProcess, live: LiveAgent) -> None:
     holds(live, larger)
     assert goes(live, 2, TO_ALL) == [Sent(3, TO_ALL), Sent(1002, TO_ALL, 42)]
     assert goes(live, 3, TO_VM2) == [Sent(1002, TO_VM2, 42)]
-    assert live.datapath.gro == {(1, 0): False}
+    assert live.datapath.lro(1) == "off"
 
 
 def test_a_killed_controller_stops_nothing_and_its_successor_disturbs_nothing(

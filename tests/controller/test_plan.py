@@ -4,16 +4,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ryu_apps.core.intent import Intent, from_object
 from ryu_apps.core.lookup import outputs
-from ryu_apps.core.plan import AddRule, DeleteRule, apply, plan
+from ryu_apps.core.plan import AddRule, DeleteRule, Undo, apply, plan
 from ryu_apps.core.rules import SwitchState, desired_state
 from tests.controller.strategies import intents
-from vswitch.openflow.experimenter import GroSet, TunnelAdd, TunnelDelete
+from vswitch.openflow.experimenter import (
+    FormatAdd,
+    LroRuleAdd,
+    LroSet,
+    NicFilterAdd,
+    NicQueuesSet,
+    PacketMatch,
+    Setting,
+    TunnelAdd,
+    TunnelDelete,
+)
 
 states = intents().map(lambda intent: desired_state(intent, next(iter(intent.servers))))
 
@@ -23,8 +34,7 @@ def test_leads_to_the_wanted_state(old: SwitchState, new: SwitchState) -> None:
     reached = apply(old, plan(old, new))
     assert reached.rules == new.rules
     assert reached.tunnels == new.tunnels
-    for queue in old.gro | new.gro:
-        assert reached.gro[queue] == new.gro.get(queue, new.gro_default)
+    assert reached.settings == new.settings
     assert plan(reached, new) == []
 
 
@@ -57,7 +67,7 @@ def test_no_step_leaves_a_rule_without_what_it_leads_to(old: SwitchState, new: S
     deleted = [step.rule.table for step in steps if isinstance(step, DeleteRule)]
     assert added == sorted(added, reverse=True)
     assert deleted == sorted(deleted)
-    order = [type(step) for step in steps if not isinstance(step, (GroSet, TunnelDelete))]
+    order = [type(step) for step in steps if not isinstance(step, (Setting, Undo, TunnelDelete))]
     assert order == sorted(order, key=[TunnelAdd, AddRule, DeleteRule].index)
 
 
@@ -90,11 +100,11 @@ def replace_vms(intent: Intent, gone: str) -> Intent:
     return from_object(document)
 
 
-def tunnel(port_no: int, remote: int, uplink_port: int = 1) -> TunnelAdd:
+def tunnel(port_no: int, remote: int, uplink_port: int = 1, format: str = "vxlan") -> TunnelAdd:
     return TunnelAdd(
         port_no=port_no,
         name=f"tun{port_no}",
-        format="vxlan",
+        format=format,
         local_ip="192.168.0.1",
         remote_ip=f"192.168.0.{remote}",
         local_mac="02:00:00:00:00:01",
@@ -121,11 +131,51 @@ def test_a_tunnel_of_unknown_settings_is_sent_again_if_wanted_and_removed_if_not
     ]
 
 
+def having(*settings: Setting, **fields: Any) -> SwitchState:
+    return SwitchState(settings={setting.key: setting for setting in settings}, **fields)
+
+
 def test_a_queue_that_is_no_longer_named_goes_back_to_the_default() -> None:
-    old = SwitchState(gro={(1, 0): True, (1, 3): False})
-    assert plan(old, SwitchState(gro={(1, 0): True})) == [GroSet(port_no=1, queue=3, enabled=True)]
-    off = SwitchState(gro={(1, 0): False}, gro_default=False)
-    assert plan(old, off) == [GroSet(port_no=1, queue=0, enabled=False)]
+    off = LroSet(1, 0, "off")
+    assert plan(having(NicQueuesSet(1, 2), off), having(NicQueuesSet(1, 2))) == [Undo(off)]
+
+
+def test_what_names_a_queue_comes_after_it_and_goes_before_it() -> None:
+    match = PacketMatch(protocol="tcp", dst_port=80)
+    few, many = NicQueuesSet(1, 2), NicQueuesSet(1, 4)
+    on_0, on_3 = NicFilterAdd(1, match, 0), NicFilterAdd(1, match, 3)
+    rule = LroRuleAdd(1, match, (3,))
+    assert plan(having(few, on_0), having(many, on_3, rule)) == [many, on_3, rule]
+    assert plan(having(many, on_3, rule), having(few, on_0)) == [on_0, Undo(rule), few]
+    assert plan(having(many, on_3), having()) == [Undo(on_3), Undo(many)]
+
+
+def numbered(name: str, port: int) -> FormatAdd:
+    return FormatAdd(name, {"outer_proto": 17, "opaque_len": 8, "id_offset": 2, "id_value": port})
+
+
+def test_a_format_comes_before_its_tunnels_and_goes_after_them() -> None:
+    new = tunnel(1002, 2, format="new")
+    mine = numbered("new", 999)
+    with_it = having(mine, tunnels={1002: new})
+    assert plan(having(), with_it) == [mine, new]
+    assert plan(with_it, having()) == [TunnelDelete(1002), Undo(mine)]
+
+
+def test_a_format_gets_other_numbers_while_no_tunnel_has_it() -> None:
+    old, new = numbered("new", 999), numbered("new", 1000)
+    tunnels = {1002: tunnel(1002, 2, format="new"), 1003: tunnel(1003, 3)}
+    steps = plan(having(old, tunnels=tunnels), having(new, tunnels=tunnels))
+    assert steps == [TunnelDelete(1002), new, tunnels[1002]]
+
+
+def test_a_format_that_takes_the_place_of_another_comes_after_it_went() -> None:
+    old, new = numbered("old", 999), numbered("new", 999)
+    steps = plan(
+        having(old, tunnels={1002: tunnel(1002, 2, format="old")}),
+        having(new, tunnels={1002: tunnel(1002, 2, format="new")}),
+    )
+    assert steps == [TunnelDelete(1002), Undo(old), new, tunnel(1002, 2, format="new")]
 
 
 @given(states)

@@ -12,7 +12,7 @@ from ryu_apps.core.intent import Intent, from_object
 from ryu_apps.core.lookup import Exit, outputs, receivers
 from ryu_apps.core.rules import COOKIE, COOKIE_MASK, desired_state, desired_states, tunnel_port
 from tests.controller.strategies import intents
-from vswitch.openflow.experimenter import from_wire, to_wire
+from vswitch.openflow.experimenter import LroSet, from_wire, to_wire
 from vswitch.openflow.oxm import Match
 
 BROADCAST = 0xFFFF_FFFF_FFFF
@@ -149,8 +149,8 @@ def test_large_datapath_ids_still_give_small_tunnel_ports() -> None:
     assert [tunnel_port(intent, name) for name in "abc"] == [1002, 1000, 1001]
 
 
-def test_gro_is_set_on_the_uplink_and_overridden_by_queue() -> None:
-    offload = {"gro": True, "overrides": [{"server": "s1", "port": 1, "queue": 2, "gro": False}]}
+def test_gro_is_off_where_it_is_overridden() -> None:
+    offload = {"gro": True, "overrides": [{"server": "s1", "port": 1, "queue": 0, "gro": False}]}
     intent = two_servers(offload=offload)
-    assert desired_state(intent, "s1").gro == {(1, 0): True, (1, 2): False}
-    assert desired_state(intent, "s2").gro == {(1, 0): True}
+    assert list(desired_state(intent, "s1").settings.values()) == [LroSet(1, 0, "off")]
+    assert desired_state(intent, "s2").settings == {}

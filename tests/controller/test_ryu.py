@@ -56,7 +56,7 @@ def test_connect_change_and_come_back(ryu: RyuProcess) -> None:
         switch.wait_for(lambda s: s.revision == revision(INTENT))
         assert held_rules(switch) == wanted_rules(INTENT, "s1")
         assert set(switch.tunnels) == {1002}
-        assert switch.gro == {(1, 0): True}
+        assert switch.settings == {}
         assert isinstance(switch.log[-1], ex.IntentRevision)
         assert isinstance(switch.log[-2], m.BarrierRequest)
         status = ryu.wait_for_status("s1", lambda s: s["synced"])

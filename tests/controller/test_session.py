@@ -3,22 +3,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 
 from ryu_apps.core.intent import Intent, from_object
-from ryu_apps.core.plan import AddRule, DeleteRule
+from ryu_apps.core.plan import AddRule, DeleteRule, Undo
 from ryu_apps.core.rules import Rule, SwitchState, desired_state
 from ryu_apps.core.session import Barrier, Message, RulesRequest, State, SwitchSession
 from vswitch.openflow.experimenter import (
     CapabilitiesReply,
     CapabilitiesRequest,
-    GroSet,
+    FormatAdd,
     IntentRevision,
+    LroSet,
+    NicQueuesSet,
     ProactiveReverseSet,
+    Setting,
+    SettingsReply,
+    SettingsRequest,
     TunnelAdd,
 )
 
+NOTHING_SET = SettingsReply(0, ())
 CAPABILITIES = CapabilitiesReply(version="1", formats=("vxlan",), ports=(1, 2), queues=1, tunnels=())
 
 
@@ -55,8 +63,9 @@ def added(messages: list[Message]) -> list[Rule]:
 def test_a_new_switch_is_asked_then_filled_then_told_the_revision() -> None:
     wanted = state(vm1="s1", vm2="s2")
     session = SwitchSession(wanted, 7)
-    assert session.start() == [CapabilitiesRequest(), RulesRequest()]
+    assert session.start() == [CapabilitiesRequest(), SettingsRequest(), RulesRequest()]
     assert session.capabilities(CAPABILITIES) == []
+    assert session.settings(NOTHING_SET) == []
     steps = session.rules([], more=False)
     assert {rule.key for rule in added(steps)} == set(wanted.rules)
     assert isinstance(steps[0], TunnelAdd)
@@ -71,6 +80,7 @@ def test_answers_may_come_in_any_order_and_in_parts(capabilities_first: bool) ->
     rules = list(state(vm1="s1", vm2="s2").rules.values())
     session = SwitchSession(state(vm1="s1", vm2="s2"), 7)
     session.start()
+    session.settings(NOTHING_SET)
     if capabilities_first:
         assert session.capabilities(CAPABILITIES) == []
         assert session.rules(rules[:3], more=True) == []
@@ -87,15 +97,17 @@ def test_a_switch_that_kept_its_rules_is_not_told_them_again() -> None:
     wanted = state(vm1="s1", vm2="s2")
     session = SwitchSession(wanted, 7)
     session.start()
+    session.settings(NOTHING_SET)
     session.capabilities(CAPABILITIES)
     steps = session.rules(wanted.rules.values(), more=False)
-    assert [type(step) for step in steps] == [TunnelAdd, GroSet, Barrier]
+    assert [type(step) for step in steps] == [TunnelAdd, Barrier]
 
 
 def test_a_stale_rule_of_ours_is_deleted_and_only_it() -> None:
     old, new = state(vm1="s1", vm2="s2", vm3="s1"), state(vm1="s1", vm2="s2")
     session = SwitchSession(new, 7)
     session.start()
+    session.settings(NOTHING_SET)
     session.capabilities(CAPABILITIES)
     steps = session.rules(old.rules.values(), more=False)
     deleted = {step.rule.key for step in steps if isinstance(step, DeleteRule)}
@@ -105,6 +117,7 @@ def test_a_stale_rule_of_ours_is_deleted_and_only_it() -> None:
 def synced(wanted: SwitchState) -> SwitchSession:
     session = SwitchSession(wanted, 7)
     session.start()
+    session.settings(NOTHING_SET)
     session.capabilities(CAPABILITIES)
     session.rules([], more=False)
     session.barrier_reply(Barrier(7))
@@ -114,7 +127,7 @@ def synced(wanted: SwitchState) -> SwitchSession:
 def test_a_new_intent_is_applied_by_the_difference() -> None:
     session = synced(state(vm1="s1", vm2="s2"))
     steps = session.update(state(vm1="s1", vm2="s2", vm3="s1"), 8)
-    assert not any(isinstance(step, (TunnelAdd, GroSet)) for step in steps)
+    assert not any(isinstance(step, (TunnelAdd, Setting)) for step in steps)
     new_hosts = [rule for rule in added(steps) if rule.table == 2]
     assert [str(rule.match.get("eth_dst")) for rule in new_hosts] == ["eth_dst=00:00:00:00:00:03"]
     assert session.synced_revision is None
@@ -122,13 +135,48 @@ def test_a_new_intent_is_applied_by_the_difference() -> None:
 
 
 def test_settings_that_an_earlier_controller_left_are_put_right() -> None:
-    left = GroSet(1, 3, False)
+    left = [NicQueuesSet(1, 4), LroSet(1, 3, "off")]
     session = SwitchSession(state(vm1="s1"), 7)
     session.start()
     session.rules([], more=False)
-    steps = session.capabilities(msgspec.structs.replace(CAPABILITIES, gro=(left,), proactive_reverse=False))
-    assert GroSet(1, 3, True) in steps
-    assert ProactiveReverseSet(True) in steps
+    session.capabilities(msgspec.structs.replace(CAPABILITIES, proactive_reverse=False))
+    steps = session.settings(SettingsReply.of(left))
+    assert steps == [*added_rules(steps), Undo(left[1]), Undo(left[0]), ProactiveReverseSet(True), Barrier(7)]
+
+
+def added_rules(messages: list[Message]) -> list[Message]:
+    return [message for message in messages if isinstance(message, AddRule)]
+
+
+def test_settings_that_a_switch_kept_are_not_set_again() -> None:
+    """They come in parts, each of which is asked for."""
+    kept = [FormatAdd("new", {"outer_proto": 200, "opaque_len": 0}), NicQueuesSet(1, 4), LroSet(1, 3, "off")]
+    wanted = SwitchState(settings={setting.key: setting for setting in kept})
+    session = SwitchSession(wanted, 7)
+    session.start()
+    session.capabilities(CAPABILITIES)
+    session.rules([], more=False)
+    first = SettingsReply.of(kept[:2])
+    assert session.settings(msgspec.structs.replace(first, more=True)) == [SettingsRequest(2)]
+    assert session.settings(msgspec.structs.replace(SettingsReply.of(kept, 2), first=2)) == [Barrier(7)]
+
+
+def test_a_refused_setting_is_reported_and_tried_again_with_the_next_intent() -> None:
+    wanted = SwitchState(settings={setting.key: setting for setting in [LroSet(1, 3, "off")]})
+    session = synced(SwitchState())
+    (setting, _barrier) = session.update(wanted, 8)
+    session.refused(setting, "queue: uplink0 has no queue 3 (allowed: 0)")
+    assert session.barrier_reply(Barrier(8)) == []
+    assert "uplink0 has no queue 3" in session.errors[0]
+    assert session.update(wanted, 9) == [setting, Barrier(9)]
+
+
+def test_a_format_of_the_intent_need_not_be_known_before() -> None:
+    wanted = state(vm1="s1", vm2="s2")
+    tunnels = {port: msgspec.structs.replace(t, format="new") for port, t in wanted.tunnels.items() if t}
+    mine = FormatAdd("new", {"outer_proto": 200, "opaque_len": 0})
+    session = synced(replace(wanted, tunnels=tunnels, settings={mine.key: mine}))
+    assert session.errors == []
 
 
 def test_the_same_rules_under_a_new_revision_need_only_the_barrier() -> None:
@@ -147,6 +195,7 @@ def test_a_barrier_of_an_intent_that_changed_meanwhile_says_nothing() -> None:
 def test_a_new_intent_before_the_switch_has_answered_waits_for_the_answers() -> None:
     session = SwitchSession(state(vm1="s1"), 7)
     session.start()
+    session.settings(NOTHING_SET)
     assert session.update(state(vm1="s1", vm2="s2"), 8) == []
     session.capabilities(CAPABILITIES)
     steps = session.rules([], more=False)
@@ -158,6 +207,7 @@ def test_a_refused_rule_is_reported_and_tried_again_with_the_next_intent() -> No
     wanted = state(vm1="s1", vm2="s2")
     session = SwitchSession(wanted, 7)
     session.start()
+    session.settings(NOTHING_SET)
     session.capabilities(CAPABILITIES)
     refused = next(m for m in session.rules([], more=False) if isinstance(m, AddRule))
     session.refused(refused, "FLOW_MOD_FAILED/TABLE_FULL")
@@ -172,6 +222,7 @@ def test_a_refused_rule_is_reported_and_tried_again_with_the_next_intent() -> No
 def test_a_switch_without_the_tunnel_format_is_an_error() -> None:
     session = SwitchSession(state(vm1="s1", vm2="s2"), 7)
     session.start()
+    session.settings(NOTHING_SET)
     session.capabilities(CapabilitiesReply(version="1", formats=("gre",), ports=(), queues=1, tunnels=()))
     session.rules([], more=False)
     assert session.errors == ["the switch has no tunnel format 'vxlan' (it has: gre)"]

@@ -16,6 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments.errors import ExperimentError
+from experiments.peers.ovs import Instance
+from experiments.system import ROOT, Namespace
 from topologies.processes import poll_until
 from topologies.registry import remove_leftovers
 
@@ -24,8 +27,8 @@ MARK = "MININET_OFFLOAD_TEST_RUN"
 SHORT = ("runs=1", "seconds=1", "warmup=0.25", "flows=1", "other_cpu=1024", "--quick")
 
 
-def command(out, *arguments):
-    return [sys.executable, "-m", "experiments", "run", "overlay-gro", *SHORT, *arguments, "--out", str(out)]
+def command(out, *arguments, name="overlay-gro", short=SHORT):
+    return [sys.executable, "-m", "experiments", "run", name, *short, *arguments, "--out", str(out)]
 
 
 def started(out, mark, *arguments):
@@ -51,9 +54,9 @@ def marked(mark):
     return found
 
 
-def run_to_end(out, *arguments, timeout_s=90):
+def run_to_end(out, *arguments, timeout_s=90, **options):
     result = subprocess.run(
-        command(out, *arguments), capture_output=True, text=True, timeout=timeout_s, check=False
+        command(out, *arguments, **options), capture_output=True, text=True, timeout=timeout_s, check=False
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return json.loads((out / "summary.json").read_text()), result.stdout
@@ -82,6 +85,58 @@ def test_all_back_ends(tmp_path):
     assert (tmp_path / "out" / "logs" / "vswitch" / "s1.log").exists()
     raw = json.loads((tmp_path / "out" / "raw" / "vswitch-vxlan-memory-gro-on-1-flow-1-1.json").read_text())
     assert any(name.startswith("s1.") for name in raw["counters_after"])
+
+
+def medians(summary, metric):
+    return {
+        (row["config"]["switch"], row["config"]["load"]): row["median"]
+        for row in summary["rows"]
+        if row["metric"] == metric
+    }
+
+
+def test_a_relative_run_folder(tmp_path):
+    """Open vSwitch's programs run where the working directory is another."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        command("out", "switches=ovs-userspace"), cwd=tmp_path, env=environment,
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (tmp_path / "out" / "summary.json").exists()
+    assert "run folder: out" in result.stdout
+
+
+def test_the_last_words_of_a_program_that_ends_are_told(tmp_path):
+    namespace = Namespace()
+    instance = Instance(namespace, frozenset({0}), tmp_path / "ovs")
+    (tmp_path / "ovs" / "ovsdb-server.ctl").mkdir(parents=True)
+    try:
+        with pytest.raises(ExperimentError, match=r"^ovsdb-server ended at once: .*control socket"):
+            instance.start()
+    finally:
+        instance.stop()
+        namespace.close()
+
+
+@pytest.mark.slow
+def test_l2_forwarding(tmp_path):
+    short = ("runs=1", "seconds=1", "warmup=0.25", "other_cpu=1024", "--quick")
+    summary, _ = run_to_end(tmp_path / "out", "switches=vswitch,bridge", name="l2-forwarding", short=short)
+    assert summary["ratios"].keys() == {"vswitch / bridge, TCP", "vswitch / bridge, UDP 64 bytes"}
+    assert medians(summary, "throughput_bps")["vswitch", "TCP"] > 1e8
+    assert medians(summary, "packets_per_second")["vswitch", "UDP 64 bytes"] > 1e4
+
+
+@pytest.mark.slow
+def test_flow_setup(tmp_path):
+    """All flows are cached, and no packet is lost when rules change."""
+    short = ("runs=1", "seconds=1", "rules=50", "new_flows=500", "cached_flows=500", "flow_mods=500")
+    summary, _ = run_to_end(tmp_path / "out", "other_cpu=1024", "--quick", name="flow-setup", short=short)
+    assert medians(summary, "cached_flows")["vswitch", "cached flows"] == 500
+    assert medians(summary, "packets_lost")["vswitch", "flow-mods"] == 0
+    assert medians(summary, "flows_per_second")["vswitch", "new flows"] > 400
+    assert min(medians(summary, "flow_mods_per_second").values()) > 250
 
 
 @pytest.mark.parametrize("delay_s", [0.3, 0.9, 1.6, 3.0, 5.0])

@@ -5,9 +5,10 @@
     python -m tests.fuzz.fuzz_receive --seconds 20 [--seed 1]
 
 Each round writes a burst of slots into a wire as a peer does, and lets the worker take one pass: parse,
-coalesce, forward to a TAP and to a second wire, plain and through a tunnel, punt; then a few come from the
-VM, large ones too. Nothing may crash or leave its memory (NUMBA_BOUNDSCHECK=1 tells), every frame must be
-accounted for, and what is sent on must fit. A failure names the seed of its round, which `--seed` repeats.
+coalesce, forward to a TAP and to a second wire, plain and through a tunnel, punt, or run a random action
+program; then a few come from the VM, large ones too. Nothing may crash or leave its memory
+(NUMBA_BOUNDSCHECK=1 tells), every frame must be accounted for, and what is sent on must fit. A failure names
+the seed of its round, which `--seed` repeats.
 """
 
 from __future__ import annotations
@@ -43,11 +44,15 @@ from tests.packets import (
 from tests.unit.rig import Rig
 from vswitch import layout
 from vswitch.dataplane.ports import wire
+from vswitch.dataplane.rewrite import SETTABLE
 from vswitch.layout import BURST, CURSOR_HEAD, CURSOR_TAIL, TAP_BURST, Counter, Op, SlotKind
 
 INTERESTING = np.array(
     [0, 1, 4, 5, 6, 17, 0x3F, 0x40, 0x45, 0x46, 0x4F, 0x60, 0x7F, 0x80, 0x81, 0xFF], np.uint8
 )
+PROGRAMS, PROGRAM_LENGTH = 64, 12
+ROUNDS_OF_PROGRAMS = 5
+"""Random action programs, their operations, and after how many rounds they are replaced by others."""
 POOL_PLACES = 64
 """Payloads of SPLIT slots stand in so many places of the peer's pool."""
 
@@ -83,13 +88,14 @@ class Fuzzer:
 
     seed: int = 1
     frames: int = 0
+    generation: int = -1
     accounted: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.rig = rig = Rig(taps=1, wires=2)
         self.wire_out = rig.wire_ports[1]
         self.tunnel = rig.add_tunnel(uplink=0)
-        onward = rig.add_tunnel(uplink=1, local="192.168.1.1", remote="192.168.1.2")
+        self.onward = onward = rig.add_tunnel(uplink=1, local="192.168.1.1", remote="192.168.1.2")
         rig.t["wire_count"] = 1  # the second wire only sends; the fuzzer is its receiver
         outputs = [
             [(Op.OUTPUT, 1)],
@@ -102,6 +108,11 @@ class Fuzzer:
         for number, frame in enumerate(valid):
             rig.route(frame, rig.wire_ports[0], *outputs[number % len(outputs)])
             rig.route(frame, 1, *outputs[(number + 1) % len(outputs)])
+        self.outputs = [rig.program(*output) for output in outputs]
+        self.room = rig.program(*[(Op.OUTPUT, 0)] * PROGRAMS * PROGRAM_LENGTH)[0]
+        row = rig.t["meters"][0]
+        row["used"], row["in_packets"], row["bands"] = 1, 1, 2
+        row["rate"][:2], row["burst"][:2], row["prec_level"][:2] = 1e-3, 20, (0, 1)
         self.valid = np.zeros((len(valid), 1600), np.uint8)
         self.lengths = np.array([len(frame) for frame in valid])
         for row, frame in zip(self.valid, valid, strict=True):
@@ -111,6 +122,9 @@ class Fuzzer:
     def run_round(self) -> None:
         """One burst: make, publish, step, check."""
         rng = np.random.default_rng(self.seed)
+        if self.generation != self.seed // ROUNDS_OF_PROGRAMS:
+            self.generation = self.seed // ROUNDS_OF_PROGRAMS
+            self.write_programs(np.random.default_rng(self.generation))
         frames, lengths = self.make(rng)
         self.publish(rng, frames, lengths)
         rig = self.rig
@@ -125,6 +139,37 @@ class Fuzzer:
             print(f"fuzz_receive: the round with --seed {self.seed} failed", file=sys.stderr)
             raise
         self.seed += 1
+
+    def write_programs(self, rng: np.random.Generator) -> None:
+        """Give the flows other programs: some of the plain ones, some random ones."""
+        rig = self.rig
+        shape = (PROGRAMS, PROGRAM_LENGTH)
+        words = np.zeros((*shape, layout.OP_WORDS), np.int64)
+        words[..., 0] = rng.integers(Op.OUTPUT, Op.RESTORE + 1, shape)
+        words[..., 1] = rng.integers(0, 70, shape)
+        words[..., 2] = rng.integers(0, 2, shape)
+        words[..., 3] = rng.integers(-(2**63), 2**63 - 1, shape)
+        op = words[..., 0]
+        for kind, arguments in (
+            (Op.OUTPUT, [0, 1, self.wire_out, self.onward]),
+            (Op.SET_FIELD, range(len(SETTABLE))),
+            (Op.PUSH, [0x8100, 0x88A8, 0x8847, 0x8848, 0x88E7]),
+            (Op.POP_MPLS, [0x0800, 0x86DD, 0x8847, 0x8100]),
+            (Op.METER, [-1, 0]),
+        ):
+            words[..., 1] = np.where(op == kind, rng.choice(list(arguments), shape), words[..., 1])
+        telling = (op == Op.SET_FIELD) & (rng.random(shape) < 0.5)
+        values = rng.choice([0x0800, 0x86DD, 0x0806, 0x8847, 0x88E7, 4, 6, 17, 58, 132], shape)
+        words[..., 3] = np.where(telling, values, words[..., 3])
+        rig.t["programs"][self.room : self.room + words.size] = words.reshape(-1)
+        for number in np.nonzero(rig.t["flows"]["state"] == layout.FLOW_USED)[0]:
+            flow = rig.t["flows"][number]
+            place = self.outputs[rng.integers(len(self.outputs))]
+            if rng.random() < 0.5:
+                number = rng.integers(PROGRAMS)
+                length = rng.integers(1, PROGRAM_LENGTH + 1)
+                place = self.room + number * PROGRAM_LENGTH * layout.OP_WORDS, length
+            flow["program"], flow["program_len"] = place
 
     def make(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """A burst of valid frames, of which some are mutated, cut, stretched, or noise throughout."""

@@ -71,6 +71,7 @@ def test_mn_with_shaped_links():
         mn.enter("link s1 h1 down")
         assert "100% packet loss" in mn.enter("h2 ping -c 1 -W 1 h1")
         mn.enter("link s1 h1 up")
+        mn.enter("sh sleep 0.5")  # the switch looks at its interfaces five times a second
         assert ", 0% packet loss" in mn.enter("h2 ping -c 2 -W 2 h1")
         mn.leave()
         assert mn.process.returncode == 0

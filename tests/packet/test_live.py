@@ -167,7 +167,7 @@ def test_large_udp_datagrams_by_udp_gso(lab):
         datagrams = [receiver.recv(65535) for _ in range(10)]
         assert b"".join(datagrams) == data
         assert {len(datagram) for datagram in datagrams} == {1000, 500}
-    assert switch.port(2).counters.tx_bytes > 9500
+    _wait(lambda: switch.port(2).counters.tx_bytes > 9500)
     assert _lost(switch) == {}
 
 

@@ -7,8 +7,10 @@ import copy
 import os
 import struct
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
+from tests.protocol.fake_nic import FakeNic
 from tests.protocol.frame_model import Frame
 from vswitch.errors import ConfigError
 from vswitch.flow import (
@@ -40,6 +42,7 @@ from vswitch.flow import (
     SetTunnel,
 )
 from vswitch.openflow.spec import port_mac
+from vswitch.tunnel_formats import SHIPPED, check_format
 
 
 @dataclass
@@ -87,9 +90,11 @@ class FakeDatapath:
     entries: dict = field(default_factory=dict)
     sent: list = field(default_factory=list)
     discarded: list = field(default_factory=list)
-    gro: dict = field(default_factory=dict)
+    nics: dict = field(default_factory=dict)
+    forwarding: dict = field(default_factory=dict)
     wires: dict = field(default_factory=dict)
     meters: dict = field(default_factory=dict)
+    added_formats: dict = field(default_factory=dict)
     installs: int = 0
     drains: int = 0
     lag: int = 0  # commands that flows() are behind; drained() catches up
@@ -264,6 +269,9 @@ class FakeDatapath:
     def send(self, frame, program, in_port=0, tunnel_id=0):
         self._run(program, parse(frame, in_port, tunnel_id), frame)
 
+    def together(self):
+        return nullcontext()
+
     async def drained(self):
         self.drains += 1
         self.catch_up()
@@ -304,12 +312,32 @@ class FakeDatapath:
         return dict(Counter(reason.name.lower() for reason in self.discarded))
 
     def capabilities(self):
-        return {"version": "0.1.0", "formats": ["vxlan"], "queues": 1, "workers": 1}
+        return {"version": "0.1.0", "formats": sorted(self.formats()), "queues": 8, "workers": 1}
 
-    def set_gro(self, port_no, queue, enabled):
-        if port_no not in self.infos:
-            raise ConfigError("port_no", f"there is no port {port_no}")
-        self.gro[port_no, queue] = enabled
+    def nic(self, port_no):
+        info = self.infos.get(port_no)
+        if info is None or info.kind == "tunnel":
+            raise ConfigError("port_no", f"there is no NIC at port {port_no}")
+        return self.nics.setdefault(port_no, FakeNic(port_no, "vif" if info.kind == "tap" else "nic"))
+
+    def lro(self, port_no, queue=0):
+        """The setting of a queue, for tests."""
+        return self.nic(port_no).settings()[queue].lro
+
+    def set_forwarding(self, port_no, forwarding):
+        self.forwarding[port_no] = forwarding
+
+    def formats(self):
+        return {**SHIPPED, **self.added_formats}
+
+    def set_format(self, name, format):
+        check_format(format, [other for other in self.formats().values() if other.name != name])
+        self.added_formats[name] = format
+
+    def delete_format(self, name):
+        if name not in self.added_formats:
+            raise ConfigError("name", f"there is no added format {name!r}")
+        del self.added_formats[name]
 
     def set_wire(self, port_no, **settings):
         if self.infos[port_no].kind != "wire":
@@ -317,8 +345,8 @@ class FakeDatapath:
         self.wires.setdefault(port_no, {}).update(settings)
 
     def add_tunnel(self, port_no, name, format, local_ip, remote_ip, local_mac, remote_mac, uplink_port):
-        if format != "vxlan":
-            raise ConfigError("format", f"{format!r} is not known", "vxlan")
+        if format not in self.formats():
+            raise ConfigError("format", f"{format!r} is not known", ", ".join(self.formats()))
         self.infos[port_no] = PortInfo(
             port_no, name, "tunnel", bytes(6), 1450, True, remote_ip, PortCounters()
         )

@@ -244,6 +244,13 @@ def test_flows_rules_counters(live, client, environment, capsys):
     assert run_ctl(capsys, "port")[0] == 0
 
 
+def test_trace(live, client, environment, capsys):
+    client.say(add({"in_port": 1}, out(2), cookie=0x77), m.BarrierRequest())
+    client.hear(m.BarrierReply)
+    status, text, _ = run_ctl(capsys, "trace", "s1", "in_port=1,eth_type=0x800")
+    assert status == 0 and "in_port=1" in text and "output:2" in text
+
+
 def test_settings(live, environment, capsys):
     live.datapath.infos[2] = live.datapath.infos[2]._replace(kind="wire", name="uplink0")
     assert run_ctl(capsys, "wire", "2", "loss=1.5", "delay=5ms")[0] == 0

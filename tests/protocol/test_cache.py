@@ -66,9 +66,9 @@ class NoMeters:
 class Rig:
     """A slow path over a fake datapath, and the naive switch beside it."""
 
-    def __init__(self, proactive_reverse=True):
+    def __init__(self, proactive_reverse=True, datapath=FakeDatapath):
         self.clock = FakeClock()
-        self.datapath = FakeDatapath(self.clock)
+        self.datapath = datapath(self.clock)
         self.datapath.infos[TUNNEL] = tap(TUNNEL)._replace(kind="tunnel")
         self.ports = PortTable()
         self.ports.refresh(self.datapath.ports(), 0)

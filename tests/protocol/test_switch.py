@@ -26,6 +26,7 @@ from vswitch.openflow.constants import (
 from vswitch.openflow.errors import EXPERIMENTER_ID
 from vswitch.openflow.flow_mod import FlowRemoved
 from vswitch.openflow.table_features import TableFeaturesRequest
+from vswitch.tunnel_formats import SHIPPED
 
 
 def test_features(switch):
@@ -123,7 +124,7 @@ def test_slave_may_look_but_not_touch(switch, datapath):
         add({}, out(1)),
         m.PacketOut(1, (), bytes(20)),
         m.PortMod(1, datapath.infos[1].mac, 0, 0),
-        experimenter(ex.GroSet(1, 0, True)),
+        experimenter(ex.LroSet(1, 0, "on")),
     )
     for message in forbidden:
         error = switch.asks(message)
@@ -164,11 +165,6 @@ def experimenter(body):
     return m.Experimenter(EXPERIMENTER_ID, *ex.to_wire(body))
 
 
-def test_gro(switch, datapath):
-    assert switch.says(experimenter(ex.GroSet(1, 0, False))) == []
-    assert datapath.gro == {(1, 0): False}
-
-
 def test_proactive_reverse(switch, datapath):
     switch.says(add({"in_port": 1}, out(2)), add({"in_port": 2}, out(1)))
     assert switch.says(experimenter(ex.ProactiveReverseSet(False))) == []
@@ -177,10 +173,9 @@ def test_proactive_reverse(switch, datapath):
 
 
 def test_capabilities_tell_what_was_set(switch):
-    switch.says(experimenter(ex.GroSet(1, 0, False)), experimenter(ex.ProactiveReverseSet(False)))
+    switch.says(experimenter(ex.ProactiveReverseSet(False)))
     answer = switch.asks(experimenter(ex.CapabilitiesRequest()))
     told = ex.from_wire(answer.exp_type, answer.data)
-    assert told.gro == (ex.GroSet(1, 0, False),)
     assert told.proactive_reverse is False
 
 
@@ -195,7 +190,7 @@ def test_tunnel_comes_and_goes_as_a_port(switch, datapath):
 def test_capabilities(switch):
     answer = switch.asks(experimenter(ex.CapabilitiesRequest()))
     reply = ex.from_wire(answer.exp_type, answer.data)
-    assert reply == ex.CapabilitiesReply("0.1.0", ("vxlan",), (1, 2, 3), 1, ())
+    assert reply == ex.CapabilitiesReply("0.1.0", tuple(sorted(SHIPPED)), (1, 2, 3), 8, ())
 
 
 def test_intent_revision(switch):
@@ -207,8 +202,8 @@ GOOD_TUNNEL = json.loads(ex.to_wire(TUNNEL)[1])
 INVALID = {
     "no JSON": (1, b"{", "truncated"),
     "no UTF-8": (1, b"\xff\xfe", "JSON is malformed"),
-    "wrong type": (1, b'{"port_no": 1, "queue": 0, "enabled": "yes"}', "Expected `bool`"),
-    "missing key": (1, b'{"port_no": 1, "queue": 0}', "missing required field `enabled`"),
+    "wrong type": (1, b'{"port_no": 1, "queue": "0", "lro": "on"}', "Expected `int`"),
+    "missing key": (1, b'{"port_no": 1, "queue": 0}', "missing required field `lro`"),
     "unknown key": (6, b'{"revision": 1, "x": 2}', "unknown field `x`"),
     "out of range": (6, b'{"revision": -1}', ">= 0"),
     "bad address": (2, json.dumps({**GOOD_TUNNEL, "local_ip": "10.0.0"}).encode(), "10.0.0"),
@@ -216,7 +211,7 @@ INVALID = {
     "bad MAC": (2, json.dumps({**GOOD_TUNNEL, "local_mac": "02:00"}).encode(), "local_mac"),
     "long name": (2, json.dumps({**GOOD_TUNNEL, "name": "x" * 16}).encode(), "15"),
     "unknown format": (2, json.dumps({**GOOD_TUNNEL, "format": "stt"}).encode(), "'stt' is not known"),
-    "no such port": (1, b'{"port_no": 9, "queue": 0, "enabled": true}', "no port 9"),
+    "no such port": (1, b'{"port_no": 9, "queue": 0, "lro": "on"}', "no NIC at port 9"),
     "no such tunnel": (3, b'{"port_no": 1000}', "no tunnel port 1000"),
 }
 

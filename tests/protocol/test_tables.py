@@ -372,8 +372,6 @@ def matches(rule, fields):
 
 
 class PacketStub:
-    unknown = 0
-
     def __init__(self, in_port, eth_dst, metadata):
         self.values = [0] * (METADATA + 1)
         self.unknown = 0

@@ -111,7 +111,7 @@ class Rig:
         port["ready"] = 1
         self.t["taps"][index - 1] = index
         self.t["tap_count"] = index
-        self.t["gro_enabled"][index] = 1
+        self.set_lro(index, layout.Lro.ON)
 
     def _add_wire(self, number: int, joined: bool) -> None:
         t = self.t
@@ -134,7 +134,7 @@ class Rig:
         row["peer_pool"], row["peer_pool_size"] = t["pool"], layout.BUFFERS * layout.BUFFER_SIZE
         t["wire_buffers"][number] = -1
         t["wire_count"] = number + 1
-        t["gro_enabled"][index] = 1
+        self.set_lro(index, layout.Lro.ON)
 
     def add_tunnel(
         self, uplink: int = 0, local: str = LOCAL_IP, remote: str = REMOTE_IP, format: str = "vxlan"
@@ -155,6 +155,11 @@ class Rig:
         self.t["tunnels"][self.t["tunnel_count"]] = index
         self.t["tunnel_count"] += 1
         return index
+
+    def set_lro(self, port: int, setting: layout.Lro) -> None:
+        """Set a port that has one receive queue."""
+        nic = self.t["nics"][port, 0]
+        nic["queue_count"], nic["lro"][0], nic["completion_size"][0] = 1, setting, layout.MAX_IP_LEN
 
     # Stages
 

@@ -26,6 +26,7 @@ from tests.packets import (
 )
 from tests.reference import internet_sum
 from tests.unit.rig import Rig
+from vswitch.layout import Lro
 
 WIRE = 1
 
@@ -315,11 +316,11 @@ def test_different_mac_addresses_are_not_merged(lengths, field):
 
 
 def test_nothing_is_merged_where_gro_is_off(rig):
-    rig.t["gro_enabled"][WIRE, 0] = 0
+    rig.set_lro(WIRE, Lro.OFF)
     try:
         assert len(rig.deliver(tcp_stream(5), WIRE)) == 5
     finally:
-        rig.t["gro_enabled"][WIRE, 0] = 1
+        rig.set_lro(WIRE, Lro.ON)
 
 
 def checksum_of(frame, l4_length):

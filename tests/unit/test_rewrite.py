@@ -36,7 +36,7 @@ from tests.packets import (
 )
 from tests.reference import internet_sum
 from tests.unit.rig import INTERPRETED, Rig
-from vswitch.dataplane.outgoing import LONGEST_HEADERS
+from vswitch.dataplane.outgoing import HEADROOM, LONGEST_HEADERS
 from vswitch.flow import (
     MAX_SAVED,
     Controller,
@@ -315,14 +315,14 @@ def test_an_operation_does_what_scapy_would(rig, before, action, after):
 
 
 ACTIONS = list(dict.fromkeys(action for _, action, _ in CASES))
-FRAMES = [frame for frame, _, _ in CASES if len(frame.layers()) < 3 or frame.layers()[1] is not Dot1AD]
+FRAMES = [frame for frame, _, _ in CASES if sum(layer in (Dot1Q, Dot1AD) for layer in frame.layers()) < 2]
 """Frames to which a VLAN tag can be pushed so that a receiver still looks behind all tags."""
 
 
 @pytest.mark.parametrize("first", ACTIONS, ids=str)
 def test_a_pair_of_operations_is_one_after_the_other(rig, first):
     """What one operation leaves is seen by the next as a newly received frame would be."""
-    stride = 17 if INTERPRETED else 1
+    stride = 17 if INTERPRETED else 11
     for number, frame in enumerate(FRAMES):
         middle = rig.run(bytes(frame), (first,))
         for second in ACTIONS[number % stride :: stride]:
@@ -359,6 +359,8 @@ ABSENT = [
     (ether(**MPLS_TYPE) / mpls() / ip4() / tcp(), SetField("ip_dscp", 5)),
     (ether(**MPLS_TYPE) / mpls() / ip4() / tcp(), SetTtl(5)),
     (ether(**MPLS_TYPE) / mpls() / Raw(bytes(arp())), CopyTtl(inwards=True)),
+    (ether(**MPLS_TYPE) / mpls() / Raw(b"\x60\0\0\0\0\xff" + bytes(60)), CopyTtl(inwards=False)),
+    (ether(**MPLS_TYPE) / mpls() / Raw(b"\x45\0\0\xff" + bytes(60)), CopyTtl(inwards=True)),
     (ether(**MPLS_TYPE) / Raw(b"\0\0\0"), SetField("mpls_bos", 1)),
     (ether(**MPLS_TYPE) / Raw(b"\0\0\0"), PopMpls(0x800)),
     (ether(**PBB_TYPE) / Raw(bytes(17)), PopPbb()),
@@ -385,15 +387,18 @@ def test_a_ttl_that_would_become_0_ends_the_program(rig, of_mpls, ttl):
     assert rig.counted() == {"invalid_ttl": 1}
 
 
-L4 = [tcp(), udp(), ICMP(), ICMPv6EchoRequest(data=b"abc")]
+COVERED = [
+    (ip, l4)
+    for ip, others in ((ip4(), ICMP()), (ip6(), ICMPv6EchoRequest(data=b"abc")))
+    for l4 in (tcp(), udp(), others)
+]
 CHANGES = [
     set_ip("ipv4_src", "1.1.1.1"), set_ip("ipv6_src", "::1"), SetField("tcp_src", 9), SetField("udp_dst", 9),
     SetField("icmpv4_code", 3), SetField("icmpv6_code", 3), SetField("ip_proto", 99), SetTtl(3),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("ip", [ip4(), ip6()], ids=describe)
-@pytest.mark.parametrize("l4", L4, ids=describe)
+@pytest.mark.parametrize(("ip", "l4"), COVERED, ids=describe)
 @pytest.mark.parametrize("action", CHANGES, ids=str)
 def test_a_wrong_checksum_stays_as_wrong_as_it_was(rig, ip, l4, action):
     """The sum over what it covers is off by as much as before."""
@@ -472,9 +477,18 @@ def test_more_pushes_than_there_is_room_for_drop_the_packet(rig):
     rig.run(frame, (*[Push(0x88E7)] * (LONGEST_HEADERS // 18), Output(2)))
     assert rig.sent() == []
     assert rig.counted() == {"mtu_exceeded": 1}
-    room = (LONGEST_HEADERS - 54) // 18
+    room = min(LONGEST_HEADERS - 54, HEADROOM) // 18
     assert len(rig.run(frame, (*[Push(0x88E7)] * room, Output(2)))) == len(frame) + 18 * room
     assert len(rig.sent()) == 1
+
+
+def test_a_frame_that_pushed_headers_make_too_long_is_counted(rig):
+    frame = tcp_segment(1460)
+    rig.run(frame, (Push(0x8100), Push(0x8100), Output(2)))
+    assert len(rig.sent()) == 1
+    rig.run(frame, (*[Push(0x88E7)] * 3, Output(2)))
+    assert rig.sent() == []
+    assert rig.counted() == {"mtu_exceeded": 1}
 
 
 def test_a_program_that_hands_nothing_on_drops_by_rule(rig):

@@ -145,7 +145,12 @@ class Agent:
             "rules": view.rules,
             "trace": view.trace,
             "wire.set": view.set_wire,
-            "gro.set": view.set_gro,
+            "offload.set": view.set_offload,
+            "nic.show": view.nic,
+            "nic.stats": view.nic_statistics,
+            "nic.spread": view.spread,
+            "nic.delete": view.delete_from_nic,
+            "formats": view.formats,
             "capture.start": lambda port, file, seconds=60: self._captures.start(
                 view.port_number(port), file, seconds
             ),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from vswitch.flow import (
@@ -18,6 +19,8 @@ from vswitch.flow import (
     Program,
     Punt,
 )
+from vswitch.nic import Nic
+from vswitch.tunnel_formats import Format
 
 
 class Datapath(Protocol):
@@ -55,6 +58,10 @@ class Datapath(Protocol):
 
     def send(self, frame: bytes, program: Program, in_port: int = 0, tunnel_id: int = 0) -> None: ...
 
+    def together(self) -> AbstractContextManager[None]:
+        """Commands given within may be announced to the worker once, at the end."""
+        ...
+
     async def drained(self) -> None:
         """Returns when every command given so far has been applied."""
         ...
@@ -87,7 +94,25 @@ class Datapath(Protocol):
         """{"version": str, "formats": [str], "queues": int, "workers": int}."""
         ...
 
-    def set_gro(self, port_no: int, queue: int, enabled: bool) -> None: ...
+    def nic(self, port_no: int) -> Nic:
+        """The receive side of a wire, a packet port, or of the port in front of a VM; raises ConfigError."""
+        ...
+
+    def set_forwarding(self, port_no: int, forwarding: bool) -> None:
+        """Whether the VM at a port forwards others' connections (S0.9); raises ConfigError."""
+        ...
+
+    def set_format(self, name: str, format: Format) -> None:
+        """Add a tunnel format, without effect when it is there so; raises ConfigError."""
+        ...
+
+    def delete_format(self, name: str) -> None:
+        """Raises ConfigError for a format that is unknown, shipped, or used by a tunnel."""
+        ...
+
+    def formats(self) -> dict[str, Format]:
+        """All tunnel formats, shipped and added."""
+        ...
 
     def set_wire(self, port_no: int, **settings: Any) -> None: ...
 

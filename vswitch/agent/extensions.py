@@ -3,28 +3,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from vswitch.agent.datapath import Datapath
+from vswitch.agent.nics import Nics
 from vswitch.agent.slowpath import SlowPath
 from vswitch.errors import ConfigError
 from vswitch.openflow import experimenter as ex
 from vswitch.openflow.constants import BadRequest
 from vswitch.openflow.errors import EXPERIMENTER_ID, ExperimenterError, OpenFlowError
 from vswitch.openflow.messages import Experimenter
+from vswitch.tunnel_formats import parse_format
 
-_READ_ONLY = (ex.CapabilitiesRequest,)
+_READ_ONLY = (ex.CapabilitiesRequest, ex.SettingsRequest, ex.NicStatsRequest)
 
 
 class Extensions:
-    """What the controllers set by Experimenter messages. `ports_changed` is called after ports did."""
+    """What the controllers set by Experimenter messages. `ports_changed` is called after ports did.
+
+    settings: what controllers set and did not take back, by what it sets, in the order in which it was set.
+    """
 
     def __init__(self, datapath: Datapath, slowpath: SlowPath, ports_changed: Callable[[], None]) -> None:
         self.datapath = datapath
         self.slowpath = slowpath
         self.ports_changed = ports_changed
         self.tunnels: dict[int, ex.TunnelAdd] = {}
-        self.gro: dict[tuple[int, int], ex.GroSet] = {}
+        self.settings: dict[Hashable, ex.Setting] = {}
+        self.nics = Nics(datapath)
         self.intent_revision: int | None = None
 
     def handle(self, message: Experimenter, is_slave: bool) -> Experimenter | None:
@@ -38,7 +44,8 @@ class Extensions:
         if is_slave and not isinstance(body, _READ_ONLY):
             raise OpenFlowError(BadRequest.IS_SLAVE)
         try:
-            answer = self._carry_out(body)
+            answer = self.carry_out(body)
+            self._keep(body)
         except ConfigError as error:
             raise ExperimenterError(message.exp_type, str(error)) from error
         if answer is None:
@@ -46,10 +53,16 @@ class Extensions:
         exp_type, data = ex.to_wire(answer)
         return Experimenter(EXPERIMENTER_ID, exp_type, data, xid=message.xid)
 
-    def _carry_out(self, body: object) -> ex.CapabilitiesReply | None:
-        if isinstance(body, ex.GroSet):
-            self.datapath.set_gro(body.port_no, body.queue, body.enabled)
-            self.gro[body.port_no, body.queue] = body
+    def carry_out(self, body: object) -> ex.Reply | None:
+        """Do what a message asks for; returns the answer, if it has one. Raises ConfigError."""
+        if self.nics.carry_out(body):
+            return None
+        if isinstance(body, ex.RoleSet):
+            self.datapath.set_forwarding(body.port_no, body.role == "forwarding")
+        elif isinstance(body, ex.FormatAdd):
+            self.datapath.set_format(body.name, parse_format(body.name, body.numbers))
+        elif isinstance(body, ex.FormatDelete):
+            self._delete_format(body.name)
         elif isinstance(body, ex.ProactiveReverseSet):
             self.slowpath.proactive_reverse = body.enabled
         elif isinstance(body, ex.TunnelAdd):
@@ -60,9 +73,31 @@ class Extensions:
             self.intent_revision = body.revision
         elif isinstance(body, ex.CapabilitiesRequest):
             return self._capabilities()
+        elif isinstance(body, ex.SettingsRequest):
+            return ex.SettingsReply.of(list(self.settings.values()), body.first)
+        elif isinstance(body, ex.NicStatsRequest):
+            return ex.NicStatsReply(body.port_no, tuple(self.nics.statistics(body.port_no)))
         else:
             raise OpenFlowError(BadRequest.BAD_EXP_TYPE, f"{type(body).__name__} is not for a switch")
         return None
+
+    def _keep(self, body: object) -> None:
+        """Remember a setting until it is taken back: by what undo() makes of it."""
+        if isinstance(body, ex.Setting):
+            if body == body.undo():
+                self.settings.pop(body.key, None)
+            else:
+                self.settings[body.key] = body
+            return
+        for key, setting in list(self.settings.items()):
+            if setting.undo() == body:
+                del self.settings[key]
+
+    def _delete_format(self, name: str) -> None:
+        """One that a controller added and somebody deleted by hand is gone already."""
+        deleted_by_hand = (ex.FormatAdd, name) in self.settings and name not in self.datapath.formats()
+        if not deleted_by_hand:
+            self.datapath.delete_format(name)
 
     def _add_tunnel(self, tunnel: ex.TunnelAdd) -> None:
         if self.tunnels.get(tunnel.port_no) == tunnel:
@@ -99,6 +134,5 @@ class Extensions:
             ports,
             can["queues"],
             tuple(sorted(self.tunnels)),
-            tuple(self.gro.values()),
             self.slowpath.proactive_reverse,
         )

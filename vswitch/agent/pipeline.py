@@ -63,6 +63,7 @@ GROUP_ALL, GROUP_SELECT, GROUP_INDIRECT, GROUP_FAST_FAILOVER = range(4)
 _IP_TYPES = (IPV4, IPV6)
 _MPLS_TYPES = (MPLS, MPLS_MULTICAST)
 _VID = 0xFFF
+_WORD = (1 << 64) - 1
 _HASHED = (f.TUNNEL_ID, f.ETH_DST, f.ETH_SRC, f.VLAN_TCI, f.ETH_TYPE, f.IP_PROTO, f.IP_SRC, f.IP_DST,
            f.L4_SRC, f.L4_DST)  # fmt: skip
 """The fields of the key that the bucket of a select group depends on."""
@@ -540,8 +541,8 @@ class _Run:
             return live[:1]
         weighted = [number for number in live if group.buckets[number].weight > 0]
         if len(weighted) > 1:
-            values = (group.group_id, *self.packet.of_arrival(_HASHED))
-            weighted = [max(weighted, key=lambda n: _score(values, n, group.buckets[n].weight))]
+            flow_hash = hash((group.group_id, *self.packet.of_arrival(_HASHED)))
+            weighted = [max(weighted, key=lambda n: _score(flow_hash, n, group.buckets[n].weight))]
         return weighted
 
     def _copied(self, act: Any) -> None:
@@ -561,10 +562,13 @@ class _Run:
         self.packet.restore(before)
 
 
-def _score(values: tuple[int, ...], number: int, weight: int) -> float:
+def _score(flow_hash: int, number: int, weight: int) -> float:
     """Weighted rendezvous hashing: the buckets' shares are as their weights, and a bucket that dies or comes
-    moves only its own flows."""
-    uniform = ((hash((values, number)) * 0x9E37_79B9_7F4A_7C15 >> 11 & (1 << 53) - 1) + 0.5) / (1 << 53)
+    moves only its own flows. The bits are mixed as in SplitMix64 (Steele, Lea, Flood 2014)."""
+    word = flow_hash + (number + 1) * 0x9E37_79B9_7F4A_7C15 & _WORD
+    word = (word ^ word >> 30) * 0xBF58_476D_1CE4_E5B9 & _WORD
+    word = (word ^ word >> 27) * 0x94D0_49BB_1331_11EB & _WORD
+    uniform = (((word ^ word >> 31) >> 12) + 0.5) / (1 << 52)
     return -weight / math.log(uniform)
 
 

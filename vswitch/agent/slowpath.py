@@ -141,11 +141,12 @@ class SlowPath:
         self.revalidate()
         punts = self.datapath.poll_punts(limit)
         self.retire_ended()
-        for punt in punts:
-            if punt.reason == PuntReason.MISS:
-                self._miss(punt)
-            else:
-                self._asked_for(punt)
+        with self.datapath.together():
+            for punt in punts:
+                if punt.reason == PuntReason.MISS:
+                    self._miss(punt)
+                else:
+                    self._asked_for(punt)
         return len(punts)
 
     def _asked_for(self, punt: Punt) -> None:
@@ -412,9 +413,10 @@ class SlowPath:
         self._added = []
         if stale:
             self._take_ended()
-        for flow in stale:
-            if self.flows.get(flow.key) is flow:
-                self._retranslate(flow)
+        with self.datapath.together():
+            for flow in stale:
+                if self.flows.get(flow.key) is flow:
+                    self._retranslate(flow)
         self._unsettled.clear()
 
     def _retranslate(self, flow: CachedFlow) -> None:

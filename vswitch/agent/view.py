@@ -7,6 +7,8 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
+import msgspec
+
 from vswitch import flow as fl
 from vswitch.agent.slowpath import CachedFlow
 from vswitch.agent.switch import OpenFlowSwitch, port_config_names
@@ -14,7 +16,25 @@ from vswitch.agent.tables import SECOND_NS, Rule
 from vswitch.agent.trace import build_frame, explain, parse_flow
 from vswitch.errors import ConfigError
 from vswitch.flow import VLAN_PRESENT, FlowKey, FlowStats, PortInfo
+from vswitch.openflow import experimenter as ex
 from vswitch.openflow.oxm import ARP, BY_NAME, IPV4, IPV6, MPLS, MPLS_MULTICAST, format_value
+from vswitch.tunnel_formats import format_numbers
+
+SETTABLE_BY_HAND: dict[str, type] = {
+    kind.__name__: kind
+    for kind in (
+        ex.LroSet,
+        ex.FormatAdd,
+        ex.FormatDelete,
+        ex.NicQueuesSet,
+        ex.NicRssSet,
+        ex.NicFilterAdd,
+        ex.NicFilterDelete,
+        ex.LroRuleAdd,
+        ex.LroRuleDelete,
+        ex.RoleSet,
+    )
+}
 
 ETHERNET_HEADER = 14
 _VID = 0xFFF
@@ -121,12 +141,53 @@ class SwitchView:
         self.switch.datapath.set_wire(port_no, **settings)
         return {"port": port_no, **settings}
 
-    def set_gro(self, port: int | str, enabled: bool, queue: int = 0) -> dict[str, Any]:
-        port_no = self.port_number(port)
-        if not isinstance(enabled, bool) or not isinstance(queue, int):
-            raise ConfigError("gro", "enabled or queue is of the wrong type", "a boolean and a queue number")
-        self.switch.datapath.set_gro(port_no, queue, enabled)
-        return {"port": port_no, "queue": queue, "enabled": enabled}
+    def nic(self, port: int | str) -> dict[str, Any]:
+        """A NIC's settings."""
+        return self.switch.extensions.nics.show(self.port_number(port))
+
+    def nic_statistics(self, port: int | str) -> list[dict[str, Any]]:
+        """A NIC's counters, by queue."""
+        return self.switch.extensions.nics.statistics(self.port_number(port))
+
+    def formats(self) -> dict[str, dict[str, object]]:
+        """The numbers of all tunnel formats, by name."""
+        return {name: format_numbers(row) for name, row in sorted(self.switch.datapath.formats().items())}
+
+    def set_offload(self, message: str, port: int | str | None = None, **body: Any) -> dict[str, Any]:
+        """Carry out an Experimenter message that sets something, given by name and keys, for `port`.
+
+        Controllers do not hear of it. Raises ConfigError.
+        """
+        kind = SETTABLE_BY_HAND.get(message)
+        if kind is None:
+            raise ConfigError("message", f"{message!r} sets nothing", ", ".join(SETTABLE_BY_HAND))
+        if port is not None:
+            body["port_no"] = self.port_number(port)
+        try:
+            request: object = msgspec.convert(body, kind)
+        except msgspec.ValidationError as error:
+            problem, _, place = str(error).partition(" - at `$")
+            path = place.strip("`.") or message
+            raise ConfigError(path, problem[:1].lower() + problem[1:]) from error
+        self.switch.extensions.carry_out(request)
+        return {"message": message, **body}
+
+    def spread(
+        self, port: int | str, equal: int | None = None, weights: list[int] | None = None
+    ) -> dict[str, Any]:
+        """Fill a NIC's indirection table: in turn over `equal` queues, or by the queues' weights."""
+        numbers = weights if weights is not None else [equal]
+        if not all(isinstance(number, int) for number in numbers) or (equal is None) == (weights is None):
+            raise ConfigError("nic.spread", "takes equal or weights", "a number, or a list of numbers")
+        self.switch.extensions.nics.spread(self.port_number(port), equal, weights)
+        return self.nic(port)
+
+    def delete_from_nic(
+        self, port: int | str, filter: int | None = None, rule: int | None = None
+    ) -> dict[str, Any]:
+        """Delete a filter or an LRO rule by its number."""
+        self.switch.extensions.nics.delete(self.port_number(port), filter, rule)
+        return {"port": port, "deleted": rule if filter is None else filter}
 
     def port_number(self, port: int | str) -> int:
         """The number of a port that is given by number or name; raises ConfigError."""

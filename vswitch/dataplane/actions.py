@@ -4,7 +4,7 @@
 from numba import njit
 
 from vswitch.dataplane import checksum, flow_table, meters, rewrite
-from vswitch.dataplane.intrinsics import acquire64, copy, release64, store64, sys_write
+from vswitch.dataplane.intrinsics import acquire64, copy, full_fence, release64, store64, sys_write
 from vswitch.dataplane.outgoing import (
     cut,
     l4_checksum_field,
@@ -151,30 +151,39 @@ def _cut_segment(mem, t, number):
 def _run_saving(mem, t, program, length, saved, first):
     """As _run_rewriting, with SAVE and RESTORE; the places from `first` on in `saved` are free."""
     depth = first
+    over = 0  # SAVEs without their RESTORE since a copy of the packet ended
     handed_on = False
     for step in range(length):
         at = program + OP_WORDS * step
         op = t["programs"][at]
+        if over:
+            if op == SAVE:
+                over += 1
+            elif op == RESTORE:
+                over -= 1
+            if over:
+                continue
         if op == SAVE:
             if depth == first + MAX_SAVED:
                 return handed_on
             save(mem, t, saved, depth)
             depth += 1
-        elif op == RESTORE:
-            if depth > first:
-                depth -= 1
-                restore(mem, t, saved, depth)
+        elif op == RESTORE and depth > first:
+            depth -= 1
+            restore(mem, t, saved, depth)
         else:
             result = _operate(mem, t, at)
             if result == ENDED:
-                return True
-            handed_on = handed_on or result == HANDED_ON
+                if depth == first:
+                    return True
+                over = 1  # that copy only: go on at its RESTORE
+            handed_on = handed_on or result != CHANGED
     return handed_on
 
 
 @njit(cache=True)
 def _operate(mem, t, at):
-    """Carry out the operation at `at`, which is no SAVE or RESTORE: CHANGED, HANDED_ON or ENDED."""
+    """Carry out the operation at `at`, which is no SAVE: CHANGED, HANDED_ON or ENDED."""
     op, a, b, c = t["programs"][at], t["programs"][at + 1], t["programs"][at + 2], t["programs"][at + 3]
     if op == OUTPUT:
         output(mem, t, a)
@@ -187,6 +196,8 @@ def _operate(mem, t, at):
     if op == SET_TUNNEL:
         t["outgoing"]["tunnel_id"] = a
         return CHANGED
+    if op == RESTORE:
+        return CHANGED  # there is nothing to restore
     result = _rewrite(mem, t, op, a, b, c)
     if result == rewrite.MISSING:
         t["counters"][Counter.NO_SUCH_HEADER.value] += 1
@@ -337,5 +348,7 @@ def report_evicted(mem, t, key, packets, bytes_, last_used_ns):
 @njit(cache=True)
 def _publish_punt(mem, t, head):
     release64(mem, PUNT_HEAD_OFFSET, head + 1)
-    store64(mem, WAKE_OFFSET, 1)
-    sys_write(mem, t["agent_fd"], WAKE_OFFSET, 8)
+    full_fence()
+    if acquire64(mem, PUNT_TAIL_OFFSET) == head:  # the agent, which has taken all others, may wait
+        store64(mem, WAKE_OFFSET, 1)
+        sys_write(mem, t["agent_fd"], WAKE_OFFSET, 8)

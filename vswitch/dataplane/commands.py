@@ -81,8 +81,9 @@ def _apply(mem, t, command):
         wire["peer_epoch"] = args[3]
     elif op == Command.PORT_STATE.value:
         t["ports"][args[0]]["up"] = args[1]
-    elif op == Command.GRO.value:
-        t["gro_enabled"][args[0], args[1]] = args[2]
+    elif op == Command.NIC.value:
+        t["nic_rows"][args[0]] = args[1]
+        t["vif_count"] = args[2]
     elif op == Command.ADD_TUNNEL.value:
         t["ports"][args[0]]["kind"] = PortKind.TUNNEL.value
         t["tunnels"][t["tunnel_count"]] = args[0]
@@ -138,6 +139,7 @@ def _execute(mem, t, at, info, program, program_len):
     group["count"] = 1
     group["gso_size"] = info["gso_size"]
     group["payload_len"] = packet["payload_len"]
+    group["plain"] = 0
     take_group(mem, t, group)
     run_program(mem, t, program, program_len)
     packet_port.flush_all(mem, t)

@@ -4,15 +4,17 @@
 `coalesce` sorts a burst into groups, one for each packet that will be delivered, in the order of their first
 frames. No byte is copied: a group is a chain of packet rows. A frame that cannot join its flow's open group
 starts a new one behind it, so a flow's order is kept. Segmenting a group gives back the frames that made it.
+Whether a flow is coalesced at all is asked when a group begins, once per flow and burst: `nic.lro.decide`.
 """
 
 from numba import njit
 
 from vswitch.dataplane.formats import same_opaque
 from vswitch.dataplane.intrinsics import load8, load16, load32, load64
+from vswitch.dataplane.nic.lro import decide
 from vswitch.dataplane.parse import l4_ports
 from vswitch.dataplane.seq import seq_add
-from vswitch.layout import GRO_BUCKETS, HEADER_MAX, MAX_IP_LEN, Counter, Csum, Merge, TcpOptions
+from vswitch.layout import GRO_BUCKETS, HEADER_MAX, Counter, Csum, GroupLro, Lro, Merge, TcpOptions
 
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = 1, 2, 4, 8, 16, 32, 64, 128
 NEVER_MERGED = SYN | RST | URG | CWR
@@ -24,17 +26,27 @@ NO_PACKET = -1
 
 @njit(cache=True)
 def coalesce(mem, t):
-    """Sort the burst `t['packets'][:packet_count]` into `t['groups'][:group_count]`."""
+    """Sort the burst `t['packets'][:packet_count]`, all of one port, into `t['groups'][:group_count]`."""
     t["gro_stamp"] += 1
     t["group_count"] = 0
+    port = t["packets"][0]["port"]
+    nic = t["nics"][port, t["nic_rows"][port]]
+    queue = -1
+    wanted = False
     for index in range(t["packet_count"]):
         packet = t["packets"][index]
         packet["next"] = NO_PACKET
-        enabled = t["gro_enabled"][packet["port"], packet["queue"]] != 0
-        verdict = unfitness(packet) if enabled else Merge.DISABLED.value
-        if verdict == Merge.DISABLED.value:
+        if packet["queue"] != queue:
+            queue = packet["queue"]
+            wanted = nic["lro"][queue] != Lro.OFF.value or t["vif_count"] > 0
+        counts = t["nic_queues"][port, queue]
+        counts["frames"] += 1
+        counts["bytes"] += packet["length"]
+        if not wanted:
+            counts["reasons"][Merge.DISABLED.value] += 1
             _start_group(t, index)
             continue
+        verdict = unfitness(packet)
         bucket = packet["hash"] & (GRO_BUCKETS - 1)
         number = t["buckets"][bucket, 1] if t["buckets"][bucket, 0] == t["gro_stamp"] else -1
         while number >= 0 and not same_flow(mem, t["packets"][t["groups"][number]["first"]], packet):
@@ -45,10 +57,73 @@ def coalesce(mem, t):
             if verdict == Merge.YES.value:
                 _join(t, group, index)
                 continue
-        elif number < 0 and verdict == Merge.YES.value:
-            verdict = Merge.NEW_FLOW.value
+        verdict = _begin(mem, t, nic, index, bucket, number, verdict)
         t["counters"][Counter.GRO_FIRST.value + verdict] += 1
-        _start_flow_group(t, index, bucket, number)
+        counts["reasons"][verdict] += 1
+    _count_aggregates(t, port)
+
+
+@njit(cache=True)
+def single(t):
+    """As `coalesce` for the one packet of a VM's burst, which has passed no receive queue."""
+    t["packets"][0]["next"] = NO_PACKET
+    t["group_count"] = 0
+    _start_group(t, 0)
+
+
+@njit(cache=True)
+def _begin(mem, t, nic, index, bucket, number, verdict):
+    """Have a frame begin a group, behind group `number` of its flow if that is not -1; why it joined none.
+
+    verdict: why it did not join that group, or Merge.YES if there is none and it is fit for an aggregate.
+    """
+    packet = t["packets"][index]
+    fit = verdict == Merge.YES.value or (number >= 0 and unfitness(packet) == Merge.YES.value)
+    lro = t["groups"][number]["lro"] if number >= 0 else GroupLro.UNDECIDED.value
+    if lro == GroupLro.DENIED.value:
+        _start_group(t, index)
+        return verdict
+    newer = t["groups"][_start_flow_group(t, index, bucket, number, fit)]
+    if lro == GroupLro.ALLOWED.value:
+        _same_decision(newer, t["groups"][number])
+    elif fit:
+        decide(mem, t, nic, newer, packet)
+        if newer["lro"] == GroupLro.DENIED.value:
+            denied_by_queue = nic["lro"][packet["queue"]] == Lro.OFF.value
+            newer["closed"] = 1
+            newer["denial"] = Merge.DISABLED.value if denied_by_queue else Merge.NO_RULE.value
+            return newer["denial"]
+    return Merge.NEW_FLOW.value if verdict == Merge.YES.value else verdict
+
+
+@njit(cache=True)
+def _count_aggregates(t, port):
+    """Count what was coalesced, where it was: in the queue that it came through, or in front of its VM."""
+    for number in range(t["group_count"]):
+        group = t["groups"][number]
+        if group["lro"] != GroupLro.ALLOWED.value:
+            continue
+        counts = t["nic_queues"][group["port"], group["queue"]]
+        if group["count"] > 1:
+            counts["merged"] += group["count"] - 1
+            counts["aggregates"] += 1
+            t["counters"][Counter.GRO_MERGED.value] += group["count"] - 1
+            t["counters"][Counter.GRO_AGGREGATES.value] += 1
+        if group["port"] != port:
+            index = group["first"]
+            while index >= 0:
+                counts["frames"] += 1
+                counts["bytes"] += t["packets"][index]["length"]
+                index = t["packets"][index]["next"]
+
+
+@njit(cache=True)
+def _same_decision(group, older):
+    group["lro"] = older["lro"]
+    group["completion_size"] = older["completion_size"]
+    group["plain"] = older["plain"]
+    group["port"] = older["port"]
+    group["queue"] = older["queue"]
 
 
 @njit(cache=True)
@@ -108,7 +183,7 @@ def same_flow(mem, one, other):
 def merge_verdict(mem, first, group, packet):
     """Why `packet`, fit in itself and of the group's flow, cannot join it, or Merge.YES. Pure."""
     if group["closed"]:
-        return Merge.CLOSED.value
+        return Merge.CLOSED.value if group["denial"] == Merge.YES.value else group["denial"]
     if packet["seq"] != group["next_seq"]:
         return Merge.OUT_OF_ORDER.value
     if packet["payload_len"] > group["gso_size"]:
@@ -135,7 +210,7 @@ def merge_verdict(mem, first, group, packet):
     elif not same_ipv6_headers(mem, first, packet):
         return Merge.EXTENSION_HEADERS.value
     ip_length = first["l4"] - first["l3"] + tcp_header_length(mem, first)
-    if ip_length + group["payload_len"] + packet["payload_len"] > MAX_IP_LEN:
+    if ip_length + group["payload_len"] + packet["payload_len"] > group["completion_size"]:
         return Merge.TOO_LONG.value
     if not _same_outer_header(mem, first, packet):
         return Merge.OUTER_HEADER.value
@@ -187,28 +262,35 @@ def _start_group(t, index):
     group["payload_len"] = packet["payload_len"]
     group["flags"] = packet["tcp_flags"]
     group["closed"] = 1
+    group["lro"] = GroupLro.UNDECIDED.value
+    group["denial"] = Merge.YES.value
+    group["plain"] = 0
     group["next"] = NO_PACKET
     return number
 
 
 @njit(cache=True)
-def _start_flow_group(t, index, bucket, replaces):
-    """Start a group that later frames of the flow may join; it takes the place of the flow's older group."""
+def _start_flow_group(t, index, bucket, replaces, fit):
+    """Start a group that later frames of the flow may join; it takes the place of the flow's older group.
+
+    fit: whether the frame can be part of an aggregate. Returns the group's number.
+    """
     number = _start_group(t, index)
     packet = t["packets"][index]
     group = t["groups"][number]
-    if unfitness(packet) == Merge.YES.value:
+    if fit:
         group["closed"] = 1 if packet["tcp_flags"] & ENDS_AGGREGATE else 0
         group["gso_size"] = packet["payload_len"]
         group["next_seq"] = seq_add(packet["seq"], packet["payload_len"])
         group["ip_id"] = packet["ip_id"]
     if replaces >= 0:
         _replace(t, bucket, replaces, number)
-        return
+        return number
     stamp = t["buckets"][bucket, 0] == t["gro_stamp"]
     group["next"] = t["buckets"][bucket, 1] if stamp else NO_PACKET
     t["buckets"][bucket, 0] = t["gro_stamp"]
     t["buckets"][bucket, 1] = number
+    return number
 
 
 @njit(cache=True)
@@ -236,6 +318,3 @@ def _join(t, group, index):
     group["flags"] |= packet["tcp_flags"]
     if packet["payload_len"] < group["gso_size"] or packet["tcp_flags"] & ENDS_AGGREGATE:
         group["closed"] = 1
-    t["counters"][Counter.GRO_MERGED.value] += 1
-    if group["count"] == 2:
-        t["counters"][Counter.GRO_AGGREGATES.value] += 1

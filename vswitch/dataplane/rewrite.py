@@ -660,14 +660,15 @@ def _next_ttl(mem, t, kind, offset):
 
 @njit(cache=True)
 def _ip_header(mem, t, offset):
-    """Kind and offset of the IP header at `offset`, told by its version; kind 0: it is none."""
+    """Kind and offset of the IP header at `offset`, told by its version and length; kind 0: it is none."""
     out = t["outgoing"]
-    if not reach(mem, t, offset + 1):
+    if not reach(mem, t, offset + 20):
         return 0, 0
-    version = load8(mem, out["header"] + offset) >> 4
-    if version == IPV4 and reach(mem, t, offset + 20):
+    at = out["header"] + offset
+    version = load8(mem, at) >> 4
+    if version == IPV4 and offset + load16(mem, at + 2) <= out["bytes"] and load8(mem, at) & 15 >= 5:
         return IPV4, offset
-    if version == IPV6 and reach(mem, t, offset + 40):
+    if version == IPV6 and offset + 40 + load16(mem, at + 4) <= out["bytes"] and reach(mem, t, offset + 40):
         return IPV6, offset
     return 0, 0
 

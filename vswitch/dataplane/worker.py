@@ -5,7 +5,7 @@ from numba import njit
 
 from vswitch.dataplane.actions import forward
 from vswitch.dataplane.commands import apply_commands, sweep
-from vswitch.dataplane.gro import coalesce
+from vswitch.dataplane.gro import single
 from vswitch.dataplane.intrinsics import (
     acquire64,
     full_fence,
@@ -20,6 +20,7 @@ from vswitch.dataplane.intrinsics import (
     sys_ppoll,
     sys_read,
 )
+from vswitch.dataplane.nic import queues
 from vswitch.dataplane.parse import FORWARD, parse
 from vswitch.dataplane.ports import packet, tap, wire
 from vswitch.dataplane.ports.vnet import settle_checksum
@@ -94,7 +95,7 @@ def _serve_wire(mem, t, index):
     count = t["packet_count"]
     if count > 0:
         _parse_burst(mem, t)
-        coalesce(mem, t)
+        queues.receive(mem, t)
         for number in range(t["group_count"]):
             forward(mem, t, t["groups"][number])
     packet.flush_all(mem, t)
@@ -111,7 +112,7 @@ def _serve_packet(mem, t, place):
     count = t["packet_count"]
     if count > 0:
         _parse_burst(mem, t)
-        coalesce(mem, t)
+        queues.receive(mem, t)
         for number in range(t["group_count"]):
             forward(mem, t, t["groups"][number])
     packet.flush_all(mem, t)
@@ -198,7 +199,7 @@ def _serve_tap(mem, t, index):
         t["free_buffer_count"] -= 1
         t["buffers"][buffer] = 1  # held while it is forwarded; wires add references of their own
         t["packet_count"] = 1
-        coalesce(mem, t)
+        single(t)
         forward(mem, t, t["groups"][0])
         packet.flush_all(mem, t)
         wire.release_buffer(t, buffer)

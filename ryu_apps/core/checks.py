@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of single values of the intent; each raises a ConfigError of one sentence."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+
+from vswitch.errors import ConfigError
+
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+
+
+def kind(value: object) -> str:
+    names = {dict: "a mapping", list: "a list", str: "a text", bool: "true or false", int: "a whole number"}
+    return "empty" if value is None else names.get(type(value), "a number")
+
+
+def listing(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def underlay_ip(path: str, text: str) -> str:
+    try:
+        address = ipaddress.IPv4Address(text)
+    except ValueError:
+        raise ConfigError(
+            path, f"{text!r} is not an address", "an IPv4 address such as 192.168.0.1"
+        ) from None
+    if address.is_multicast or address.is_unspecified or address == ipaddress.IPv4Address("255.255.255.255"):
+        raise ConfigError(path, f"{text} is not the address of one server", "a unicast IPv4 address")
+    return str(address)
+
+
+def ip(path: str, text: str) -> str:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        raise ConfigError(
+            path, f"{text!r} is not an address", "an IPv4 or IPv6 address without prefix length"
+        ) from None
+    if address.is_multicast or address.is_unspecified:
+        raise ConfigError(path, f"{text} is not the address of one VM", "a unicast address")
+    return str(address)
+
+
+def mac(path: str, text: str) -> str:
+    address = text.lower().replace("-", ":")
+    if not _MAC.fullmatch(address):
+        raise ConfigError(path, f"{text!r} is not a MAC address", "six bytes such as 00:00:00:00:00:01")
+    if int(address[:2], 16) & 1 or address == "00:00:00:00:00:00":
+        raise ConfigError(path, f"{text} is not the address of one vNIC", "a unicast MAC address")
+    return address
+
+
+def in_range(path: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ConfigError(path, f"{value} is out of range", f"{low} to {high}")
+
+
+def unique(values: Iterable[tuple[str, object, str]]) -> None:
+    """values: (path, identity, what to call it). The first one that was there before is an error."""
+    seen: dict[object, str] = {}
+    for path, identity, label in values:
+        if identity in seen:
+            raise ConfigError(path, f"{label} is also that of {seen[identity]}", "each only once")
+        seen[identity] = path.rpartition(".")[0]
+
+
+def known(path: str, name: str, names: Iterable[str], what: str) -> None:
+    names = sorted(names)
+    if name not in names:
+        raise ConfigError(path, f"there is no {what} {name!r}", listing(names))

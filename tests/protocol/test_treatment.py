@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Group buckets, OFPP_NORMAL, meters, TTLs, fragments: how packets are treated, and what is cached of it."""
+
+from __future__ import annotations
+
+import random
+from ipaddress import IPv4Address
+
+import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Dot1Q, Ether
+
+from tests.protocol.frames import arp_request, later_fragment, tcp, udp
+from tests.protocol.harness import add, goto, m, metadata, out
+from vswitch.agent.normal import AGING_NS, MAX_ADDRESSES, MacTable
+from vswitch.flow import Meter as MeterOp
+from vswitch.flow import Output, Restore, Save
+from vswitch.openflow import actions as of
+from vswitch.openflow.constants import GroupModCommand, GroupType, MeterModCommand, PacketInReason, Port
+from vswitch.openflow.groups import Bucket, GroupMod
+from vswitch.openflow.instructions import ApplyActions, Meter, WriteActions
+from vswitch.openflow.meters import Band, MeterMod
+from vswitch.openflow.oxm import BY_NAME, Oxm
+
+GROUP = ApplyActions((of.Group(1),))
+
+
+def group(kind, *buckets, command=GroupModCommand.ADD, group_id=1):
+    return GroupMod(command, group_id, kind, buckets)
+
+
+def bucket(*actions, **fields):
+    return Bucket(tuple(of.Output(a) if isinstance(a, int) else a for a in actions), **fields)
+
+
+def set_field(name, value):
+    return of.SetField(Oxm(BY_NAME[name], value))
+
+
+def dst(mac):
+    return set_field("eth_dst", mac)
+
+
+def flow(number):
+    """Random addresses and ports."""
+    draw = random.Random(number)
+    ether = Ether(src="00:00:00:00:00:0a", dst="00:00:00:00:00:0b")
+    ip = IP(src=str(IPv4Address(draw.randrange(1 << 32))), dst=str(IPv4Address(draw.randrange(1 << 32))))
+    return bytes(ether / ip / TCP(sport=draw.randrange(1 << 16), dport=draw.randrange(1 << 16)))
+
+
+def programs(datapath):
+    return [entry.program for entry in datapath.entries.values()]
+
+
+# --- groups ----------------------------------------------------------------------------------------------
+
+
+def test_all_gives_each_bucket_a_copy(switch, datapath):
+    switch.says(
+        group(GroupType.ALL, bucket(dst(1), 2), bucket(3)),
+        add({"in_port": 1}, ApplyActions((of.Group(1), of.Output(2)))),
+    )
+    datapath.take_sent()
+    datapath.receive(1, udp())
+    switch.slowpath.handle_punts()
+    sent = [(s.port, s.frame[:6].hex()) for s in datapath.take_sent()]
+    assert sent == [(2, "000000000001"), (3, "00000000000b"), (2, "00000000000b")]
+
+
+def test_copies_are_made_only_where_something_follows(switch, datapath):
+    switch.says(
+        group(GroupType.ALL, bucket(2), bucket(dst(1), 2), bucket(dst(2), 3)),
+        add({"in_port": 1}, GROUP),
+    )
+    switch.receives(1)
+    (program,) = programs(datapath)
+    assert [type(a) for a in program if isinstance(a, (Save, Restore))] == [Save, Restore]
+    assert program[0] == Output(2)
+
+
+@pytest.mark.parametrize("weights", [(1, 1), (1, 2), (1, 2, 3), (5, 0, 5)])
+def test_select_shares_by_weight(switch, weights):
+    buckets = [bucket(2 if n % 2 else 3, weight=weight) for n, weight in enumerate(weights)]
+    switch.says(group(GroupType.SELECT, *buckets), add({"in_port": 1}, GROUP))
+    flows = 1500
+    ports = [switch.receives(1, flow(n)) for n in range(flows)]
+    expected = sum(weight for n, weight in enumerate(weights) if n % 2) / sum(weights)
+    share = ports.count([2]) / flows
+    assert share == pytest.approx(expected, abs=4 * (expected * (1 - expected) / flows) ** 0.5 + 1e-9)
+    assert [switch.receives(1, flow(n)) for n in range(50)] == ports[:50]
+
+
+def test_select_moves_only_the_flows_of_a_bucket_that_dies(switch, datapath):
+    buckets = [
+        bucket(2, weight=1, watch_port=2),
+        bucket(3, weight=1, watch_port=3),
+        bucket(Port.IN_PORT, weight=1),
+    ]
+    switch.says(group(GroupType.SELECT, *buckets), add({"in_port": 1}, GROUP))
+    before = [switch.receives(1, flow(n)) for n in range(100)]
+    datapath.set_up(2, False)
+    switch.of.refresh_ports()
+    after = [switch.receives(1, flow(n)) for n in range(100)]
+    assert [2] not in after
+    assert all(new == old for old, new in zip(before, after, strict=True) if old != [2])
+
+
+def test_failover_follows_the_links_of_cached_flows(switch, datapath):
+    switch.says(
+        group(GroupType.FF, bucket(2, watch_port=2), bucket(3, watch_port=3)), add({"in_port": 1}, GROUP)
+    )
+    assert switch.receives(1) == [2]
+    datapath.set_up(2, False)
+    switch.of.refresh_ports()
+    assert programs(datapath) == [(Output(3),)]
+    assert switch.receives(1) == [3]
+    assert switch.slowpath.misses == 1
+
+
+def test_changed_group_changes_cached_flows(switch):
+    switch.says(group(GroupType.INDIRECT, bucket(2)), add({"in_port": 1}, GROUP))
+    assert switch.receives(1) == [2]
+    switch.says(group(GroupType.INDIRECT, bucket(3), command=GroupModCommand.MODIFY))
+    assert switch.receives(1) == [3]
+    assert switch.slowpath.misses == 1
+
+
+def test_group_wins_over_output_in_an_action_set(switch):
+    switch.says(group(GroupType.INDIRECT, bucket(2)), add({}, WriteActions((of.Output(3), of.Group(1)))))
+    assert switch.receives(1) == [2]
+
+
+def test_action_set_has_its_order(switch, datapath):
+    """Pop before push before set-field before output, whatever the order of writing (section 5.10)."""
+    actions = (of.Output(2), set_field("vlan_vid", 0x1007), of.PushVlan(0x8100), of.PopVlan())
+    switch.says(add({}, WriteActions(actions)))
+    datapath.receive(1, bytes(Ether(dst="00:00:00:00:00:0b") / Dot1Q(vlan=5, prio=3) / IP() / TCP()))
+    switch.slowpath.handle_punts()
+    (sent,) = datapath.take_sent()
+    frame = Ether(sent.frame)
+    assert (frame.vlan, frame.prio, frame["Dot1Q"].type) == (7, 0, 0x800)
+
+
+def test_packet_in_of_a_group_has_no_cookie(switch):
+    switch.says(group(GroupType.INDIRECT, bucket(Port.CONTROLLER)), add({}, GROUP, cookie=9))
+    switch.receives(1)
+    (packet_in,) = switch.hears()
+    assert (packet_in.reason, packet_in.cookie) == (PacketInReason.ACTION, 0xFFFF_FFFF_FFFF_FFFF)
+
+
+# --- OFPP_NORMAL -----------------------------------------------------------------------------------------
+
+NORMAL = add({}, ApplyActions((of.Output(Port.NORMAL),)))
+
+
+def test_normal_learns(switch):
+    switch.says(NORMAL)
+    assert switch.receives(1, tcp()) == [2, 3]
+    assert switch.receives(2, tcp(reverse=True)) == [1]
+    assert switch.receives(1, tcp()) == [2]
+
+
+def test_a_station_that_moves_is_followed_both_ways(switch):
+    switch.says(NORMAL)
+    switch.receives(1, tcp())
+    assert switch.receives(2, tcp(reverse=True)) == [1]
+    assert switch.receives(3, tcp()) == [2]  # A is at port 3 now
+    assert switch.receives(2, tcp(reverse=True)) == [3]
+    assert switch.receives(1, tcp()) == [2]  # and back: the flow of before must not be what it was
+    assert switch.receives(2, tcp(reverse=True)) == [1]
+
+
+def test_vlans_have_their_own_addresses(switch):
+    switch.says(NORMAL)
+    ether = Ether(src="00:00:00:00:00:0b", dst="00:00:00:00:00:0a")
+    switch.receives(2, bytes(ether / Dot1Q(vlan=5) / IP() / TCP()))
+    assert switch.receives(1, tcp()) == [2, 3]
+
+
+def test_address_is_forgotten_after_its_time(switch, datapath, clock):
+    switch.says(NORMAL)
+    switch.receives(1, tcp())
+    switch.receives(2, tcp(reverse=True))
+    clock.advance(AGING_NS / 1e9 / 2)
+    switch.receives(1, tcp())
+    datapath.evict(datapath.key_of(tcp(reverse=True), 2))
+    switch.slowpath.retire_ended()
+    clock.advance(AGING_NS / 1e9 + 1)
+    switch.slowpath.retire_ended()
+    assert switch.receives(1, tcp()) == [2, 3]
+
+
+def test_bridge_addresses_stay(switch):
+    switch.says(NORMAL)
+    assert switch.receives(1, bytes.fromhex("0180c2000000") + udp()[6:]) == []
+
+
+def test_mac_table_is_bounded():
+    macs = MacTable()
+    for mac in range(MAX_ADDRESSES + 1):
+        changed = macs.learn(0, mac, 1, mac)
+    assert len(list(macs)) == MAX_ADDRESSES
+    assert changed == [(0, MAX_ADDRESSES), (0, 0)]
+    assert macs.learn(0, 5, 1, 10**6) == []
+
+
+# --- meters ----------------------------------------------------------------------------------------------
+
+
+def meter(*bands, command=MeterModCommand.ADD):
+    return MeterMod(command, 1, bands=bands)
+
+
+DROP, REMARK = Band(1, 1000), Band(2, 1000, prec_level=1)
+
+
+def test_meter_comes_before_the_actions(switch, datapath):
+    switch.says(meter(DROP), add({"in_port": 1}, out(2), Meter(1)))
+    assert switch.receives(1) == [2]
+    assert programs(datapath) == [(MeterOp(1), Output(2))]
+
+
+def test_dscp_after_a_remarking_meter_is_not_cached(switch, datapath):
+    switch.says(
+        meter(DROP),
+        add({"in_port": 1}, Meter(1), goto(1)),
+        add({"eth_type": 0x800, "ip_dscp": 0}, out(2), table_id=1),
+    )
+    assert switch.receives(1) == [2]
+    assert len(datapath.entries) == 1
+    switch.says(meter(REMARK, command=MeterModCommand.MODIFY))
+    assert datapath.entries == {}
+    assert switch.receives(1) == [2]
+    assert datapath.entries == {} and switch.slowpath.uncacheable == 1
+
+
+# --- TTLs, fragments, fields outside the key -------------------------------------------------------------
+
+
+def test_invalid_ttl_is_told(switch, datapath):
+    switch.says(
+        add({}, metadata(6), goto(1)), add({}, ApplyActions((of.DecNwTtl(), of.Output(2))), table_id=1)
+    )
+    frame = bytes(Ether() / IP(ttl=1) / TCP())
+    assert switch.receives(1, frame) == []
+    (entry,) = datapath.entries.values()
+    invalid = entry.program[0].invalid
+    assert (invalid.reason, invalid.table_id, invalid.metadata) == (PacketInReason.INVALID_TTL, 1, 6)
+
+
+def test_fragments_can_be_dropped(switch):
+    switch.says(add({}, out(2)))
+    assert switch.receives(1, later_fragment()) == [2]
+    switch.says(m.SetConfig(1, 128))
+    assert switch.receives(1, later_fragment()) == []
+    assert switch.receives(1, udp()) == [2]
+
+
+def test_what_the_key_does_not_tell_goes_packet_by_packet(switch, datapath):
+    switch.says(add({"eth_type": 0x806, "arp_sha": 0x0A}, out(2)), add({"in_port": 1}, out(3), priority=1))
+    for _ in range(3):
+        assert switch.receives(1, arp_request()) == [2]
+    assert datapath.entries == {} and switch.slowpath.uncacheable == 3
+    assert switch.receives(1, udp()) == [3]
+    assert len(datapath.entries) == 1
+    assert [s.packet_count for s in switch.stats()] == [3, 1]
+
+
+def test_a_rule_about_it_ends_the_cached_flow(switch, datapath):
+    switch.says(add({}, out(3), priority=1))
+    switch.receives(1, arp_request())
+    assert len(datapath.entries) == 1
+    switch.says(add({"eth_type": 0x806, "arp_sha": 0x0A}, out(2)))
+    assert datapath.entries == {}
+    assert switch.receives(1, arp_request()) == [2]
+    assert [s.packet_count for s in switch.stats()] == [1, 1]

@@ -305,6 +305,16 @@ class Datapath:
             raise ConfigError("port_no", f"{port.name} is a {port.kind}", "a wire, packet or TAP port")
         return self._nics[port_no]
 
+    def set_forwarding(self, port_no: int, forwarding: bool) -> None:
+        """Whether the VM at a TAP port forwards connections (S0.9); raises ConfigError.
+
+        Large frames that it sends without a segment size get one, from the MSS of their connection.
+        """
+        port = self._port(port_no)
+        if port.tap is None:
+            raise ConfigError("port_no", f"{port.name} is a {port.kind}", "a TAP port")
+        self._commands.give(Command.FORWARDING, port.index, int(forwarding))
+
     def set_wire(self, port_no: int, **settings: Any) -> None:
         """Change how a wire treats the frames that we send: the words of `--port` (bw, delay, loss …)."""
         port = self._port(port_no)

@@ -49,6 +49,10 @@ STAGED_IOVS = 1024
 CAPTURES = 4096
 CAPTURE_SLOT_SIZE = 2048
 """Frames that a capture keeps for the agent, and the bytes of each that it keeps."""
+MSS_ENTRIES = 1 << 15
+"""Connections through forwarding VMs whose MSS is known; each may stand in one of …"""
+MSS_WAYS = 8
+"""… places."""
 MAX_IP_LEN = 65535
 MAX_EXTENSION_HEADERS = 8
 MAX_VLAN_TAGS = 2
@@ -208,6 +212,7 @@ class Command(enum.IntEnum):
     REMOVE_TUNNEL = 11  # port index
     CAPTURE = 12  # port index, enabled
     METER = 13  # meter index: take over `meter_settings`
+    FORWARDING = 14  # port index, whether a forwarding VM is there
 
 
 class PuntKind(enum.IntEnum):
@@ -262,6 +267,8 @@ class Counter(enum.IntEnum):
     FLOW_TABLE_FULL = 29
     TX_BACKPRESSURE = 30
     CAPTURE_MISSED = 33
+    MSS_TABLE_FULL = 43
+    MSS_SEGMENTED = 44
     # Coalescing
     GRO_MERGED = 31
     GRO_AGGREGATES = 32
@@ -357,6 +364,7 @@ range_dtype = _record(offset="i8", length="i8")
 
 port_dtype = _record(
     kind="i4", number="i4", up="i4", fd="i4", mtu="i4", wire="i4", socket="i4", ready="i4", capture="i4",
+    forwarding="i4",  # 1: of a VM that forwards connections (S0.9)
     rx_packets="i8", rx_bytes="i8", rx_dropped="i8", rx_errors="i8",
     tx_packets="i8", tx_bytes="i8", tx_dropped="i8", tx_errors="i8",
     rx_missed="i8",  # frames that the kernel had no room for; written by the agent
@@ -428,6 +436,15 @@ command_dtype = _record(
     ended="i8", packets="i8", bytes="i8", last_used_ns="i8",
 )  # fmt: skip
 
+MSS_WORDS = 5
+
+mss_dtype = _record(
+    # a connection at a forwarding VM's port; of each direction, what its receiver takes (0: not seen yet)
+    # and the sequence number of the SYN that said so; `fins`: a bit for each direction that is closed
+    used="i8", port="i8", key=("i8", (MSS_WORDS,)), last_used_ns="i8", fins="i8",
+    mss=("i8", (2,)), isn=("i8", (2,)),
+)  # fmt: skip
+
 meter_dtype = _record(
     used="i8", in_packets="i8", bands="i8", packets="i8", bytes="i8",
     # of each band
@@ -475,6 +492,8 @@ tables_dtype = _record(
     groups=(group_dtype, (BURST,)), group_count="i8",
     buckets=("i8", (GRO_BUCKETS, 2)), gro_stamp="i8",
     outgoing=outgoing_dtype, ranges=(range_dtype, (BURST + 4,)), key=("i8", (KEY_WORDS,)),
+    # connections through forwarding VMs; the segment size of the packet in hand if one of these sent it, or 0
+    mss=(mss_dtype, (MSS_ENTRIES,)), mss_key=("i8", (MSS_WORDS,)), forwarded_mss="i8",
     # flows and the agent
     flows=(flow_dtype, (FLOWS,)), flow_count="i8", flow_moves="i8", flow_bits=("i8", (FLOWS // 32,)),
     programs=("i8", (PROGRAM_WORDS,)),

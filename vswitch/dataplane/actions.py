@@ -3,7 +3,7 @@
 
 from numba import njit
 
-from vswitch.dataplane import checksum, flow_table, meters, rewrite
+from vswitch.dataplane import checksum, flow_table, meters, mss, rewrite
 from vswitch.dataplane.intrinsics import acquire64, copy, full_fence, release64, store64, sys_write
 from vswitch.dataplane.outgoing import (
     cut,
@@ -242,8 +242,12 @@ def output(mem, t, index):
         t["counters"][Counter.PORT_DOWN.value] += 1
         port["tx_dropped"] += 1
     elif kind == PortKind.TAP.value:
+        if port["forwarding"]:
+            mss.to_vm(mem, t, index)
         tap.send(mem, t, index)
     elif kind == PortKind.WIRE.value or kind == PortKind.PACKET.value:
+        if t["forwarded_mss"]:
+            mss.fit_to_path(mem, t, index, NO_TUNNEL)
         segment(mem, t, index, NO_TUNNEL)
     else:
         _output_to_tunnel(mem, t, index)
@@ -257,6 +261,8 @@ def _output_to_tunnel(mem, t, index):
         t["counters"][Counter.NO_UPLINK.value] += 1
         port["tx_dropped"] += 1
         return
+    if t["forwarded_mss"]:
+        mss.fit_to_path(mem, t, port["uplink"], index)
     sent = segment(mem, t, port["uplink"], index)
     port["tx_packets"] += sent
     port["tx_bytes"] += t["outgoing"]["bytes"] if sent else 0

@@ -3,7 +3,7 @@
 
 from numba import njit
 
-from vswitch.dataplane import flow_table
+from vswitch.dataplane import flow_table, mss
 from vswitch.dataplane.actions import report_evicted, run_program
 from vswitch.dataplane.gro import NO_PACKET
 from vswitch.dataplane.intrinsics import acquire64, release64, store64
@@ -90,6 +90,10 @@ def _apply(mem, t, command):
         t["tunnel_count"] += 1
     elif op == Command.CAPTURE.value:
         t["ports"][args[0]]["capture"] = args[1]
+    elif op == Command.FORWARDING.value:
+        t["ports"][args[0]]["forwarding"] = args[1]
+        if not args[1]:
+            mss.forget_port(t, args[0])
     elif op == Command.REMOVE_TUNNEL.value:
         _remove_tunnel(t, args[0])
 

@@ -3,6 +3,7 @@
 
 from numba import njit
 
+from vswitch.dataplane import mss
 from vswitch.dataplane.actions import forward
 from vswitch.dataplane.commands import apply_commands, sweep
 from vswitch.dataplane.gro import single
@@ -196,11 +197,14 @@ def _serve_tap(mem, t, index):
             t["ports"][index]["rx_dropped"] += 1
             continue
         settle_checksum(mem, row)
+        if t["ports"][index]["forwarding"]:
+            mss.from_vm(mem, t, row)
         t["free_buffer_count"] -= 1
         t["buffers"][buffer] = 1  # held while it is forwarded; wires add references of their own
         t["packet_count"] = 1
         single(t)
         forward(mem, t, t["groups"][0])
+        t["forwarded_mss"] = mss.NOT_FORWARDED
         packet.flush_all(mem, t)
         wire.release_buffer(t, buffer)
     return TAP_BURST

@@ -23,6 +23,7 @@ MODULES = {
     "overlay-gro": "experiments.overlay_gro",
     "l2-forwarding": "experiments.l2_forwarding",
     "flow-setup": "experiments.flow_setup",
+    "stateless-tunnel": "experiments.stateless_tunnel",
 }
 
 EXIT_ERROR = 1

@@ -25,11 +25,24 @@ class Case:
 
 @dataclass(frozen=True)
 class Ratio:
-    """What `numerator` measures first over what `denominator` does, from the runs of the same round."""
+    """What `numerator` measures first over what `denominator` does, from the runs of the same round.
+
+    at_least, at_most: what the median is meant to be, where there is such a bar.
+    """
 
     label: str
     numerator: Config
     denominator: Config
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def bars(self, median: float) -> dict[str, float | bool]:
+        """The bars, and whether a median meets them; nothing where there is none."""
+        bars = {"at_least": self.at_least, "at_most": self.at_most}
+        given: dict[str, float | bool] = {name: bar for name, bar in bars.items() if bar is not None}
+        if given:
+            given["met"] = (self.at_least or 0) <= median <= (self.at_most or float("inf"))
+        return given
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ def summarise(
         if estimate:
             ratios[ratio.label] = {
                 **_numbers(estimate),
+                **ratio.bars(estimate.median),
                 "numerator": ratio.numerator,
                 "denominator": ratio.denominator,
             }

@@ -45,7 +45,7 @@ def test_commands_are_applied_in_order_and_round_the_ring(server, dp):
         dp.remove(key)
     server.step(NOW_NS)
     assert dp.flow_stats() == {}
-    assert INTERPRETED or dp._commands_given > 2 * layout.COMMANDS
+    assert INTERPRETED or dp._commands.given > 2 * layout.COMMANDS
 
 
 def test_a_pass_applies_no_more_than_its_share(server, dp):

@@ -287,7 +287,7 @@ def test_changes_between_the_bursts_of_a_running_worker_lose_no_packet(pair, nic
     rule = nic.add_rule(Match(protocol="tcp", dst_port=80))
     deadline = time.monotonic() + 30
     for change in range(1000):
-        if change % 2:
+        if change % 2 == 0:
             with nic.batch():
                 nic.delete_rule(rule.id)
                 nic.set_queue_count(1 + change % 7)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What does it bring that the NIC knows a tunnel's format as numbers (S1.7)?
+
+TCP from a VM on one server to a VM on the other, on a wire that carries 1500-byte frames, in every shipped
+encapsulation and in one that a user adds by numbers while the switches run: with coalescing on and off. And
+without the framework: a NIC that does not recognise the format sees plain IP or UDP, so it neither segments
+(the VM's stack does) nor coalesces.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from experiments.errors import ExperimentError
+from experiments.iperf import Load
+from experiments.options import Option, choice, default_cores, integer, number, server_cores, several
+from experiments.peers.tunnels import FORMATS, OWN, VSwitchTunnels
+from experiments.plan import Case, Config, Experiment, Plan, Ratio, flows_text
+
+STANDARD = "vxlan"
+GRO_GAIN, FRAMEWORK_GAIN = 2.3, 1.8
+SPREAD, SAME_CODE = 0.15, 0.05
+
+OPTIONS = {
+    "runs": Option(integer(1, 1000), 5, 3, "how often each configuration is measured"),
+    "seconds": Option(integer(1, 3600), 3, 1, "length of a run"),
+    "warmup": Option(number(0, 60), 0.5, 0.25, "seconds at the start of a run that do not count"),
+    "flows": Option(integer(1, 128), 4, 4, "parallel TCP connections"),
+    "encap": Option(
+        several(choice(*FORMATS)),
+        tuple(FORMATS),
+        tuple(FORMATS),
+        f"tunnel formats among {', '.join(FORMATS)}",
+    ),
+    "congestion": Option(choice("cubic", "reno", "bbr"), "cubic", "cubic", "TCP congestion control"),
+    "cores": Option(server_cores, default_cores(), default_cores(), "cores of each server: 0,1 or 0+1,2+3"),
+    "other_cpu": Option(number(0, 1024), 0.05, 0.05, "cores that others may use before a run is invalid"),
+    "seed": Option(integer(0, 2**31), 1, 1, "of the order of the runs"),
+}
+
+
+def plan(options: dict[str, Any]) -> Plan:
+    """Three cases for each format, and the ratios that the framework stands for."""
+    if options["warmup"] >= options["seconds"]:
+        raise ExperimentError("warmup must be shorter than seconds: nothing would be measured")
+    load = Load(options["flows"], options["seconds"], options["warmup"], options["congestion"])
+    suffix = flows_text(options["flows"])
+    cases, ratios = [], []
+    for encap in options["encap"]:
+        on, off = _config(options, encap), _config(options, encap, gro=False)
+        without = _config(options, encap, gro=False, tso=False)
+        cases += [Case(config, VSwitchTunnels.name, load) for config in (on, off, without)]
+        ratios += [
+            Ratio(f"gro on / off, {encap}, {suffix}", on, off, at_least=GRO_GAIN),
+            Ratio(f"framework / without, {encap}, {suffix}", on, without, at_least=FRAMEWORK_GAIN),
+        ]
+        if encap != STANDARD and STANDARD in options["encap"]:
+            width = SAME_CODE if encap == OWN.name else SPREAD
+            bars = {"at_least": 1 - width, "at_most": 1 + width}
+            ratios.append(Ratio(f"{encap} / {STANDARD}, {suffix}", on, _config(options, STANDARD), **bars))
+    return Plan((VSwitchTunnels,), tuple(cases), tuple(ratios), VSwitchTunnels.name, ("iperf3",))
+
+
+def _config(options: dict[str, Any], encap: str, gro: bool = True, tso: bool = True) -> Config:
+    config = {"switch": VSwitchTunnels.name, "encap": encap, "wire": "memory"}
+    return config | {"gro": gro, "tso": tso, "flows": options["flows"]}
+
+
+EXPERIMENT = Experiment(
+    name="stateless-tunnel",
+    question="What do TSO and coalescing bring to tunnels of any format, one that a user adds included?",
+    title="TCP between two VMs through stateless tunnels, 1500-byte frames on the wire",
+    options=OPTIONS,
+    plan=plan,
+)

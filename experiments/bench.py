@@ -29,6 +29,7 @@ from vswitch.dataplane.parse import parse
 from vswitch.dataplane.ports import wire
 from vswitch.dataplane.tso import segment
 from vswitch.flow import Output
+from vswitch.nic import Match
 
 MSS = 1398
 SEGMENTS = 46
@@ -179,6 +180,19 @@ def measure(bench: Bench) -> list[tuple[str, float]]:
         rows.append((name, total - before))
         before = total
     rows.append(("receive + coalesce + deliver, together", before))
+
+    nic = receiver.nic(1)
+    for port in range(1, 64):
+        nic.add_rule(Match(protocol="tcp", dst_port=port))
+    nic.add_rule(Match(vni=42))
+    for name, change in (
+        ("the same, 64 LRO rules", lambda: nic.set_lro(0, "rules")),
+        ("the same, and 4 queues by RSS", lambda: nic.set_queue_count(4)),
+    ):
+        change()
+        nic.set_lro(None, "rules")
+        worker.step(mem, t, time.monotonic_ns())
+        rows.append((name, _time(_receive, mem, t, ROUNDS, len(names))))
     return rows
 
 

@@ -25,6 +25,8 @@ PORTS_PER_ADDRESS = 50_000
 FIRST_PORT, TARGET_PORT = 1024, 9
 FIRST_ADDRESS = ipaddress.IPv4Address("10.1.0.1")
 BATCH = 256
+UDP_SEGMENT = 103  # linux/udp.h
+DATAGRAM, DATAGRAMS = FRAME_LEN - 42, 64  # bytes of payload, and how many the kernel cuts from one send
 SOL_PACKET, PACKET_QDISC_BYPASS = 263, 20
 MSGHDR = np.dtype(
     {
@@ -100,6 +102,31 @@ class Blaster:
             self.send(min(due, total - self.sent) if total else due)
 
 
+class Flood:
+    """Sends one flow's datagrams as fast as it can: its kernel cuts them from large ones (UDP_SEGMENT).
+
+    The interface's own segmentation of UDP has to be off (`ethtool -K … tx-udp-segmentation off`), so that
+    each frame leaves by itself. It offers several times what a system call for each frame does, so that the
+    switch is measured, not the sender.
+    """
+
+    def __init__(self, target_ip: str) -> None:
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, DATAGRAM)
+        self.socket.connect((target_ip, TARGET_PORT))
+        self.sent = 0
+
+    def run(self, seconds: float) -> None:
+        data = bytes(DATAGRAM * DATAGRAMS)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            try:
+                self.socket.send(data)
+            except ConnectionRefusedError:  # an ICMP answer to an earlier one: the receiver was not there yet
+                continue
+            self.sent += DATAGRAMS
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Prepare, print `ready`, send, and print what was sent as JSON."""
     parser = argparse.ArgumentParser(prog="experiments.blaster", description=__doc__)
@@ -112,7 +139,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--rate", type=float, default=0.0, help="frames a second; 0: as fast as it can")
     parser.add_argument("--total", type=int, default=0, help="frames in all; 0: as the time allows")
+    parser.add_argument("--flood", action="store_true", help="one flow, as fast as the kernel cuts it")
     options = parser.parse_args(arguments)
+    if options.flood:
+        flood = Flood(options.target_ip)
+        print("ready", flush=True)
+        began = time.monotonic()
+        flood.run(options.seconds)
+        print(json.dumps({"sent": flood.sent, "seconds": time.monotonic() - began}), flush=True)
+        return 0
     made = frames(options.flows, options.first, options.source_mac, options.target_mac, options.target_ip)
     blaster = Blaster(options.interface, made)
     print("ready", flush=True)

@@ -37,11 +37,12 @@ class PacketLoad:
 
     seconds: float
     warmup_s: float = 0.25
-    flows: int = 1
 
     def run(self, back_end: BackEnd) -> Measurement:
         bed = as_bed(back_end)
-        with blast(bed, flows=self.flows, seconds=self.warmup_s + self.seconds + 0.25) as sender:
+        client, _ = bed.endpoints()
+        _segment_before(client.pid, bed.INTERFACE)
+        with blast(bed, seconds=self.warmup_s + self.seconds + 0.25, flood=True) as sender:
             time.sleep(self.warmup_s)
             before, began = delivered(bed), time.monotonic()
             time.sleep(self.seconds)
@@ -73,11 +74,12 @@ class Sender:
 
 
 @contextmanager
-def blast(bed: Bed, seconds: float, **options: float) -> Iterator[Sender]:
+def blast(bed: Bed, seconds: float, flood: bool = False, **options: float) -> Iterator[Sender]:
     """A blaster that has just begun to send from the bed's first host, for at most `seconds`."""
     client, server = bed.endpoints()
     argv = [sys.executable, "-m", "experiments.blaster", bed.INTERFACE, *bed.MACS, server.ip]
     argv += [f"--{name}={value}" for name, value in {"seconds": seconds, **options}.items()]
+    argv += ["--flood"] if flood else []
     process = spawn(argv, pid=client.pid, cpus=client.cpus, stdout=subprocess.PIPE, env=project_environment())
     assert process.stdout
     try:
@@ -87,6 +89,15 @@ def blast(bed: Bed, seconds: float, **options: float) -> Iterator[Sender]:
     finally:
         end(process)
         process.stdout.close()
+
+
+def _segment_before(pid: int, interface: str) -> None:
+    """Have large datagrams cut before they reach an interface in the namespace of process `pid`."""
+    command = ["ethtool", "-K", interface, "tx-udp-segmentation", "off"]
+    argv = ["nsenter", f"--target={pid}", "--net", "--", *command]
+    result = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise ExperimentError(f"cannot switch off UDP segmentation at {interface}: {result.stderr.strip()}")
 
 
 def delivered(bed: Bed) -> int:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from vswitch import ctl_nic
+from vswitch.ctl_nic_text import render_formats, render_nic
 from vswitch.errors import VSwitchError
 
 DEFAULT_RUN_DIRS = "/run/mininet-offload"
@@ -121,6 +123,18 @@ def _parser() -> argparse.ArgumentParser:
     gro = commands.add_parser("gro", help="turn receive coalescing on or off")
     gro.add_argument("words", nargs="+", metavar="[SWITCH] PORT on|off", help="e.g. s1 2 off")
     gro.add_argument("-q", "--queue", type=int, default=0, help="receive queue (default 0)")
+    nic = commands.add_parser("nic", help="queues, filters, coalescing of a port, in ethtool's words")
+    nic.add_argument(
+        "words",
+        nargs=argparse.REMAINDER,
+        metavar="[SWITCH] PORT WHAT",
+        help="-l, -L combined N, -x, -X equal N, -n, -N flow-type …, -k, -K …, -S, lro add|list|del …",
+    )
+    tunnel_format = commands.add_parser("format", help="list, add or delete tunnel formats")
+    tunnel_format.add_argument("action", choices=("list", "add", "del"))
+    tunnel_format.add_argument(
+        "words", nargs="*", metavar="[SWITCH] [NAME KEY=VALUE…]", help="e.g. s1 mine outer_proto=47 …"
+    )
     trace = commands.add_parser("trace", help="explain a packet's way through the tables")
     trace.add_argument(
         "words", nargs="+", metavar="[SWITCH] FIELDS", help="e.g. s1 in_port=1,tcp,nw_dst=10.0.0.2,tp_dst=80"
@@ -161,8 +175,30 @@ def _gro(options: argparse.Namespace) -> Any:
         raise CtlError("gro takes [SWITCH] PORT on|off, as in: gro s1 2 off")
     switch = options.words[0] if len(options.words) == 3 else None
     path = find_socket(switch, options.run_dir, os.environ)
-    enabled = options.words[-1] == "on"
-    return call(path, "gro.set", port=options.words[-2], queue=options.queue, enabled=enabled)
+    port, lro = options.words[-2:]
+    return call(path, "offload.set", message="LroSet", port=port, queue=options.queue, lro=lro)
+
+
+def _nic(options: argparse.Namespace) -> Any:
+    switch, port, words = ctl_nic.split(options.words)
+    return ctl_nic.run(_caller(switch, options), port, words)
+
+
+def _format(options: argparse.Namespace) -> Any:
+    names = [word for word in options.words if "=" not in word]
+    numbers = [word for word in options.words if "=" in word]
+    own = [] if options.action == "list" else names[-1:]
+    if len(names) - len(own) > 1 or options.words[: len(names)] != names:
+        raise CtlError("format takes list [SWITCH], add [SWITCH] NAME KEY=VALUE…, or del [SWITCH] NAME")
+    switch = names[0] if len(names) > len(own) else None
+    call_switch = _caller(switch, options)
+    return ctl_nic.run_format(call_switch, options.action, own[0] if own else None, numbers)
+
+
+def _caller(switch: str | None, options: argparse.Namespace) -> Callable[..., Any]:
+    """Requests to one switch."""
+    path = find_socket(switch, options.run_dir, os.environ)
+    return lambda method, **params: call(path, method, **params)
 
 
 def _trace(options: argparse.Namespace) -> Any:
@@ -204,6 +240,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "flow": _simple("flows"),
     "wire": _wire,
     "gro": _gro,
+    "nic": _nic,
+    "format": _format,
     "trace": _trace,
     "capture": _capture,
 }
@@ -322,6 +360,8 @@ _RENDER: dict[str, Callable[[Any], str]] = {
     "flow": _render_flows,
     "wire": _render_settings,
     "gro": _render_settings,
+    "nic": lambda result: render_nic(result, table) if "show" in result else _render_settings(result),
+    "format": lambda result: render_formats(result, table) if "message" not in result else "done",
     "trace": _render_trace,
     "capture": _render_settings,
 }

@@ -305,15 +305,6 @@ class Datapath:
             raise ConfigError("port_no", f"{port.name} is a {port.kind}", "a wire, packet or TAP port")
         return self._nics[port_no]
 
-    def set_gro(self, port_no: int, queue: int, enabled: bool) -> None:
-        """Switch coalescing of a port's receive queue."""
-        port = self._port(port_no)
-        if port.wire is None and port.device is None:
-            raise ConfigError(
-                "port_no", f"{port.name} has no receive queues: it is a {port.kind}", "a wire or packet port"
-            )
-        self.nic(port_no).set_lro(queue, "on" if enabled else "off")
-
     def set_wire(self, port_no: int, **settings: Any) -> None:
         """Change how a wire treats the frames that we send: the words of `--port` (bw, delay, loss …)."""
         port = self._port(port_no)
@@ -574,12 +565,8 @@ class Datapath:
 
     def capabilities(self) -> dict[str, Any]:
         """What this switch can do, for the controller."""
-        return {
-            "version": VERSION,
-            "formats": list(self._formats.all()),
-            "queues": layout.MAX_QUEUES,
-            "workers": 1,
-        }
+        formats = list(self._formats.all())
+        return {"version": VERSION, "formats": formats, "queues": layout.MAX_QUEUES, "workers": 1}
 
 
 def is_compiled() -> bool:

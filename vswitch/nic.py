@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -506,6 +507,7 @@ def fill_row(row: Any, state: _State) -> None:
     row["rule_count"] = len(state.rules)
 
 
+@lru_cache(maxsize=64)
 def toeplitz_table(key: bytes) -> np.ndarray:
     """What each half byte of the input adds to the RSS hash, by its place and value."""
     bits = int.from_bytes(key, "big")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from vswitch.errors import ConfigError
 
@@ -72,3 +73,9 @@ def known(path: str, name: str, names: Iterable[str], what: str) -> None:
     names = sorted(names)
     if name not in names:
         raise ConfigError(path, f"there is no {what} {name!r}", listing(names))
+
+
+def mapping(path: str, value: object) -> dict[Any, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(path, f"is {kind(value)}", "a mapping of names")
+    return value

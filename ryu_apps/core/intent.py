@@ -83,6 +83,11 @@ class Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def from_yaml(text: str | bytes) -> Intent:
     """The intent of a YAML (or JSON) document. Raises ConfigError."""
+    return from_object(plain(text))
+
+
+def plain(text: str | bytes) -> object:
+    """The plain values of a YAML (or JSON) document; an empty one is an empty mapping. Raises ConfigError."""
     try:
         document = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -92,12 +97,12 @@ def from_yaml(text: str | bytes) -> Intent:
         raise ConfigError("intent", f"{place}: {problem}", "YAML or JSON") from error
     except UnicodeDecodeError as error:
         raise ConfigError("intent", "is not text in UTF-8", "YAML or JSON") from error
-    return from_object({} if document is None else document)
+    return {} if document is None else document
 
 
 def from_object(document: object) -> Intent:
     """The intent of plain mappings. Raises ConfigError."""
-    sections = _mapping("intent", document)
+    sections = checks.mapping("intent", document)
     known = Intent.__struct_fields__
     for key in sections:
         if key not in known:
@@ -158,16 +163,10 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _mapping(path: str, value: object) -> dict[Any, Any]:
-    if not isinstance(value, dict):
-        raise ConfigError(path, f"is {checks.kind(value)}", "a mapping of names")
-    return value
-
-
 def _entries(section: str, sections: dict[Any, Any], kind: type[_T]) -> dict[str, _T]:
     """A section that maps names to entries of one kind."""
     entries = {}
-    for name, value in _mapping(section, sections.get(section, {})).items():
+    for name, value in checks.mapping(section, sections.get(section, {})).items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ConfigError(
                 f"{section}.{name}", "is not a name", "letters, digits, and _ . - after the first"
@@ -179,10 +178,10 @@ def _entries(section: str, sections: dict[Any, Any], kind: type[_T]) -> dict[str
 def _formats(sections: dict[Any, Any]) -> dict[str, dict[str, Any]]:
     """The section `formats`, each with all its numbers. Raises ConfigError for what is no format."""
     formats = {}
-    for name, numbers in _mapping("formats", sections.get("formats", {})).items():
+    for name, numbers in checks.mapping("formats", sections.get("formats", {})).items():
         if name in SHIPPED:
             raise ConfigError(f"formats.{name}", "is a shipped format", "another name")
-        row = parse_format(str(name), _mapping(f"formats.{name}", numbers))
+        row = parse_format(str(name), checks.mapping(f"formats.{name}", numbers))
         formats[str(name)] = format_numbers(row)
     return formats
 
@@ -204,7 +203,7 @@ _MISSING_KEY = re.compile(r"Object missing required field `([^`]*)`")
 def _convert(path: str, value: object, kind: type[_T]) -> _T:
     """`value` as `kind`; msgspec's complaint is put in our words."""
     if kind is not bool:
-        _mapping(path, value)
+        checks.mapping(path, value)
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:

@@ -193,7 +193,7 @@ def _check_transport(path: str, selector: Selector) -> None:
     for name in ("src_port", "dst_port"):
         port = getattr(selector, name)
         if port is not None:
-            checks.in_range(f"{path}.{name}", port, 0, 0xFFFF)
+            checks.in_range(f"{path}.{name}", port, 1, 0xFFFF)
             if selector.protocol not in (*WITH_PORTS, 6, 17, 132):
                 raise ConfigError(f"{path}.{name}", "a port needs a protocol", checks.listing(WITH_PORTS))
 

@@ -80,6 +80,7 @@ def test_control_methods():
         ("## `virtual_networks`", intent.VirtualNetwork),
         ("## `servers`", intent.Server),
         ("## `vms`", intent.VM),
+        ("## `nic`", intent.NicPolicy),
         ("## `tunnel`", intent.TunnelPolicy),
         ("## `offload`", intent.OffloadPolicy),
     ],

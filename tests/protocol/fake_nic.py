@@ -33,7 +33,8 @@ class FakeNic:
         self.queue_count = count
         self.indirection = tuple(n % count for n in range(128))
 
-    def set_equal(self, count):
+    def set_equal(self, count=None):
+        count = count or self.queue_count
         self.set_indirection([n % count for n in range(128)])
 
     def set_weights(self, weights):
@@ -46,7 +47,7 @@ class FakeNic:
         self.indirection = tuple(table)
 
     def set_key(self, key):
-        self.key = bytes.fromhex(key)
+        self.key = bytes.fromhex(key.replace(":", "")) if isinstance(key, str) else key
 
     def add_filter(self, match, queue, priority=0):
         self._known(queue)
@@ -114,6 +115,7 @@ class FakeNic:
             "port_no": self.port_no,
             "name": self.name,
             "position": self.position,
+            "queue_count": self.queue_count,
             "queues": [vars(settings) for settings in self.settings()],
             "key": self.key.hex(),
             "indirection": list(self.indirection),

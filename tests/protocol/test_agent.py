@@ -257,7 +257,7 @@ def test_settings(live, environment, capsys):
     assert run_ctl(capsys, "wire", "s1", "uplink0", "bw=100")[0] == 0
     assert live.datapath.wires == {2: {"loss": 1.5, "delay": "5ms", "bw": 100}}
     assert run_ctl(capsys, "gro", "s1", "2", "off")[0] == 0
-    assert live.datapath.gro == {(2, 0): False}
+    assert live.datapath.lro(2) == "off"
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,9 @@ def test_one_sentence_errors(environment, capsys, argv, sentence):
         (b"[1]", "a request is"),
         (b'{"method": "dance"}', "there is no method 'dance'"),
         (b'{"method": "show", "params": {"x": 1}}', "show: "),
-        (b'{"method": "gro.set", "params": {"port": 1, "enabled": "yes"}}', "wrong type"),
+        (b'{"method": "offload.set", "params": {"message": "Dance", "port": 1}}', "'Dance' sets nothing"),
+        (b'{"method": "offload.set", "params": {"message": "LroSet", "port": 1, "lro": 1}}', "lro: expected"),
+        (b'{"method": "nic.spread", "params": {"port": 1, "equal": "x"}}', "nic.spread: takes one of"),
     ],
 )
 def test_malformed_control_requests(live, tmp_path, request_, sentence):

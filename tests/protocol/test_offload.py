@@ -215,7 +215,7 @@ def test_settings_are_told_until_they_are_taken_back(switch, uplink):
 def test_more_settings_than_a_message_holds(switch, uplink):
     """An OpenFlow message has at most 65,535 bytes."""
     rules = [
-        ex.LroRuleAdd(1, ex.PacketMatch(protocol="tcp", dst_ip=f"10.0.{n // 250}.{n % 250}", dst_port=n))
+        ex.LroRuleAdd(1, ex.PacketMatch(protocol="tcp", dst_ip=f"10.0.{n // 250}.{n % 250}", dst_port=n + 1))
         for n in range(1500)
     ]
     says(switch, *rules)

@@ -45,7 +45,7 @@ def test_commands_are_applied_in_order_and_round_the_ring(server, dp):
         dp.remove(key)
     server.step(NOW_NS)
     assert dp.flow_stats() == {}
-    assert INTERPRETED or dp._commands_given > 2 * layout.COMMANDS
+    assert INTERPRETED or dp._commands.given > 2 * layout.COMMANDS
 
 
 def test_a_pass_applies_no_more_than_its_share(server, dp):
@@ -166,7 +166,10 @@ def test_a_removed_tunnels_place_does_not_inherit_its_flows(server, dp):
 
 
 BAD_TUNNELS = [
-    ({"format": "geneve"}, "format: 'geneve' is not known (allowed: vxlan)"),
+    (
+        {"format": "geneve"},
+        "format: 'geneve' is not known (allowed: gre, gre16, ipip, mplsogre, mplsoudp, slots, vxlan)",
+    ),
     ({"port_no": WIRE_PORT}, "port_no: the port 2 exists already (allowed: an unused number)"),
     ({"uplink_port": VM_PORT}, "uplink_port: vm1 is a tap (allowed: a wire or packet port)"),
     ({"uplink_port": 77}, "port: there is no port 77 (allowed: 1 (vm1), 2 (wire2), 1000 (vxlan0))"),
@@ -192,7 +195,11 @@ def test_a_tunnel_that_cannot_be_is_refused_with_a_sentence(dp, change, sentence
     ("call", "sentence"),
     [
         (lambda dp: dp.set_wire(VM_PORT, loss=1), "port: vm1 is no wire (allowed: a wire port)"),
-        (lambda dp: dp.set_gro(WIRE_PORT, 1, True), "queue: wire2 has no queue 1 (allowed: 0)"),
+        (lambda dp: dp.nic(WIRE_PORT).set_lro(1, "on"), "queue: wire2 has no queue 1 (allowed: 0)"),
+        (
+            lambda dp: dp.nic(TUNNEL_PORT),
+            "port_no: vxlan0 is a tunnel (allowed: a wire, packet or TAP port)",
+        ),
         (lambda dp: dp.remove_tunnel(WIRE_PORT), "port_no: wire2 is no tunnel (allowed: a tunnel port)"),
         (
             lambda dp: dp.set_wire(WIRE_PORT, loss=101),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import select
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.packets import IP, TCP, Ether, payload_of, tcp_segment, tcp_stream, vxlan
 from tests.reference import l4_checksum_right, nic_first
-from tests.unit.rig import Rig, examples
+from tests.unit.rig import INTERPRETED, Rig, examples
 from tests.unit.servers import TUNNEL_PORT, VM_PORT, VNI, WIRE_PORT, Pair, SocketTap
 from vswitch import layout
 from vswitch import nic as api
@@ -273,6 +274,34 @@ def test_changes_on_live_traffic_lose_no_packet(pair, nic):
             assert sum(flow.send()) == SEGMENTS
     assert pair.servers[1].dropped() == 0
     assert sum(stats.frames for stats in nic.stats()) <= SEGMENTS * len(changes) * len(flows)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the workers run in threads of their own, as fast as compiled code")
+def test_changes_between_the_bursts_of_a_running_worker_lose_no_packet(pair, nic):
+    """A thousand changes while super-frames pass; everything that was sent arrives."""
+    sender, receiver = pair.servers
+    Flow(pair, 80).send()  # both switches know the flow
+    for server in pair.servers:
+        server.dp.start()
+    got, sent, seq = 0, 0, 1000 + MSS * SEGMENTS
+    rule = nic.add_rule(Match(protocol="tcp", dst_port=80))
+    deadline = time.monotonic() + 30
+    for change in range(1000):
+        if change % 2 == 0:
+            with nic.batch():
+                nic.delete_rule(rule.id)
+                nic.set_queue_count(1 + change % 7)
+                nic.set_lro(None, ("off", "on", "rules")[change % 3])
+        else:
+            rule = nic.add_rule(Match(protocol="tcp", dst_port=80))
+        if sent - got < 20 * MSS * SEGMENTS:
+            sender.hand_over(tcp_segment(MSS * SEGMENTS, seq), gso_size=MSS)
+            sent, seq = sent + MSS * SEGMENTS, seq + MSS * SEGMENTS
+        got += sum(len(payload_of(packet.frame)) for packet in receiver.received())
+    while got < sent and time.monotonic() < deadline:
+        got += sum(len(payload_of(packet.frame)) for packet in receiver.received())
+    assert got == sent > 100 * MSS * SEGMENTS
+    assert receiver.dropped() == 0
 
 
 def test_a_batch_becomes_effective_as_a_whole_or_not_at_all(pair, nic):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.packets import ARP, IP, TCP, UDP, Dot1Q, Ether, IPv6, Raw, payload, vxlan
+from tests.packets import ARP, IP, TCP, UDP, Dot1Q, Ether, IPv6, Raw, payload, tcp_segment, vxlan
 from tests.reference import nic_first, rss_input, toeplitz
 from tests.unit.rig import Rig, examples
 from vswitch import nic as api
@@ -152,3 +152,22 @@ def test_s0_2_one_vm_over_several_queues_and_several_vms_on_one(rig):
     rig.burst(burst, WIRE)
     steer(rig.mem, rig.t, nic)
     assert rig.t["packets"]["queue"][: len(burst)].tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 3]
+
+
+def test_s0_4_a_connection_stays_on_one_queue_whatever_comes_between_its_frames(rig):
+    """And so on one worker, since each queue has one."""
+    nic = rig.t["nics"][WIRE, 0]
+    api.fill_row(nic, state())
+    seen = {}
+    for turn in range(4):
+        burst = [
+            tcp_segment(100, 1000 + 100 * turn, sport=5000 + number, version=version)
+            for number in range(turn % 2, 16, 1 + turn % 3)
+            for version in (4, 6)
+        ]
+        rig.burst(burst, WIRE)
+        steer(rig.mem, rig.t, nic)
+        for row, frame in enumerate(burst):
+            queue = int(rig.t["packets"][row]["queue"])
+            assert seen.setdefault((Ether(frame).type, Ether(frame)[TCP].sport), queue) == queue
+    assert len(set(seen.values())) > 4

@@ -108,7 +108,7 @@ class Traffic:
 def test_an_ideal_wire_delivers_everything_intact_both_ways(make_pair, gro, tunnel):
     pair = make_pair(tunnel=tunnel)
     for server in pair.servers:
-        server.dp.set_gro(WIRE_PORT, 0, gro)
+        server.dp.nic(WIRE_PORT).set_lro(0, "on" if gro else "off")
     ways = [Traffic(server, seed) for seed, server in enumerate(pair.servers)]
     for _ in range(ROUNDS):
         for way in ways:
@@ -140,7 +140,7 @@ def test_an_ideal_wire_delivers_everything_intact_both_ways(make_pair, gro, tunn
 def test_every_packet_is_delivered_or_counted(make_pair, options, gro):
     pair = make_pair(options)
     sender, receiver = pair.servers
-    receiver.dp.set_gro(WIRE_PORT, 0, gro)
+    receiver.dp.nic(WIRE_PORT).set_lro(0, "on" if gro else "off")
     way = Traffic(sender, 77)
     delivered = []
     for _ in range(ROUNDS // 2):

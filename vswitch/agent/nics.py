@@ -10,14 +10,11 @@ from typing import Any
 import msgspec
 
 from vswitch.agent.datapath import Datapath
-from vswitch.nic import Filter, Match, Nic, Rule
+from vswitch.nic import DEFAULT_KEY, Filter, Match, Nic, Rule
 from vswitch.openflow import experimenter as ex
 
 DEFAULT_LRO = {"nic": "on", "vif": "off"}
 """By the NIC's position: on the wire's side, or in front of a VM (S0.5)."""
-
-DEFAULT_KEY = "6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b477cb2da38030f20c6a42b73bbeac01fa"
-"""The Toeplitz key whose check values everybody publishes."""
 
 
 class Nics:
@@ -51,13 +48,17 @@ class Nics:
         """The counters of each queue."""
         return [asdict(counters) for counters in self.datapath.nic(port_no).stats()]
 
-    def spread(self, port_no: int, equal: int | None, weights: list[int] | None) -> None:
-        """Fill the indirection table in turn over `equal` queues, or by weight."""
+    def spread(
+        self, port_no: int, equal: int | None, weights: list[int] | None, hash_key: str | None
+    ) -> None:
+        """Fill the indirection table in turn over `equal` queues, or by weight, or set the hash key."""
         nic = self.datapath.nic(port_no)
         if equal is not None:
             nic.set_equal(equal)
-        elif weights is not None:
+        if weights is not None:
             nic.set_weights(weights)
+        if hash_key is not None:
+            nic.set_key(hash_key)
 
     def delete(self, port_no: int, filter: int | None, rule: int | None) -> None:
         """Delete a filter or a rule by the number that show() gives it."""

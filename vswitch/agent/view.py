@@ -173,13 +173,18 @@ class SwitchView:
         return {"message": message, **body}
 
     def spread(
-        self, port: int | str, equal: int | None = None, weights: list[int] | None = None
+        self,
+        port: int | str,
+        equal: int | None = None,
+        weights: list[int] | None = None,
+        hash_key: str | None = None,
     ) -> dict[str, Any]:
-        """Fill a NIC's indirection table: in turn over `equal` queues, or by the queues' weights."""
-        numbers = weights if weights is not None else [equal]
-        if not all(isinstance(number, int) for number in numbers) or (equal is None) == (weights is None):
-            raise ConfigError("nic.spread", "takes equal or weights", "a number, or a list of numbers")
-        self.switch.extensions.nics.spread(self.port_number(port), equal, weights)
+        """Fill a NIC's indirection table, in turn over `equal` queues or by weights, or set its hash key."""
+        numbers = weights if isinstance(weights, list) else [0 if equal is None else equal]
+        given = sum(value is not None for value in (equal, weights, hash_key))
+        if given != 1 or not all(isinstance(n, int) for n in numbers) or not isinstance(hash_key or "", str):
+            raise ConfigError("nic.spread", "takes one of equal, weights, hash_key", "numbers, or a text")
+        self.switch.extensions.nics.spread(self.port_number(port), equal, weights, hash_key)
         return self.nic(port)
 
     def delete_from_nic(

@@ -4,7 +4,15 @@
 from numba import njit
 
 from vswitch.dataplane import checksum, flow_table, meters, rewrite
-from vswitch.dataplane.intrinsics import acquire64, copy, full_fence, release64, store64, sys_write
+from vswitch.dataplane.intrinsics import (
+    acquire64,
+    copy,
+    full_fence,
+    release64,
+    store8,
+    store64,
+    sys_write,
+)
 from vswitch.dataplane.outgoing import (
     cut,
     l4_checksum_field,
@@ -16,6 +24,7 @@ from vswitch.dataplane.outgoing import (
     take_group,
 )
 from vswitch.dataplane.ports import tap
+from vswitch.dataplane.ports.packet import SHORTEST
 from vswitch.dataplane.ports.vnet import is_super_frame
 from vswitch.dataplane.tso import NO_TUNNEL, segment
 from vswitch.flow import MAX_SAVED
@@ -304,13 +313,19 @@ def punt(mem, t, kind, action, received):
         piece = t["ranges"][index]
         copy(mem, at, piece["offset"], piece["length"])
         at += piece["length"]
+    length = out["bytes"]
+    if t["ports"][out["in_port"]]["kind"] == PortKind.PACKET.value:
+        while length < SHORTEST:  # as it is on the medium
+            store8(mem, at, 0)
+            at += 1
+            length += 1
     row = t["punts"][head & (PUNTS - 1)]
     row["kind"] = kind
     row["action"] = action
     for word in range(KEY_WORDS):
         row["key"][word] = t["key"][word]
     row["slot"] = slot
-    row["length"] = out["bytes"]
+    row["length"] = length
     row["packets"] = out["frames"]
     row["bytes"] = received
     info = t["held"][slot]

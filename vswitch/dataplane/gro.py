@@ -33,17 +33,20 @@ def coalesce(mem, t):
     nic = t["nics"][port, t["nic_rows"][port]]
     queue = -1
     wanted = False
+    frames, length = 0, 0
     for index in range(t["packet_count"]):
         packet = t["packets"][index]
         packet["next"] = NO_PACKET
         if packet["queue"] != queue:
+            if frames > 0:
+                _count_received(t, port, queue, frames, length)
+            frames, length = 0, 0
             queue = packet["queue"]
             wanted = nic["lro"][queue] != Lro.OFF.value or t["vif_count"] > 0
-        counts = t["nic_queues"][port, queue]
-        counts["frames"] += 1
-        counts["bytes"] += packet["length"]
+        frames += 1
+        length += packet["length"]
         if not wanted:
-            counts["reasons"][Merge.DISABLED.value] += 1
+            t["nic_queues"][port, queue]["reasons"][Merge.DISABLED.value] += 1
             _start_group(t, index)
             continue
         verdict = unfitness(packet)
@@ -59,7 +62,9 @@ def coalesce(mem, t):
                 continue
         verdict = _begin(mem, t, nic, index, bucket, number, verdict)
         t["counters"][Counter.GRO_FIRST.value + verdict] += 1
-        counts["reasons"][verdict] += 1
+        t["nic_queues"][port, queue]["reasons"][verdict] += 1
+    if frames > 0:
+        _count_received(t, port, queue, frames, length)
     _count_aggregates(t, port)
 
 
@@ -94,6 +99,13 @@ def _begin(mem, t, nic, index, bucket, number, verdict):
             newer["denial"] = Merge.DISABLED.value if denied_by_queue else Merge.NO_RULE.value
             return newer["denial"]
     return Merge.NEW_FLOW.value if verdict == Merge.YES.value else verdict
+
+
+@njit(cache=True)
+def _count_received(t, port, queue, frames, length):
+    counts = t["nic_queues"][port, queue]
+    counts["frames"] += frames
+    counts["bytes"] += length
 
 
 @njit(cache=True)

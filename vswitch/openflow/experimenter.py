@@ -35,7 +35,7 @@ PortName = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_PORT_NAME_LE
 Identifier = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
 Queue = Annotated[int, msgspec.Meta(ge=0, lt=MAX_QUEUES)]
 Priority = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
-TransportPort = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+TransportPort = Annotated[int, msgspec.Meta(ge=1, le=0xFFFF)]
 Vni = Annotated[int, msgspec.Meta(ge=0, le=MAX_VNI)]
 Hex = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{2})*$")]
 

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""REST: tunnel formats, NICs, and why something is coalesced. Each change is one of the intent."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from ryu_apps.core.controller import Controller
+from ryu_apps.core.intent import from_object
+from ryu_apps.rest import RestApi
+from tests.controller.test_offload import NEW, changed
+from vswitch.openflow.experimenter import FormatAdd, FormatDelete, LroSet, SettingsReply
+
+
+@pytest.fixture
+def controller() -> Controller:
+    return Controller(from_object(changed(nic=...)))
+
+
+@pytest.fixture
+def api(controller: Controller) -> RestApi:
+    return RestApi(controller)
+
+
+def asks(api: RestApi, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    status, answer = api.answer(method, path, b"" if body is None else json.dumps(body).encode())
+    return status.value, answer
+
+
+def test_s1_6_a_format_comes_and_goes(api: RestApi) -> None:
+    assert asks(api, "PUT", "/formats/mine", NEW)[0] == 200
+    assert asks(api, "GET", "/formats/mine")[1]["id_value"] == 0x200088B5
+    assert {"mine", "vxlan", "gre"} <= set(asks(api, "GET", "/formats")[1])
+    assert asks(api, "DELETE", "/formats/mine")[0] == 200
+    assert asks(api, "GET", "/formats/mine")[0] == 404
+
+
+def test_a_connected_switch_is_told_at_once_and_only_that(controller: Controller, api: RestApi) -> None:
+    sent: list[Any] = []
+    session = controller.connected(1, sent.extend)
+    controller.handle(1, session, lambda s: s.settings(SettingsReply(0, ())))
+    controller.handle(1, session, lambda s: s.rules([], False))
+    from tests.controller.test_session import CAPABILITIES
+
+    controller.handle(1, session, lambda s: s.capabilities(CAPABILITIES))
+    sent.clear()
+    asks(api, "PUT", "/formats/mine", NEW)
+    assert isinstance(sent[0], FormatAdd) and len(sent) == 2  # and a barrier
+    sent.clear()
+    asks(api, "DELETE", "/formats/mine")
+    assert sent[0].setting.undo() == FormatDelete("mine") and len(sent) == 2
+    sent.clear()
+    asks(api, "PATCH", "/nic/s1", {"lro": [{"lro": "off"}]})
+    assert sent[0] == LroSet(1, 0, "off") and len(sent) == 2
+
+
+def test_a_nic_by_put_patch_and_delete(api: RestApi) -> None:
+    assert asks(api, "GET", "/nic/s1") == (200, {})
+    assert asks(api, "PUT", "/nic/s1", {"queues": 4, "lro": [{"queues": [1], "lro": "rules"}]})[0] == 200
+    assert asks(api, "PATCH", "/nic/s1", {"rules": [{"queues": [1], "vm": "web"}]})[0] == 200
+    nic = asks(api, "GET", "/nic/s1")[1]
+    assert (nic["queues"], nic["lro"][0]["lro"], nic["rules"][0]["vm"]) == (4, "rules", "web")
+    assert asks(api, "PATCH", "/nic/s1", {"rules": None})[0] == 200
+    assert asks(api, "GET", "/nic/s1")[1]["rules"] == ()
+    assert asks(api, "DELETE", "/nic/s1")[0] == 200
+    assert asks(api, "GET", "/nic/s1") == (200, {})
+
+
+def test_s0_8_the_derivation_explains_itself(api: RestApi) -> None:
+    status, explained = asks(api, "GET", "/offload/explain")
+    assert status == 200
+    assert explained["s1"]["vms"]["web"] == {
+        "role": "terminating",
+        "lro": True,
+        "why": "all connections to s1 end there: no VM on it forwards",
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "sentence"),
+    [
+        ("PUT", "/formats/vxlan", NEW, 400, "formats.vxlan: is a shipped format"),
+        ("PUT", "/formats/mine", [1], 400, "formats.mine: is a list (allowed: a mapping of names)"),
+        ("PUT", "/formats/mine", {"outer_proto": 47}, 400, "formats.mine.opaque_len: is missing"),
+        ("DELETE", "/formats/gre", None, 400, "formats.gre: is a shipped format, which stays"),
+        ("DELETE", "/formats/mine", None, 404, "there is no format 'mine' (there are: none)"),
+        ("GET", "/nic/s9", None, 404, "there is no server 's9' (there are: s1, s2)"),
+        ("PATCH", "/nic/s1", {"queues": 9}, 400, "nic.s1.queues: 9 is out of range (allowed: 1 to 8)"),
+        ("PATCH", "/nic/s1", 5, 400, "nic.s1: is a whole number (allowed: a mapping of names)"),
+        ("PUT", "/nic/s1", {"rules": [{"vm": "far"}]}, 400, "nic.s1.rules[0].vm: far is on s2, not on s1"),
+        ("POST", "/nic/s1", None, 405, "/nic/s1 knows only GET, PUT, PATCH, DELETE"),
+        ("GET", "/nic", None, 404, "there is no /nic, only /intent"),
+    ],
+)
+def test_mistakes_change_nothing(
+    api: RestApi, method: str, path: str, body: Any, status: int, sentence: str
+) -> None:
+    before = asks(api, "GET", "/intent")
+    answer = asks(api, method, path, body)
+    assert answer[0] == status
+    assert answer[1]["error"].startswith(sentence)
+    assert asks(api, "GET", "/intent") == before
+
+
+def test_a_format_in_use_stays(api: RestApi) -> None:
+    asks(api, "PUT", "/formats/mine", NEW)
+    intent = asks(api, "GET", "/intent")[1] | {"tunnel": {"format": "mine"}}
+    assert asks(api, "PUT", "/intent", intent)[0] == 200
+    status, answer = asks(api, "DELETE", "/formats/mine")
+    assert status == 400 and answer["error"].startswith("tunnel.format: 'mine' is not a known format")

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The experiment on stateless tunnels: what it compares, its bars, and a short real run (S1.7)."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiments.errors import ExperimentError
+from experiments.peers.tunnels import FORMATS, OWN
+from experiments.plan import Ratio
+from experiments.stateless_tunnel import EXPERIMENT, plan
+from tests.experiments.test_real_runs import run_to_end
+from vswitch.tunnel_formats import SHIPPED, check_format
+
+FULL = {name: option.default for name, option in EXPERIMENT.options.items()}
+
+
+def test_s1_7_every_encapsulation_is_measured_with_the_framework_and_without():
+    made = plan(FULL)
+    ways = {(case.config["encap"], case.config["gro"], case.config["tso"]) for case in made.cases}
+    assert ways == {(encap, *way) for encap in FORMATS for way in [(1, 1), (0, 1), (0, 0)]}
+    assert FORMATS.keys() == SHIPPED.keys() | {"own"}
+    bars = {ratio.label: (ratio.at_least, ratio.at_most) for ratio in made.ratios}
+    assert bars["gro on / off, gre16, 4 flows"] == (2.3, None)
+    assert bars["framework / without, ipip, 4 flows"] == (1.8, None)
+    assert bars["mplsoudp / vxlan, 4 flows"] == (0.85, 1.15)
+    assert bars["own / vxlan, 4 flows"] == (0.95, 1.05)
+    assert len(bars) == len(made.ratios) == 3 * len(FORMATS) - 1
+
+
+def test_the_users_format_is_acceptable():
+    check_format(OWN, SHIPPED.values())
+
+
+def test_a_warmup_longer_than_the_run_is_refused():
+    with pytest.raises(ExperimentError, match="warmup"):
+        plan(FULL | {"seconds": 1, "warmup": 1})
+
+
+@pytest.mark.parametrize(
+    ("bars", "median", "told"),
+    [
+        ({}, 1.0, {}),
+        ({"at_least": 2.3}, 2.3, {"at_least": 2.3, "met": True}),
+        ({"at_least": 2.3}, 2.2, {"at_least": 2.3, "met": False}),
+        ({"at_least": 0.9, "at_most": 1.1}, 1.2, {"at_least": 0.9, "at_most": 1.1, "met": False}),
+    ],
+)
+def test_a_ratio_tells_whether_its_bars_are_met(bars, median, told):
+    assert Ratio("", {}, {}, **bars).bars(median) == told
+
+
+@pytest.mark.root
+def test_s1_7_a_short_run_of_formats_of_each_kind(tmp_path):
+    """Ethernet inside, bare IP inside, and the one by numbers, in turn on the same switches."""
+    short = ("runs=1", "seconds=1", "warmup=0.25", "flows=1", "other_cpu=1024", "--quick")
+    options = "encap=vxlan,ipip,own"
+    summary, _ = run_to_end(tmp_path / "out", options, name="stateless-tunnel", short=short)
+    rates = {
+        (row["config"]["encap"], row["config"]["gro"], row["config"]["tso"]): row["median"]
+        for row in summary["rows"]
+        if row["metric"] == "throughput_bps"
+    }
+    assert len(rates) == 9 and min(rates.values()) > 0
+    assert {"at_least", "met"} <= summary["ratios"]["framework / without, own, 1 flow"].keys()

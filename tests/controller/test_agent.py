@@ -41,7 +41,7 @@ def ryu(tmp_path: Path) -> Iterator[RyuProcess]:
 
 @pytest.fixture
 def live(ryu: RyuProcess) -> Iterator[LiveAgent]:
-    agent = LiveAgent(controllers=[f"tcp:127.0.0.1:{ryu.ofp_port}"])
+    agent = LiveAgent(wire=1, controllers=[f"tcp:127.0.0.1:{ryu.ofp_port}"])
     yield agent
     agent.close()
 

@@ -78,9 +78,9 @@ class FakeClock:
         self.now_ns += int(seconds * 1e9)
 
 
-def tap(port_no, name=None, up=True):
+def tap(port_no, name=None, up=True, kind="tap"):
     mac = bytes.fromhex(port_mac(1, port_no).replace(":", ""))
-    return PortInfo(port_no, name or f"tap{port_no}", "tap", mac, 1500, up, "", PortCounters())
+    return PortInfo(port_no, name or f"{kind}{port_no}", kind, mac, 1500, up, "", PortCounters())
 
 
 @dataclass

@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 
-from tests.protocol.fake_datapath import FakeDatapath
+from tests.protocol.fake_datapath import FakeDatapath, tap
 from vswitch.agent.agent import Agent
 from vswitch.openflow.connection import Connection
 
@@ -25,10 +25,15 @@ def eventually(predicate, what, timeout_s=10.0):
 
 
 class LiveAgent:
-    """Runs from construction to close(). `call` runs a function in the agent's thread."""
+    """Runs from construction to close(). `call` runs a function in the agent's thread.
 
-    def __init__(self, **options):
+    wire: number of a port that is a wire; the others are TAPs.
+    """
+
+    def __init__(self, wire=None, **options):
         self.datapath = FakeDatapath(time.monotonic_ns)
+        if wire is not None:
+            self.datapath.infos[wire] = tap(wire, kind="wire")
         self.agent = Agent(self.datapath, "s1", 1, **options)
         self.failure = None
         self._loop = None

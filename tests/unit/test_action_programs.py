@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.packets import TCP, UDP, Dot1Q, Ether, Raw, checksums_right, ip_header, payload, vm_ether
@@ -11,7 +11,7 @@ from tests.unit.programs import FIELD_BITS, actions, programs
 from tests.unit.rig import Rig, examples
 from tests.unit.test_rewrite import CASES
 from vswitch.dataplane.rewrite import SETTABLE
-from vswitch.flow import Band, Meter, Output, SetField
+from vswitch.flow import Band, Meter, Output, Push, SetField
 from vswitch.layout import Csum
 
 WIRE = 1
@@ -90,6 +90,8 @@ KINDS = ["eth_type", "ip_proto", "icmpv6_type", "mpls_bos"]
 @settings(max_examples=examples(400))
 @given(frame=st.sampled_from(READABLE), program=programs(without=KINDS))
 def test_checksums_that_were_right_are_right_afterwards(frame, program):
+    # Scapy guesses what is behind MPLS, and takes VLAN tags there for something else.
+    assume(not (Ether(frame).type in (0x8100, 0x88A8) and any(isinstance(a, Push) for a in program)))
     for sent in outcome(frame, (*program, Output(WIRE)))[0]:
         assert checksums_right(sent), Ether(sent).summary()
 

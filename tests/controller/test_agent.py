@@ -42,6 +42,7 @@ def ryu(tmp_path: Path) -> Iterator[RyuProcess]:
 @pytest.fixture
 def live(ryu: RyuProcess) -> Iterator[LiveAgent]:
     agent = LiveAgent(controllers=[f"tcp:127.0.0.1:{ryu.ofp_port}"])
+    agent.datapath.infos[1] = agent.datapath.infos[1]._replace(kind="wire", name="uplink0")
     yield agent
     agent.close()
 

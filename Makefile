@@ -21,7 +21,6 @@ demo: setup  ## set up, then compare GRO on and off, the kernel's VXLAN and Open
 	@scripts/as_root.sh .venv/bin/python -m experiments run overlay-gro $(DEMO_ARGS)
 
 test: setup lint  ## set up, check the style and the types, run all tests (TEST_ARGS goes to pytest)
-	@scripts/as_root.sh .venv/bin/python -m vswitch.compile
 	@scripts/as_root.sh scripts/test.sh $(TEST_ARGS)
 
 conformance: setup  ## Ryu's 991 OpenFlow switch tests, 35 minutes (CONFORMANCE_ARGS="--category action": a part)

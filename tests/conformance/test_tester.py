@@ -27,15 +27,21 @@ def conformance(out, *arguments, timeout_s=110):
     return result, json.loads((out / "results.json").read_text())
 
 
+RATES = ("group/", "meter/")
+
+
 @needs_ryu
 @pytest.mark.root
 @pytest.mark.slow
 def test_a_part_of_the_suite(tmp_path):
-    """About a tenth of all tests, of all kinds; the whole is `make conformance`."""
-    result, document = conformance(tmp_path / "out", "--sample", "100", "--throughput-seconds", "5")
+    """Some tests of all kinds; the whole is `make conformance`.
+
+    Rates are not judged: they need a machine that does nothing else.
+    """
+    result, document = conformance(tmp_path / "out", "--sample", "60", "--throughput-seconds", "5")
     assert (result.returncode, document["shortfalls"]) == (0, []), result.stdout
-    failed = [test for test in document["tests"] if not test["passed"]]
-    assert len(failed) <= 1, (tmp_path / "out" / "failures.txt").read_text()
+    failed = [test for test in document["tests"] if not test["passed"] and not test["file"].startswith(RATES)]
+    assert not failed, (tmp_path / "out" / "failures.txt").read_text()
 
 
 @needs_ryu

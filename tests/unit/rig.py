@@ -39,7 +39,7 @@ def examples(compiled: int) -> int:
     scale = 1 if os.environ.get("HYPOTHESIS_PROFILE") != "nightly" else 20
     if INTERPRETED:
         return max(4, compiled // 12) * scale
-    return max(4, compiled // 2) * scale if CHECKED else compiled * scale
+    return max(4, compiled // 6) * scale if CHECKED else compiled * scale
 
 
 def address(text: str) -> int:

@@ -30,7 +30,7 @@ MACS = {"client": "02:00:00:00:00:01", "server": "02:00:00:00:00:02"}
 ROUTER_MACS = {CLIENT: "02:00:00:00:01:01", SERVER: "02:00:00:00:01:02"}
 ADDRESSES = {4: ("10.1.0.1", "10.2.0.1"), 6: ("fd01::1", "fd02::1")}
 JUMBO, SEGMENT, COUNT = 9000, 1000, 24
-NAMESPACE = f"hm-router-{os.getpid()}"
+NAMESPACE = f"vs-router-{os.getpid()}"
 
 
 @pytest.fixture(scope="module")

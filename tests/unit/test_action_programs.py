@@ -104,7 +104,7 @@ def readable(frame):
 
 
 @settings(max_examples=examples(400))
-@given(frame=st.sampled_from(READABLE), program=programs(without=KINDS))
+@given(frame=st.sampled_from(list(filter(readable, READABLE))), program=programs(without=KINDS))
 def test_checksums_that_were_right_are_right_afterwards(frame, program):
     for sent in outcome(frame, (*program, Output(WIRE)))[0]:
         assert not readable(sent) or checksums_right(sent), Ether(sent).summary()

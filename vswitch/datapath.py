@@ -22,7 +22,7 @@ import numpy as np
 
 from vswitch import layout
 from vswitch.config import MAX_MTU, PortConfig, WireSettings
-from vswitch.dataplane import flow_table, parse, worker
+from vswitch.dataplane import flow_table, worker
 from vswitch.dataplane.memory import Memory
 from vswitch.dataplane.ports.packet_device import PacketDevice
 from vswitch.dataplane.ports.tap_device import TapDevice
@@ -517,7 +517,11 @@ class Datapath:
         """The key that the dataplane's parser finds for a frame."""
         frame = frame[: layout.PUNT_SLOT_SIZE]
         self.memory.write(self._scratch, frame)
-        words = _key_words(self.memory.array, self._scratch_tables, self._scratch, len(frame))
+        t = self._scratch_tables[0]
+        if flow_table.make_key_of_frame(self.memory.array, t, self._scratch, len(frame)):
+            words = t["key"]
+        else:
+            words = np.zeros(layout.KEY_WORDS, np.int64)
         return key_from(words.view(np.uint64).tolist())._replace(in_port=in_port, tunnel_id=tunnel_id)
 
     def flow_stats(self, keys: Iterable[FlowKey] | None = None) -> dict[FlowKey, FlowStats]:
@@ -596,18 +600,6 @@ def _compiling() -> Iterator[None]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
         (directory / "complete").touch()
-
-
-def _key_words(mem_array, tables, offset, length):
-    """Parse a frame at `offset` into the words of its key."""
-    mem, t = mem_array, tables[0]
-    packet = t["packets"][0]
-    packet["offset"], packet["length"], packet["head_length"], packet["ext"] = offset, length, length, 0
-    packet["port"] = 0
-    if parse.parse(mem, t, packet, False) != parse.FORWARD:
-        return np.zeros(layout.KEY_WORDS, np.int64)
-    flow_table.make_key(mem, t, packet)
-    return t["key"]
 
 
 def _stats(flow) -> FlowStats:

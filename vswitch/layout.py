@@ -5,11 +5,10 @@ Offsets named *_OFFSET stand for places in `mem`; offsets in packet and port row
 """
 
 import enum
-import os
 
 import numpy as np
 
-from vswitch.flow import MAX_BANDS
+from vswitch.flow import MAX_BANDS, MAX_SAVED
 
 # Limits
 
@@ -92,7 +91,10 @@ STAGED_HEAD = 960
 SERIES_OFFSET = TEMPLATES_OFFSET + MAX_PORTS * TEMPLATE_SIZE
 SERIES = 64
 """Segments of a tunnel that a packet port gives to the kernel as one datagram (UDP_MAX_SEGMENTS)."""
-CONTROL_SIZE = SERIES_OFFSET + SERIES * STAGED_HEAD
+SAVED_OFFSET = SERIES_OFFSET + SERIES * STAGED_HEAD
+SAVED = MAX_SAVED + 1
+"""Packets that an action program remembers, and the super-frame whose segments it treats one by one."""
+CONTROL_SIZE = SAVED_OFFSET + SAVED * STAGED_HEAD
 
 # The ring of a receive queue's driver (S0.6): a page of cursors, then the slots.
 
@@ -308,40 +310,37 @@ MERGES = 32
 COUNTERS = 96
 
 
-INTERPRETED = os.environ.get("NUMBA_DISABLE_JIT") == "1"
-
-
 def _record(**fields):
     """An aligned record type; a field is a type, or a type and a shape.
 
-    Interpreted, integers are 64 bits wide: arithmetic on NumPy's narrow scalars does not widen, Numba's does.
+    Integers have 64 bits: a narrower one in a call makes Numba compile the function once more.
     """
     columns = []
     for name, kind in fields.items():
         kind, *shape = kind if isinstance(kind, tuple) else (kind,)
-        columns.append((name, "i8" if INTERPRETED and kind == "i4" else kind, *shape))
+        columns.append((name, kind, *shape))
     return np.dtype(columns, align=True)
 
 
 packet_dtype = _record(
     # where it is: `length` bytes, the first `head_length` at `offset`, the rest (if any) at `ext`
-    offset="i8", ext="i8", length="i4", head_length="i4", buffer="i4", port="i4", queue="i4",
+    offset="i8", ext="i8", length="i8", head_length="i8", buffer="i8", port="i8", queue="i8",
     # the tunnel it came through
-    in_port="i4", tunnel_id="i8", opaque="i8", opaque_len="i4", length_field="i4",
-    outer_ecn="i4", outer_df="i4", outer_is_udp="i4",
+    in_port="i8", tunnel_id="i8", opaque="i8", opaque_len="i8", length_field="i8",
+    outer_ecn="i8", outer_df="i8", outer_is_udp="i8",
     # headers as the receiver of the inner frame sees them
-    l2="i8", l3="i8", l4="i8", payload="i8", payload_len="i4", eth_type="i4", vlan_tci="i4",
-    vlan_inner="i4",
-    ip_version="i4", ip_proto="i4", tos="i4", ttl="i4", ip_id="i4", df="i4", frag="i4", ip_options="i4",
-    tcp_flags="i4", tcp_window="i4", tcp_options="i4", seq="i8", ack="i8", timestamp="i8",
-    csum="i4", csum_start="i4", csum_offset="i4", gso_size="i4", hash="i8", ecn_changed="i4", next="i4",
+    l2="i8", l3="i8", l4="i8", payload="i8", payload_len="i8", eth_type="i8", vlan_tci="i8",
+    vlan_inner="i8",
+    ip_version="i8", ip_proto="i8", tos="i8", ttl="i8", ip_id="i8", df="i8", frag="i8", ip_options="i8",
+    tcp_flags="i8", tcp_window="i8", tcp_options="i8", seq="i8", ack="i8", timestamp="i8",
+    csum="i8", csum_start="i8", csum_offset="i8", gso_size="i8", hash="i8", ecn_changed="i8", next="i8",
 )  # fmt: skip
 
 group_dtype = _record(
-    first="i4", last="i4", count="i4", gso_size="i4", next_seq="i8", payload_len="i8", ip_id="i4",
-    closed="i4", flags="i4", next="i4",
+    first="i8", last="i8", count="i8", gso_size="i8", next_seq="i8", payload_len="i8", ip_id="i8",
+    closed="i8", flags="i8", next="i8",
     # whether its flow is coalesced (GroupLro), why not (Merge), to which IP length, and where it is counted
-    lro="i4", denial="i4", completion_size="i4", plain="i4", port="i4", queue="i4",
+    lro="i8", denial="i8", completion_size="i8", plain="i8", port="i8", queue="i8",
 )  # fmt: skip
 
 
@@ -355,49 +354,50 @@ class GroupLro(enum.IntEnum):
 
 outgoing_dtype = _record(
     # the packet that the action program works on: headers in the scratch, payload in `ranges`
-    header="i8", header_len="i4", l3="i4", l4="i4", ip_version="i4", ip_proto="i4", frag="i4", tos="i4",
-    payload_len="i8", range_count="i8", gso_size="i4", csum="i4", in_port="i4", buffer="i4", tunnel_id="i8",
+    header="i8", header_len="i8", l3="i8", l4="i8", ip_version="i8", ip_proto="i8", frag="i8", tos="i8",
+    payload_len="i8", range_count="i8", gso_size="i8", csum="i8", in_port="i8", buffer="i8", tunnel_id="i8",
     hash="i8", frames="i8", bytes="i8",
 )  # fmt: skip
 
 range_dtype = _record(offset="i8", length="i8")
+RANGES = BURST + 4
 
 port_dtype = _record(
-    kind="i4", number="i4", up="i4", fd="i4", mtu="i4", wire="i4", socket="i4", ready="i4", capture="i4",
-    forwarding="i4",  # 1: of a VM that forwards connections (S0.9)
+    kind="i8", number="i8", up="i8", fd="i8", mtu="i8", wire="i8", socket="i8", ready="i8", capture="i8",
+    forwarding="i8",  # 1: of a VM that forwards connections (S0.9)
     rx_packets="i8", rx_bytes="i8", rx_dropped="i8", rx_errors="i8",
     tx_packets="i8", tx_bytes="i8", tx_dropped="i8", tx_errors="i8",
     rx_missed="i8",  # frames that the kernel had no room for; written by the agent
     # tunnel: its row of numbers, end points and outer headers
-    format="i4", uplink="i4", local_ip="i8", remote_ip="i8", template="i8", template_len="i4", ip_id="i4",
+    format="i8", uplink="i8", local_ip="i8", remote_ip="i8", template="i8", template_len="i8", ip_id="i8",
 )  # fmt: skip
 
 wire_dtype = _record(
-    port="i4", kick_fd="i4", wake_fd="i4", slots="i8", data_size="i8",
+    port="i8", kick_fd="i8", wake_fd="i8", slots="i8", data_size="i8",
     tx_cursors="i8", tx_slots="i8", tx_data="i8", rx_cursors="i8", rx_slots="i8", rx_data="i8",
     tx_head="i8", tx_clean="i8", tx_published="i8", rx_tail="i8", epoch="i8",
     pool="i8", peer_pool="i8", peer_pool_size="i8", peer_epoch="i8",
     # settings of the sending direction; rates in bytes per second, times in ns, chances of 2^32
-    impaired="i4", rate="f8", delay_ns="i8", jitter_ns="i8", loss="i8", duplicate="i8", reorder="i8",
+    impaired="i8", rate="f8", delay_ns="i8", jitter_ns="i8", loss="i8", duplicate="i8", reorder="i8",
     queue_limit="i8", ecn_threshold="i8", random="i8",
     free_at_ns="i8", queue_head="i8",
     # since when the ring is full, and which slot the receiver had released last by then
     full_since_ns="i8", full_clean="i8",
     # receiving out of order: slots that wait in a heap by release time
-    unordered="i4", heap_size="i8", taken="i8",
+    unordered="i8", heap_size="i8", taken="i8",
 )  # fmt: skip
 
 socket_dtype = _record(
     # a packet port: where its ring and its staging area stand, and how far each is used
-    port="i4", fd="i4", ring="i8", tail="i8", taken="i8", large_count="i8",
+    port="i8", fd="i8", ring="i8", tail="i8", taken="i8", large_count="i8",
     udp_gso="i8", staging="i8", staged="i8", iovs="i8", first_iov="i8",
 )  # fmt: skip
 
 format_dtype = _record(
-    outer_proto="i4", outer_proto6="i4", opaque_len="i4", self_describing="i4", least_len="i4",
-    id_offset="i4", id_length="i4", id_value="i8", flow_id_offset="i4", flow_id_length="i4",
-    flow_id_shift="i4", length_field="i4", check_offset="i4", check_mask="i4", check_value="i4",
-    entropy_offset="i4", inner_ip="i4",
+    outer_proto="i8", outer_proto6="i8", opaque_len="i8", self_describing="i8", least_len="i8",
+    id_offset="i8", id_length="i8", id_value="i8", flow_id_offset="i8", flow_id_length="i8",
+    flow_id_shift="i8", length_field="i8", check_offset="i8", check_mask="i8", check_value="i8",
+    entropy_offset="i8", inner_ip="i8",
 )  # fmt: skip
 
 KEY_WORDS = 9
@@ -480,18 +480,20 @@ tables_dtype = _record(
     # wires; `wire_settings` is what the agent wants, taken over by Command.WIRE. A slot number of
     # `wire_buffers` tells the pool buffer that the slot's payload stands in, or -1.
     wires=(wire_dtype, (MAX_WIRES,)), wire_count="i8", wire_settings=(wire_dtype, (MAX_WIRES,)),
-    wire_buffers=("i4", (MAX_WIRES, WIRE_SLOTS)), wire_heap=("i8", (MAX_WIRES, WIRE_SLOTS, 2)),
+    wire_buffers=("i8", (MAX_WIRES, WIRE_SLOTS)), wire_heap=("i8", (MAX_WIRES, WIRE_SLOTS, 2)),
     wire_taken=("i1", (MAX_WIRES, WIRE_SLOTS)), wire_turns=("i8", (MAX_WIRES, WIRE_SLOTS)),
     # packet ports; the pool buffers that the large frames of the burst in hand were read into
     sockets=(socket_dtype, (MAX_PORTS,)), socket_count="i8", staged_frames="i8",
-    large_buffers=("i4", (MAX_PORTS, LARGE_BURST)),
+    large_buffers=("i8", (MAX_PORTS, LARGE_BURST)),
     # the pool's buffers: references to each, and the stack of free ones
     pool="i8", buffers=("i8", (BUFFERS,)), free_buffers=("i8", (BUFFERS,)), free_buffer_count="i8",
     # the burst in hand, its aggregates, and the one packet that an action program works on
     packets=(packet_dtype, (BURST,)), packet_count="i8",
     groups=(group_dtype, (BURST,)), group_count="i8",
     buckets=("i8", (GRO_BUCKETS, 2)), gro_stamp="i8",
-    outgoing=outgoing_dtype, ranges=(range_dtype, (BURST + 4,)), key=("i8", (KEY_WORDS,)),
+    outgoing=outgoing_dtype, ranges=(range_dtype, (RANGES,)), key=("i8", (KEY_WORDS,)),
+    # packets that it remembers, whose headers stand at SAVED_OFFSET; the row for what is parsed anew
+    saved=(outgoing_dtype, (SAVED,)), saved_ranges=(range_dtype, (SAVED, RANGES)), parsed=packet_dtype,
     # connections through forwarding VMs; the segment size of the packet in hand if one of these sent it, or 0
     mss=(mss_dtype, (MSS_ENTRIES,)), mss_key=("i8", (MSS_WORDS,)), forwarded_mss="i8",
     # flows and the agent

@@ -6,23 +6,13 @@ from numba import njit
 from vswitch.dataplane import checksum, flow_table, meters, mss, rewrite
 from vswitch.dataplane.intrinsics import (
     acquire64,
-    copy,
     full_fence,
     release64,
     store8,
     store64,
     sys_write,
 )
-from vswitch.dataplane.outgoing import (
-    cut,
-    l4_checksum_field,
-    make_saved,
-    restore,
-    save,
-    segment_count,
-    store_l4_checksum,
-    take_group,
-)
+from vswitch.dataplane.outgoing import cut, restore, save, segment_count, take_group, write_packet
 from vswitch.dataplane.ports import tap
 from vswitch.dataplane.ports.packet import SHORTEST
 from vswitch.dataplane.ports.vnet import is_super_frame
@@ -51,6 +41,9 @@ SET_FIELD, PUSH, POP_VLAN, POP_MPLS, POP_PBB = (
 )  # fmt: skip
 SET_TTL, DEC_TTL, COPY_TTL = Op.SET_TTL.value, Op.DEC_TTL.value, Op.COPY_TTL.value
 SAVE, RESTORE = Op.SAVE.value, Op.RESTORE.value
+
+WHOLE = MAX_SAVED
+"""Where a super-frame is saved while its segments are treated one by one."""
 
 CHANGED = 0
 """What an operation did: changed the packet, or left it as it is …"""
@@ -102,17 +95,14 @@ def run_program(mem, t, program, length):
 @njit(cache=True)
 def _run_rewriting(mem, t, program, length):
     """Run operations of any kind; whether the packet was handed on, or dropped and counted."""
-    if is_super_frame(t["outgoing"]) and _tells_segments_apart(t, program, length):
-        return _run_on_segments(mem, t, program, length)
-    for step in range(length):
-        if t["programs"][program + OP_WORDS * step] == SAVE:
-            return _run_saving(mem, t, program, length, make_saved(), 0)
+    if not is_super_frame(t["outgoing"]) or not _tells_segments_apart(t, program, length):
+        return _run_any(mem, t, program, length)
+    save(mem, t, WHOLE)
     handed_on = False
-    for step in range(length):
-        result = _operate(mem, t, program + OP_WORDS * step)
-        if result == ENDED:
-            return True
-        handed_on = handed_on or result == HANDED_ON
+    for number in range(segment_count(t["outgoing"])):
+        restore(mem, t, WHOLE)
+        _cut_segment(mem, t, number)
+        handed_on = _run_any(mem, t, program, length) or handed_on
     return handed_on
 
 
@@ -135,19 +125,6 @@ def _tells_segments_apart(t, program, length):
 
 
 @njit(cache=True)
-def _run_on_segments(mem, t, program, length):
-    """Run a program on each segment of a super-frame; whether one was handed on, or dropped and counted."""
-    saved = make_saved()
-    save(mem, t, saved, 0)
-    handed_on = False
-    for number in range(segment_count(t["outgoing"])):
-        restore(mem, t, saved, 0)
-        _cut_segment(mem, t, number)
-        handed_on = _run_saving(mem, t, program, length, saved, 1) or handed_on
-    return handed_on
-
-
-@njit(cache=True)
 def _cut_segment(mem, t, number):
     """Make the super-frame its segment of this number."""
     out = t["outgoing"]
@@ -157,9 +134,9 @@ def _cut_segment(mem, t, number):
 
 
 @njit(cache=True)
-def _run_saving(mem, t, program, length, saved, first):
-    """As _run_rewriting, with SAVE and RESTORE; the places from `first` on in `saved` are free."""
-    depth = first
+def _run_any(mem, t, program, length):
+    """As _run_rewriting, of a packet that can be treated as a whole."""
+    depth = 0
     over = 0  # SAVEs without their RESTORE since a copy of the packet ended
     handed_on = False
     for step in range(length):
@@ -173,17 +150,17 @@ def _run_saving(mem, t, program, length, saved, first):
             if over:
                 continue
         if op == SAVE:
-            if depth == first + MAX_SAVED:
+            if depth == MAX_SAVED:
                 return handed_on
-            save(mem, t, saved, depth)
+            save(mem, t, depth)
             depth += 1
-        elif op == RESTORE and depth > first:
+        elif op == RESTORE and depth > 0:
             depth -= 1
-            restore(mem, t, saved, depth)
+            restore(mem, t, depth)
         else:
             result = _operate(mem, t, at)
             if result == ENDED:
-                if depth == first:
+                if depth == 0:
                     return True
                 over = 1  # that copy only: go on at its RESTORE
             handed_on = handed_on or result != CHANGED
@@ -286,13 +263,12 @@ def _punt_packets(mem, t, action):
     if not is_super_frame(t["outgoing"]):
         punt(mem, t, PuntKind.ACTION.value, action, t["outgoing"]["bytes"])
         return
-    saved = make_saved()
-    save(mem, t, saved, 0)
+    save(mem, t, WHOLE)
     for number in range(segment_count(t["outgoing"])):
-        restore(mem, t, saved, 0)
+        restore(mem, t, WHOLE)
         _cut_segment(mem, t, number)
         punt(mem, t, PuntKind.ACTION.value, action, t["outgoing"]["bytes"])
-    restore(mem, t, saved, 0)
+    restore(mem, t, WHOLE)
 
 
 @njit(cache=True)
@@ -313,17 +289,11 @@ def punt(mem, t, kind, action, received):
     t["free_punt_count"] -= 1
     slot = t["free_punts"][t["free_punt_count"]]
     at = t["punt_memory"] + slot * PUNT_SLOT_SIZE
-    copy(mem, at, out["header"], out["header_len"])
-    at += out["header_len"]
-    for index in range(out["range_count"]):
-        piece = t["ranges"][index]
-        copy(mem, at, piece["offset"], piece["length"])
-        at += piece["length"]
+    write_packet(mem, t, at)
     length = out["bytes"]
     if t["ports"][out["in_port"]]["kind"] == PortKind.PACKET.value:
         while length < SHORTEST:  # as it is on the medium
-            store8(mem, at, 0)
-            at += 1
+            store8(mem, at + length, 0)
             length += 1
     row = t["punts"][head & (PUNTS - 1)]
     row["kind"] = kind
@@ -341,9 +311,8 @@ def punt(mem, t, kind, action, received):
     info["csum"] = out["csum"]
     info["gso_size"] = out["gso_size"]
     if out["csum"] == Csum.PARTIAL.value and not is_super_frame(out):
-        l4 = t["punt_memory"] + slot * PUNT_SLOT_SIZE + out["l4"]
-        total = checksum.sum_bytes(mem, l4, out["bytes"] - out["l4"])
-        store_l4_checksum(mem, out, l4 + l4_checksum_field(out), total)
+        l4 = at + out["l4"]
+        checksum.store_l4(mem, l4, out["ip_proto"], checksum.sum_bytes(mem, l4, out["bytes"] - out["l4"]))
         info["csum"] = Csum.GOOD.value
     row["partial"] = 1 if info["csum"] == Csum.PARTIAL.value else 0
     _publish_punt(mem, t, head)

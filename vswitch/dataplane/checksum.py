@@ -3,7 +3,9 @@
 
 from numba import njit
 
-from vswitch.dataplane.intrinsics import load8, load16, load64, load_le16, load_le32
+from vswitch.dataplane.intrinsics import load8, load16, load64, load_le16, load_le32, store16
+
+PROTO_TCP, PROTO_UDP = 6, 17
 
 
 @njit(cache=True)
@@ -70,7 +72,7 @@ def ipv4_header_right(mem, l3, ihl):
 def l4_right(mem, l3, ip_version, proto, l4, header, payload, payload_len):
     """Whether the checksum of a TCP segment or UDP datagram is right.
 
-    Its first `header` (an even number of) bytes stand at `l4`, the other `payload_len` at `payload`.
+    Its first `header` bytes stand at `l4`, the other `payload_len` at `payload`.
     """
     length = header + payload_len
     total = swap(fold(proto + length))
@@ -79,11 +81,11 @@ def l4_right(mem, l3, ip_version, proto, l4, header, payload, payload_len):
         total += (addresses & 0xFFFFFFFF) + ((addresses >> 32) & 0xFFFFFFFF)
     else:
         total += sum_native(mem, l3 + 8, 32)
-    for index in range(header >> 2):
-        total += load_le32(mem, l4 + (index << 2))
-    if header & 2:
-        total += load_le16(mem, l4 + header - 2)
-    return fold(total + sum_native(mem, payload, payload_len)) == 0xFFFF
+    total += sum_native(mem, l4, header)
+    rest = sum_native(mem, payload, payload_len)
+    if header & 1:
+        rest = swap(fold(rest))
+    return fold(total + rest) == 0xFFFF
 
 
 @njit(cache=True)
@@ -107,3 +109,18 @@ def pseudo_header(mem, l3, ip_version, proto, l4_length):
     if ip_version == 4:
         return sum_header(mem, l3 + 12, 8) + proto + l4_length
     return sum_header(mem, l3 + 8, 32) + proto + l4_length
+
+
+@njit(cache=True)
+def l4_field(proto):
+    """Offset of the checksum in a TCP or UDP header."""
+    return 16 if proto == PROTO_TCP else 6
+
+
+@njit(cache=True)
+def store_l4(mem, l4, proto, total):
+    """Write the checksum of the TCP segment or UDP datagram at `l4` for its sum, pseudo-header included."""
+    value = finish(total)
+    if value == 0 and proto == PROTO_UDP:
+        value = 0xFFFF  # 0 says that there is none (RFC 768)
+    store16(mem, l4 + l4_field(proto), value)

@@ -7,8 +7,8 @@ A key is KEY_WORDS words; `vswitch.datapath` packs and unpacks them as this file
 from numba import njit
 
 from vswitch.dataplane.hashing import mix
-from vswitch.dataplane.intrinsics import load16, load32, load_be64
-from vswitch.dataplane.parse import ETH_ARP, ETH_MPLS, ETH_MPLS_MULTICAST, ETH_PBB, l4_ports
+from vswitch.dataplane.intrinsics import load16, load32, load_be64, pointer_to
+from vswitch.dataplane.parse import ETH_ARP, ETH_MPLS, ETH_MPLS_MULTICAST, ETH_PBB, FORWARD, l4_ports, parse
 from vswitch.layout import FLOW_EMPTY, FLOW_USED, FLOWS, FLOWS_LIMIT, KEY_WORDS
 
 NOT_FOUND = -1
@@ -53,6 +53,25 @@ def make_key(mem, t, packet):
             key[6] = load32(mem, l3) >> 8
         elif eth_type == ETH_PBB:
             key[8] = load32(mem, l3) & 0xFFFFFF
+
+
+@njit(cache=True)
+def make_key_of_frame(mem_array, t, offset, length):
+    """Write the key of the frame at mem[offset:offset+length] into `t['key']`; False: it is no frame.
+
+    For the agent, on tables of its own: row 0 of `t['packets']` is used.
+    """
+    mem = pointer_to(mem_array)
+    packet = t["packets"][0]
+    packet["offset"] = offset
+    packet["length"] = length
+    packet["head_length"] = length
+    packet["ext"] = 0
+    packet["port"] = 0
+    if parse(mem, t, packet, False) != FORWARD:
+        return False
+    make_key(mem, t, packet)
+    return True
 
 
 @njit(cache=True)

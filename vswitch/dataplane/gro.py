@@ -9,6 +9,7 @@ Whether a flow is coalesced at all is asked when a group begins, once per flow a
 
 from numba import njit
 
+from vswitch.dataplane.checksum import PROTO_TCP
 from vswitch.dataplane.formats import same_opaque
 from vswitch.dataplane.intrinsics import load8, load16, load32, load64
 from vswitch.dataplane.nic.lro import decide
@@ -19,7 +20,6 @@ from vswitch.layout import GRO_BUCKETS, HEADER_MAX, Counter, Csum, GroupLro, Lro
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = 1, 2, 4, 8, 16, 32, 64, 128
 NEVER_MERGED = SYN | RST | URG | CWR
 ENDS_AGGREGATE = FIN | PSH
-PROTO_TCP = 6
 LONGEST_TCP_HEADER = 60
 NO_PACKET = -1
 

@@ -8,9 +8,8 @@ Packets are those that a wire would carry: a super-frame counts as its segments.
 
 from numba import njit
 
-from vswitch.dataplane.outgoing import cut, segment_count, set_tos
+from vswitch.dataplane.outgoing import cut, is_ip, segment_count, set_tos
 from vswitch.dataplane.ports.vnet import is_super_frame
-from vswitch.dataplane.rewrite import is_ip
 from vswitch.layout import Counter
 
 NO_BAND = -1

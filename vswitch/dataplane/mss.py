@@ -13,13 +13,15 @@ RST, some time after both FINs, or idle. Time is `t['now_ns']`; an entry whose t
 from numba import njit
 
 from vswitch.dataplane import checksum
-from vswitch.dataplane.gro import PROTO_TCP
+from vswitch.dataplane.checksum import PROTO_TCP
+from vswitch.dataplane.gro import FIN, RST, SYN
 from vswitch.dataplane.hashing import mix
 from vswitch.dataplane.intrinsics import load8, load16, load32, load_be64, store16
-from vswitch.dataplane.parse import ETH_HEADER, ETH_QINQ, ETH_VLAN, VLAN_TAG
+from vswitch.dataplane.outgoing import link_header, sum_l4
+from vswitch.dataplane.parse import ETH_HEADER, ETH_QINQ, ETH_VLAN
 from vswitch.dataplane.ports.vnet import is_super_frame
 from vswitch.dataplane.tso import NO_TUNNEL
-from vswitch.layout import HEADER_MAX, MAX_VLAN_TAGS, MSS_ENTRIES, MSS_WAYS, MSS_WORDS, Counter, Csum
+from vswitch.layout import HEADER_MAX, MSS_ENTRIES, MSS_WAYS, MSS_WORDS, Counter, Csum
 
 DEFAULT_MSS = 536
 """What every host takes (RFC 9293, section 3.7.1): for a SYN without the option and unknown connections."""
@@ -36,9 +38,8 @@ CLOSED_NS = 60 * 1_000_000_000
 NOT_FOUND = -1
 NOT_FORWARDED = 0
 
-FIN, SYN, RST = 1, 2, 4
 OPTION_END, OPTION_NOP, OPTION_MSS = 0, 1, 2
-TCP_HEADER, TCP_CHECKSUM = 20, 16
+TCP_HEADER = 20
 
 
 # What a forwarding VM's port passes
@@ -110,7 +111,7 @@ def fit_to_path(mem, t, index, tunnel):
         return
     room = port["mtu"] - out["header_len"]
     if tunnel == NO_TUNNEL:
-        room += min(out["l3"], ETH_HEADER + MAX_VLAN_TAGS * VLAN_TAG)
+        room += link_header(out)
     else:
         room += ETH_HEADER - t["ports"][tunnel]["template_len"]
         if t["formats"][t["ports"][tunnel]["format"]]["inner_ip"]:
@@ -141,25 +142,16 @@ def segment_size(mss, options):
 def _make_partial(mem, l3, l4, version, length):
     """Leave a TCP segment's checksum, which is right, to whoever segments it."""
     pseudo_sum = checksum.pseudo_header(mem, l3, version, PROTO_TCP, length)
-    store16(mem, l4 + TCP_CHECKSUM, checksum.fold(pseudo_sum))
+    store16(mem, l4 + checksum.l4_field(PROTO_TCP), checksum.fold(pseudo_sum))
 
 
 @njit(cache=True)
 def _checksum_right(mem, t):
     """Whether the outgoing packet's TCP checksum, a whole one, is right."""
     out = t["outgoing"]
-    at = out["header"]
-    length = out["header_len"] - out["l4"]
-    total = checksum.pseudo_header(
-        mem, at + out["l3"], out["ip_version"], PROTO_TCP, length + out["payload_len"]
-    )
-    total += checksum.sum_bytes(mem, at + out["l4"], length)
-    for index in range(out["range_count"]):
-        piece = t["ranges"][index]
-        part = checksum.sum_bytes(mem, piece["offset"], piece["length"])
-        total += checksum.swap(part) if length & 1 else part
-        length += piece["length"]
-    return checksum.fold(total) == 0xFFFF
+    length = out["header_len"] - out["l4"] + out["payload_len"]
+    total = checksum.pseudo_header(mem, out["header"] + out["l3"], out["ip_version"], PROTO_TCP, length)
+    return checksum.fold(total + sum_l4(mem, t)) == 0xFFFF
 
 
 # The table

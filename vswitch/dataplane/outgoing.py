@@ -14,32 +14,28 @@ import numpy as np
 from numba import njit
 
 from vswitch.dataplane import checksum
-from vswitch.dataplane.gro import CWR, FIN, PROTO_TCP, PSH
+from vswitch.dataplane.checksum import PROTO_TCP
+from vswitch.dataplane.gro import CWR, FIN, PSH
 from vswitch.dataplane.intrinsics import (
     copy,
     load8,
     load16,
     load32,
-    load64,
     store8,
     store16,
     store32,
-    store64,
 )
-from vswitch.dataplane.parse import ETH_HEADER, ETH_QINQ, ETH_VLAN, PROTO_UDP, VLAN_TAG, parse
+from vswitch.dataplane.parse import ETH_HEADER, ETH_QINQ, ETH_VLAN, VLAN_TAG, parse
 from vswitch.dataplane.ports import vnet
 from vswitch.dataplane.seq import seq_add
-from vswitch.flow import MAX_SAVED
 from vswitch.layout import (
-    BURST,
     HEADER_MAX,
     HEADER_OFFSET,
+    MAX_VLAN_TAGS,
+    SAVED_OFFSET,
     STAGED_HEAD,
     TEMPLATE_SIZE,
     Csum,
-    outgoing_dtype,
-    packet_dtype,
-    range_dtype,
 )
 
 LONGEST_HEADERS = STAGED_HEAD - vnet.HEADER - TEMPLATE_SIZE
@@ -48,7 +44,8 @@ HEADROOM = 512
 """Bytes in front of HEADER_OFFSET that pushed headers may take."""
 HEADER_LIMIT = HEADER_OFFSET + 2 * HEADER_MAX
 """Where headers that are pulled out of the payload end at the latest."""
-SAVED_WORDS = LONGEST_HEADERS // 8 + 1
+START = np.int64(0)
+"""Of ranges, and of the payload in the first of them. (No literal: Numba would compile once more for it.)"""
 
 
 @njit(cache=True)
@@ -144,7 +141,7 @@ def _complete_headers(mem, out, flags):
     else:
         store16(mem, l4 + 4, l4_length)
     pseudo_sum = checksum.pseudo_header(mem, l3, out["ip_version"], out["ip_proto"], l4_length)
-    store16(mem, l4 + l4_checksum_field(out), checksum.fold(pseudo_sum))
+    store16(mem, l4 + checksum.l4_field(out["ip_proto"]), checksum.fold(pseudo_sum))
     out["csum"] = Csum.PARTIAL.value
 
 
@@ -238,6 +235,18 @@ def network_offset(mem, header, length):
 
 
 @njit(cache=True)
+def is_ip(mem, out):
+    """Whether the packet is IPv4 or IPv6, behind VLAN tags at most."""
+    return out["ip_version"] != 0 and network_offset(mem, out["header"], out["header_len"]) == out["l3"]
+
+
+@njit(cache=True)
+def link_header(out):
+    """Bytes of the headers in front of the network layer, which an MTU does not count."""
+    return min(out["l3"], ETH_HEADER + MAX_VLAN_TAGS * VLAN_TAG)
+
+
+@njit(cache=True)
 def parse_anew(mem, t):
     """Find the headers again, after their types changed or others came to light.
 
@@ -247,7 +256,7 @@ def parse_anew(mem, t):
     ahead = max(_within_reach(t), 0)
     if ahead > 0:
         copy(mem, out["header"] + out["header_len"], t["ranges"][0]["offset"], ahead)
-    packet = np.empty(1, packet_dtype)[0]
+    packet = t["parsed"]
     # The parser steps over few VLAN tags, and many may have been pushed: it begins at the last of them.
     skipped = network_offset(mem, out["header"], out["header_len"] + ahead) - ETH_HEADER
     packet["offset"] = out["header"] + skipped
@@ -321,74 +330,94 @@ def _cut_ranges(t, start, length):
     t["outgoing"]["range_count"] = kept
 
 
+# Payload
+
+
+@njit(cache=True, inline="always")
+def advance(t, index, position):
+    """The range and the place in it that are `position` bytes behind the start of range `index`."""
+    while index < t["outgoing"]["range_count"] - 1 and position >= t["ranges"][index]["length"]:
+        position -= t["ranges"][index]["length"]
+        index += 1
+    return index, position
+
+
+@njit(cache=True)
+def gather(mem, t, target, index, position, length):
+    """Copy `length` payload bytes, from byte `position` of range `index` on, to `target`."""
+    while length > 0:
+        part = min(length, t["ranges"][index]["length"] - position)
+        copy(mem, target, t["ranges"][index]["offset"] + position, part)
+        target += part
+        length -= part
+        position = np.int64(0)
+        index += 1
+
+
+@njit(cache=True)
+def write_packet(mem, t, target):
+    """Copy the whole packet to `target`."""
+    out = t["outgoing"]
+    copy(mem, target, out["header"], out["header_len"])
+    gather(mem, t, target + out["header_len"], START, START, out["payload_len"])
+
+
+@njit(cache=True)
+def sum_payload(mem, t, index, position, length):
+    """Checksum of `length` payload bytes, from byte `position` of range `index` on: a folded sum."""
+    total = 0
+    done = 0
+    while done < length:
+        part = min(length - done, t["ranges"][index]["length"] - position)
+        part_sum = checksum.sum_bytes(mem, t["ranges"][index]["offset"] + position, part)
+        total += checksum.swap(part_sum) if done & 1 else part_sum
+        done += part
+        position = np.int64(0)
+        index += 1
+    return checksum.fold(total)
+
+
 # Checksums
 
 
 @njit(cache=True)
-def l4_checksum_field(out):
-    """Offset of the TCP or UDP checksum in its header."""
-    return 16 if out["ip_proto"] == PROTO_TCP else 6
-
-
-@njit(cache=True)
-def store_l4_checksum(mem, out, field, total):
-    """Write the checksum of a TCP segment or UDP datagram for its sum, partial checksum included."""
-    value = checksum.finish(total)
-    if value == 0 and out["ip_proto"] == PROTO_UDP:
-        value = 0xFFFF
-    store16(mem, field, value)
+def sum_l4(mem, t):
+    """Sum of the packet from its TCP or UDP header on; the packet is no super-frame."""
+    out = t["outgoing"]
+    length = out["header_len"] - out["l4"]
+    payload_sum = sum_payload(mem, t, START, START, out["payload_len"])
+    if length & 1:
+        payload_sum = checksum.swap(payload_sum)
+    return checksum.sum_bytes(mem, out["header"] + out["l4"], length) + payload_sum
 
 
 @njit(cache=True)
 def complete_checksum(mem, t):
     """Make a partial checksum a whole one. The packet is no super-frame."""
     out = t["outgoing"]
-    if out["csum"] != Csum.PARTIAL.value:
-        return
-    length = out["header_len"] - out["l4"]
-    total = checksum.sum_bytes(mem, out["header"] + out["l4"], length)
-    for index in range(out["range_count"]):
-        piece = t["ranges"][index]
-        part = checksum.sum_bytes(mem, piece["offset"], piece["length"])
-        total += checksum.swap(part) if length & 1 else part
-        length += piece["length"]
-    store_l4_checksum(mem, out, out["header"] + out["l4"] + l4_checksum_field(out), total)
-    out["csum"] = Csum.GOOD.value
+    if out["csum"] == Csum.PARTIAL.value:
+        checksum.store_l4(mem, out["header"] + out["l4"], out["ip_proto"], sum_l4(mem, t))
+        out["csum"] = Csum.GOOD.value
 
 
 # Remembering packets
 
 
 @njit(cache=True)
-def make_saved():
-    """Room for MAX_SAVED packets, and one more for whoever runs a program on parts of a packet."""
-    count = MAX_SAVED + 1
-    return (
-        np.empty(count, outgoing_dtype),
-        np.empty((count, BURST + 4), range_dtype),
-        np.empty((count, SAVED_WORDS), np.int64),
-    )
-
-
-@njit(cache=True)
-def save(mem, t, saved, place):
-    """Remember the packet at `place`."""
-    packets, ranges, headers = saved
+def save(mem, t, place):
+    """Remember the packet at `place`, of SAVED."""
     out = t["outgoing"]
-    packets[place] = out
+    t["saved"][place] = out
     for index in range(out["range_count"]):
-        ranges[place, index] = t["ranges"][index]
-    for word in range((out["header_len"] + 7) // 8):
-        headers[place, word] = load64(mem, out["header"] + 8 * word)
+        t["saved_ranges"][place, index] = t["ranges"][index]
+    copy(mem, SAVED_OFFSET + place * STAGED_HEAD, out["header"], out["header_len"])
 
 
 @njit(cache=True)
-def restore(mem, t, saved, place):
+def restore(mem, t, place):
     """The packet is again the one that was saved at `place`."""
-    packets, ranges, headers = saved
-    t["outgoing"] = packets[place]
+    t["outgoing"] = t["saved"][place]
     out = t["outgoing"]
     for index in range(out["range_count"]):
-        t["ranges"][index] = ranges[place, index]
-    for word in range((out["header_len"] + 7) // 8):
-        store64(mem, out["header"] + 8 * word, headers[place, word])
+        t["ranges"][index] = t["saved_ranges"][place, index]
+    copy(mem, out["header"], SAVED_OFFSET + place * STAGED_HEAD, out["header_len"])

@@ -8,6 +8,7 @@ frame's contiguous head, and `payload`, `payload_len` lie inside the frame.
 from numba import njit
 
 from vswitch.dataplane import checksum
+from vswitch.dataplane.checksum import PROTO_TCP, PROTO_UDP
 from vswitch.dataplane.formats import find_tunnel, flow_id, opaque_length, open_gap, synthesise_ethernet
 from vswitch.dataplane.hashing import mix
 from vswitch.dataplane.intrinsics import load8, load16, load32, load64
@@ -18,7 +19,7 @@ IPV4_HEADER = 20
 VLAN_TAG = 4
 ETH_IPV4, ETH_ARP, ETH_VLAN, ETH_QINQ, ETH_IPV6 = 0x0800, 0x0806, 0x8100, 0x88A8, 0x86DD
 ETH_MPLS, ETH_MPLS_MULTICAST, ETH_PBB = 0x8847, 0x8848, 0x88E7
-PROTO_ICMP, PROTO_TCP, PROTO_UDP, PROTO_ICMPV6, PROTO_SCTP = 1, 6, 17, 58, 132
+PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP = 1, 58, 132
 VLAN_PRESENT = 0x1000
 FRAG_FIRST, FRAG_LATER = 1, 3
 ECN_MASK, ECN_CE, ECN_ECT0, ECN_ECT1 = 3, 3, 2, 1
@@ -81,7 +82,9 @@ def _decapsulate(mem, t, packet):
         packet["head_length"] = packet["length"]
     known = packet["csum"] != Csum.UNKNOWN.value  # by the kernel that sent it
     if row["outer_proto"] == PROTO_UDP and load16(mem, opaque + 6) != 0 and not known:
-        if not _l4_checksum_right(mem, packet, l3, 4, PROTO_UDP, opaque, total - ihl):
+        head = min(end - opaque, total - ihl)
+        rest = total - ihl - head
+        if not checksum.l4_right(mem, l3, 4, PROTO_UDP, opaque, head, packet["ext"], rest):
             return Counter.RX_BAD_OUTER_CHECKSUM.value
     # what the sender's kernel said of a checksum is of the inner one only if that is where it is
     inner_partial = packet["csum"] == Csum.PARTIAL.value and packet["csum_start"] > inner - packet["offset"]
@@ -341,16 +344,3 @@ def _verify_l4(mem, packet):
         packet["payload_len"],
     )
     return Csum.GOOD.value if right else Csum.BAD.value
-
-
-@njit(cache=True)
-def _l4_checksum_right(mem, packet, l3, ip_version, proto, l4, length):
-    """Whether the checksum of a datagram is right that may continue in the frame's second part."""
-    total = checksum.pseudo_header(mem, l3, ip_version, proto, length)
-    head = packet["offset"] + packet["head_length"] - l4
-    if head >= length:
-        return checksum.fold(total + checksum.sum_bytes(mem, l4, length)) == 0xFFFF
-    tail = checksum.sum_bytes(mem, packet["ext"], length - head)
-    if head & 1:
-        tail = checksum.swap(tail)
-    return checksum.fold(total + checksum.sum_bytes(mem, l4, head) + tail) == 0xFFFF

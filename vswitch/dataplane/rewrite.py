@@ -23,6 +23,7 @@ from vswitch.dataplane.intrinsics import (
 from vswitch.dataplane.outgoing import (
     complete_checksum,
     drop_front,
+    is_ip,
     network_offset,
     open_front,
     parse_anew,
@@ -78,6 +79,7 @@ BAD_TTL = 3
 ETH_ADDRESSES = 12
 MPLS_ENTRY = 4
 PBB_TAG = 4
+ARP_PACKET = 28
 PROTO_IPV4, PROTO_IPV6, PROTO_ROUTING, PROTO_FRAGMENT = 4, 41, 43, 44
 ND_SOLICITATION, ND_ADVERTISEMENT = 135, 136
 ND_SOURCE_LINK, ND_TARGET_LINK = 1, 2
@@ -101,12 +103,6 @@ def _eth_type(mem, out, network):
 
 
 @njit(cache=True)
-def is_ip(mem, out):
-    """Whether the packet is IPv4 or IPv6, behind VLAN tags at most."""
-    return out["ip_version"] != 0 and _network(mem, out) == out["l3"]
-
-
-@njit(cache=True)
 def _has_tag(mem, t):
     """Whether a VLAN tag stands behind the Ethernet addresses."""
     eth_type = load16(mem, t["outgoing"]["header"] + ETH_ADDRESSES)
@@ -116,29 +112,23 @@ def _has_tag(mem, t):
 @njit(cache=True)
 def _find_mpls(mem, t):
     """Offset of the MPLS label stack entry on top, or 0."""
-    network = _network(mem, t["outgoing"])
-    eth_type = _eth_type(mem, t["outgoing"], network)
-    if not (eth_type == ETH_MPLS or eth_type == ETH_MPLS_MULTICAST):
-        return 0
-    return network if reach(mem, t, network + MPLS_ENTRY) else 0
+    found = _find(mem, t, ETH_MPLS, MPLS_ENTRY)
+    return found if found else _find(mem, t, ETH_MPLS_MULTICAST, MPLS_ENTRY)
 
 
 @njit(cache=True)
 def _find_pbb(mem, t):
     """Offset of the I-TAG's control information, or 0."""
-    network = _network(mem, t["outgoing"])
-    if _eth_type(mem, t["outgoing"], network) != ETH_PBB:
-        return 0
-    return network if reach(mem, t, network + PBB_TAG) else 0
+    return _find(mem, t, ETH_PBB, PBB_TAG)
 
 
 @njit(cache=True)
-def _find_arp(mem, t):
-    """Offset of the ARP packet, or 0."""
+def _find(mem, t, eth_type, length):
+    """Offset of the header of this Ethernet type behind the VLAN tags, or 0; its `length` bytes are there."""
     network = _network(mem, t["outgoing"])
-    if _eth_type(mem, t["outgoing"], network) != ETH_ARP:
+    if _eth_type(mem, t["outgoing"], network) != eth_type:
         return 0
-    return network if reach(mem, t, network + 28) else 0
+    return network if reach(mem, t, network + length) else 0
 
 
 @njit(cache=True)
@@ -203,10 +193,8 @@ def _amend_l4(mem, t, change, of_pseudo_header):
     out = t["outgoing"]
     proto = out["ip_proto"]
     place = -1
-    if proto == PROTO_TCP:
-        place = 16
-    elif proto == PROTO_UDP:
-        place = 6
+    if proto == PROTO_TCP or proto == PROTO_UDP:
+        place = checksum.l4_field(proto)
     elif (proto == PROTO_ICMPV6 and out["ip_version"] == 6) or (proto == PROTO_ICMP and not of_pseudo_header):
         place = 2
     if place < 0 or not _has_l4(mem, t, proto, 0, place + 2):
@@ -307,34 +295,24 @@ def _set_ip_proto(mem, t, value):
         word = (load8(mem, l3 + 8) << 8) | (value & 0xFF)
         _amend(mem, l3 + 10, _replace16(mem, l3 + 8, word))
     else:
-        store8(mem, _last_next_header(mem, out), value)
+        store8(mem, _walk_extensions(mem, out)[0], value)
     parse_anew(mem, t)
 
 
 @njit(cache=True)
-def _last_next_header(mem, out):
-    """Where the number of the protocol behind IPv6 and its extension headers stands (RFC 8200, section 4)."""
+def _walk_extensions(mem, out):
+    """(where the number of the protocol behind IPv6 and its extension headers stands, whether a routing
+    header names another final destination, which the checksum covers) (RFC 8200, sections 4 and 8.1)."""
     place = out["header"] + out["l3"] + 6
     header = out["header"] + out["l3"] + 40
-    while header < out["header"] + out["l4"]:
-        size = 8 if load8(mem, place) == PROTO_FRAGMENT else 8 + load8(mem, header + 1) * 8
-        place = header
-        header += size
-    return place
-
-
-@njit(cache=True)
-def _routed_elsewhere(mem, out):
-    """Whether a routing header names another final destination, which the checksum covers (RFC 8200, 8.1)."""
-    place = out["header"] + out["l3"] + 6
-    header = out["header"] + out["l3"] + 40
+    is_routed = False
     while header < out["header"] + out["l4"]:
         proto = load8(mem, place)
         if proto == PROTO_ROUTING and load8(mem, header + 3) > 0:
-            return True
+            is_routed = True
         place = header
         header += 8 if proto == PROTO_FRAGMENT else 8 + load8(mem, header + 1) * 8
-    return False
+    return place, is_routed
 
 
 @njit(cache=True)
@@ -360,7 +338,7 @@ def _set_ipv6(mem, t, field, high, low):
         store32(mem, l3, (load32(mem, l3) & 0xFFF00000) | (low & 0xFFFFF))
         return DONE
     change = _replace_ipv6(mem, l3 + (8 if field == IPV6_SRC else 24), high, low)
-    if field == IPV6_SRC or not _routed_elsewhere(mem, out):
+    if field == IPV6_SRC or not _walk_extensions(mem, out)[1]:
         _amend_l4(mem, t, change, True)
     return DONE
 
@@ -407,7 +385,7 @@ def _set_icmp(mem, t, proto, ip_version, is_type, value):
 
 @njit(cache=True)
 def _set_arp(mem, t, field, value):
-    arp = _find_arp(mem, t)
+    arp = _find(mem, t, ETH_ARP, ARP_PACKET)
     if arp == 0:
         return MISSING
     at = t["outgoing"]["header"] + arp

@@ -12,17 +12,25 @@ where their TCP or UDP checksums are left partial, to the interface.
 from numba import njit
 
 from vswitch.dataplane import checksum
+from vswitch.dataplane.checksum import PROTO_TCP, PROTO_UDP
 from vswitch.dataplane.formats import FIT, NO_TUNNEL, encapsulation_verdict, write_identifiers
-from vswitch.dataplane.gro import CWR, FIN, PROTO_TCP, PSH
+from vswitch.dataplane.gro import CWR, FIN, PSH
 from vswitch.dataplane.intrinsics import copy, load8, load16, load32, store8, store16, store32
-from vswitch.dataplane.outgoing import drop_front, network_offset
-from vswitch.dataplane.parse import ETH_HEADER, ETH_IPV4, ETH_IPV6, ETH_QINQ, ETH_VLAN, PROTO_UDP, VLAN_TAG
+from vswitch.dataplane.outgoing import (
+    START,
+    advance,
+    drop_front,
+    gather,
+    is_ip,
+    link_header,
+    sum_payload,
+)
+from vswitch.dataplane.parse import ETH_HEADER, ETH_IPV4, ETH_IPV6, ETH_QINQ, ETH_VLAN
 from vswitch.dataplane.ports import packet, vnet
 from vswitch.dataplane.ports.wire import admit, data_of, publish_frame, reserve, slot_of
 from vswitch.dataplane.seq import seq_add
 from vswitch.layout import (
     MAX_IP_LEN,
-    MAX_VLAN_TAGS,
     PROTOTYPE_OFFSET,
     SERIES,
     SERIES_OFFSET,
@@ -39,8 +47,7 @@ OUTER_IP = ETH_HEADER
 """Offset of the outer IPv4 header in a template."""
 SPARE_BUFFERS = 8
 """Pool buffers that no wire holds, so that one whose receiver takes nothing cannot hold all of them."""
-TCP_CHECKSUM, UDP_CHECKSUM = 16, 6
-"""Offsets of the checksum in the header."""
+UDP_HEADER = 8
 
 
 @njit(cache=True)
@@ -54,16 +61,15 @@ def segment(mem, t, index, tunnel):
         return _segment(mem, t, index, NO_TUNNEL)
     out = t["outgoing"]
     row = t["formats"][t["ports"][tunnel]["format"]]
-    is_bare_ip = out["ip_version"] and network_offset(mem, out["header"], out["header_len"]) == out["l3"]
-    verdict = encapsulation_verdict(row, out, is_bare_ip)
+    verdict = encapsulation_verdict(row, out, is_ip(mem, out))
     if verdict != FIT:
         t["counters"][verdict] += 1
         t["ports"][tunnel]["tx_dropped"] += 1
         return 0
-    link_header = out["l3"] if row["inner_ip"] else 0
-    drop_front(out, link_header)
+    left_away = out["l3"] if row["inner_ip"] else 0
+    drop_front(out, left_away)
     sent = _segment(mem, t, index, tunnel)
-    drop_front(out, -link_header)
+    drop_front(out, -left_away)
     return sent
 
 
@@ -78,8 +84,8 @@ def _segment(mem, t, index, tunnel):
     if port["kind"] == PortKind.PACKET.value and tunnel < 0 and not _is_super_behind_shim(mem, out):
         packet.send(mem, t, index)
         return 1
-    link_header = ETH_HEADER if tunnel >= 0 else min(out["l3"], ETH_HEADER + MAX_VLAN_TAGS * VLAN_TAG)
-    if template_len + out["header_len"] + gso_size - link_header > port["mtu"]:
+    uncounted = ETH_HEADER if tunnel >= 0 else link_header(out)
+    if template_len + out["header_len"] + gso_size - uncounted > port["mtu"]:
         t["counters"][Counter.MTU_EXCEEDED.value] += 1
         port["tx_dropped"] += 1
         return 0
@@ -168,30 +174,14 @@ def _send_whole(mem, t, wire_index, tunnel, template_len):
         kind = SlotKind.DATA.value
         at = data_of(wire["tx_data"], wire["data_size"], wire["tx_head"])
     copy(mem, at, PROTOTYPE_OFFSET, header_len)
-    _gather(mem, t, at + header_len, 0, 0, out["payload_len"])
+    gather(mem, t, at + header_len, START, START, out["payload_len"])
     if out["csum"] == Csum.PARTIAL.value:
         l4 = at + template_len + out["l4"]
-        field = l4 + (16 if out["ip_proto"] == PROTO_TCP else 6)
-        value = checksum.finish(checksum.sum_bytes(mem, l4, at + frame_len - l4))
-        if value == 0 and out["ip_proto"] == PROTO_UDP:
-            value = 0xFFFF
-        store16(mem, field, value)
+        checksum.store_l4(mem, l4, out["ip_proto"], checksum.sum_bytes(mem, l4, at + frame_len - l4))
     if tunnel >= 0:
         _set_outer(mem, t, at, tunnel, frame_len, _outer_sum(mem))
     publish_frame(mem, t, wire_index, release_ns, kind, frame_len, frame_len, 0, -1)
     return 1
-
-
-@njit(cache=True)
-def _gather(mem, t, target, index, position, length):
-    """Copy `length` payload bytes from range `index`, byte `position`, on."""
-    while length > 0:
-        part = min(length, t["ranges"][index]["length"] - position)
-        copy(mem, target, t["ranges"][index]["offset"] + position, part)
-        target += part
-        length -= part
-        position = 0
-        index += 1
 
 
 @njit(cache=True)
@@ -204,8 +194,7 @@ def _send_segments(mem, t, wire_index, tunnel, template_len, gso_size):
     by_reference = by_reference and t["free_buffer_count"] > SPARE_BUFFERS
     series = _begin_series(mem, t, tunnel, template_len)
     sent = 0
-    index = 0  # the range that the next segment starts in, and where in it
-    position = 0
+    index, position = START, START  # the range that the next segment starts in, and where in it
     for number in range(-(-out["payload_len"] // gso_size)):
         length = min(gso_size, out["payload_len"] - number * gso_size)
         release_ns = admit(t, wire_index, header_len + length)
@@ -218,7 +207,7 @@ def _send_segments(mem, t, wire_index, tunnel, template_len, gso_size):
                 kind = SlotKind.DATA.value
                 at = data_of(wire["tx_data"], wire["data_size"], wire["tx_head"])
                 source = at + header_len
-                _gather(mem, t, source, index, position, length)
+                gather(mem, t, source, index, position, length)
             _write_headers(mem, t, at, tunnel, template_len, series, number, length)
             payload_sum = checksum.sum_bytes(mem, source, length)
             _complete_checksum(mem, out, at + template_len + out["l4"], series, payload_sum, length)
@@ -229,17 +218,8 @@ def _send_segments(mem, t, wire_index, tunnel, template_len, gso_size):
             else:
                 publish_frame(mem, t, wire_index, release_ns, kind, whole, whole, 0, -1)
             sent += 1
-        index, position = _advance(t, index, position + length)
+        index, position = advance(t, index, position + length)
     return sent
-
-
-@njit(cache=True, inline="always")
-def _advance(t, index, position):
-    """The range and the place in it that are `position` bytes behind the start of range `index`."""
-    while index < t["outgoing"]["range_count"] - 1 and position >= t["ranges"][index]["length"]:
-        position -= t["ranges"][index]["length"]
-        index += 1
-    return index, position
 
 
 @njit(cache=True)
@@ -263,9 +243,9 @@ def _begin_series(mem, t, tunnel, template_len):
         flags = load8(mem, l4 + 13)
         store32(mem, l4 + 4, 0)
         store8(mem, l4 + 13, 0)
-        store16(mem, l4 + TCP_CHECKSUM, 0)
     else:
-        store32(mem, l4 + 4, 0)  # length and checksum
+        store16(mem, l4 + 4, 0)  # length
+    store16(mem, l4 + checksum.l4_field(out["ip_proto"]), 0)
     l4_sum = checksum.sum_header(mem, l4, out["header_len"] - out["l4"])
     pseudo_sum = checksum.pseudo_header(mem, l3, out["ip_version"], out["ip_proto"], 0)
     outer_sum = _outer_sum(mem) if tunnel >= 0 else 0
@@ -311,10 +291,9 @@ def _complete_checksum(mem, out, l4, series, payload_sum, length):
     if out["ip_proto"] == PROTO_TCP:
         seq = load32(mem, l4 + 4)
         total += (seq >> 16) + (seq & 0xFFFF) + load8(mem, l4 + 13)
-        store16(mem, l4 + TCP_CHECKSUM, checksum.finish(total))
     else:
-        value = checksum.finish(total + load16(mem, l4 + 4))
-        store16(mem, l4 + UDP_CHECKSUM, value if value else 0xFFFF)
+        total += load16(mem, l4 + 4)
+    checksum.store_l4(mem, l4, out["ip_proto"], total)
 
 
 # To a packet port
@@ -331,10 +310,10 @@ def _stage_whole(mem, t, place, tunnel, template_len):
         _set_outer(mem, t, at, tunnel, header_len + out["payload_len"], _outer_sum(mem))
     _write_vnet_header(mem, at - vnet.HEADER, out, template_len)
     if header_len + out["payload_len"] <= packet.HEAD_ROOM:
-        _gather(mem, t, at + header_len, 0, 0, out["payload_len"])
+        gather(mem, t, at + header_len, START, START, out["payload_len"])
         header_len += out["payload_len"]
     else:
-        _add_pieces(mem, t, place, 0, 0, out["payload_len"])
+        _add_pieces(mem, t, place, START, START, out["payload_len"])
     packet.publish(mem, t, place, header_len)
     return 1
 
@@ -342,8 +321,7 @@ def _stage_whole(mem, t, place, tunnel, template_len):
 @njit(cache=True)
 def _write_vnet_header(mem, at, out, template_len):
     if out["csum"] == Csum.PARTIAL.value:
-        field = TCP_CHECKSUM if out["ip_proto"] == PROTO_TCP else UDP_CHECKSUM
-        vnet.write_partial(mem, at, template_len + out["l4"], field)
+        vnet.write_partial(mem, at, template_len + out["l4"], checksum.l4_field(out["ip_proto"]))
     else:
         vnet.write_nothing(mem, at)
 
@@ -355,9 +333,8 @@ def _stage_segments(mem, t, place, tunnel, template_len, gso_size):
     header_len = template_len + out["header_len"]
     series = _begin_series(mem, t, tunnel, template_len)
     pseudo_sum = series[5]
-    field = TCP_CHECKSUM if out["ip_proto"] == PROTO_TCP else UDP_CHECKSUM
-    index = 0
-    position = 0
+    field = checksum.l4_field(out["ip_proto"])
+    index, position = START, START
     count = -(-out["payload_len"] // gso_size)
     for number in range(count):
         length = min(gso_size, out["payload_len"] - number * gso_size)
@@ -378,7 +355,7 @@ def _add_pieces(mem, t, place, index, position, length):
         part = min(length, t["ranges"][index]["length"] - position)
         packet.add_piece(mem, t, place, t["ranges"][index]["offset"] + position, part)
         length -= part
-        index, position = _advance(t, index, position + part)
+        index, position = advance(t, index, position + part)
     return index, position
 
 
@@ -394,8 +371,7 @@ def _stage_datagrams(mem, t, place, tunnel, template_len, gso_size):
     count = -(-out["payload_len"] // gso_size)
     most = min(SERIES, (MAX_IP_LEN - 28) // (own_len + gso_size))
     number = 0
-    index = 0
-    position = 0
+    index, position = START, START
     while number < count:
         first, stop = number, min(number + most, count)
         at = packet.stage(mem, t, place, 2 * (stop - first) + out["range_count"])
@@ -407,16 +383,18 @@ def _stage_datagrams(mem, t, place, tunnel, template_len, gso_size):
             if number > first:
                 packet.add_piece(mem, t, place, headers + packet.UDP_OUTER, own_len)
             total += own_len + length
-            payload_sum, index, position = _sum_and_add(mem, t, place, index, position, length)
+            payload_sum = sum_payload(mem, t, index, position, length)
+            index, position = _add_pieces(mem, t, place, index, position, length)
             l4 = headers + template_len + out["l4"]
             _complete_checksum(mem, out, l4, series, payload_sum, length)
             number += 1
         _set_outer(mem, t, at, tunnel, packet.UDP_OUTER + total, series[6])
         t["ports"][tunnel]["ip_id"] += stop - first - 1
-        udp = at + packet.UDP_OUTER - 8
-        pseudo_sum = checksum.pseudo_header(mem, at + OUTER_IP, 4, PROTO_UDP, 8 + total)
-        store16(mem, udp + UDP_CHECKSUM, checksum.fold(pseudo_sum))
-        vnet.write_partial(mem, at - vnet.HEADER, packet.UDP_OUTER - 8, UDP_CHECKSUM)
+        udp = packet.UDP_OUTER - UDP_HEADER
+        field = checksum.l4_field(PROTO_UDP)
+        pseudo_sum = checksum.pseudo_header(mem, at + OUTER_IP, 4, PROTO_UDP, UDP_HEADER + total)
+        store16(mem, at + udp + field, checksum.fold(pseudo_sum))
+        vnet.write_partial(mem, at - vnet.HEADER, udp, field)
         if stop - first > 1:
             vnet.write_segmentation(
                 mem, at - vnet.HEADER, vnet.GSO_UDP_L4, packet.UDP_OUTER, own_len + gso_size
@@ -424,19 +402,3 @@ def _stage_datagrams(mem, t, place, tunnel, template_len, gso_size):
         packet.publish(mem, t, place, packet.UDP_OUTER + own_len)
         packet.flush(mem, t, place)  # the scratch is wanted for the next datagram
     return count
-
-
-@njit(cache=True)
-def _sum_and_add(mem, t, place, index, position, length):
-    """As _add_pieces; the payload's sum comes first."""
-    total = 0
-    at = 0
-    while at < length:
-        part = min(length - at, t["ranges"][index]["length"] - position)
-        source = t["ranges"][index]["offset"] + position
-        part_sum = checksum.sum_bytes(mem, source, part)
-        total += checksum.swap(part_sum) if at & 1 else part_sum
-        packet.add_piece(mem, t, place, source, part)
-        at += part
-        index, position = _advance(t, index, position + part)
-    return total, index, position

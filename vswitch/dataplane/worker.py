@@ -92,14 +92,8 @@ def step(mem, t, now_ns):
 @njit(cache=True)
 def _serve_wire(mem, t, index):
     """Inhale a burst from a wire, parse, coalesce, forward; the slots are held until all is sent."""
-    t["packet_count"] = wire.receive(mem, t, index)
-    count = t["packet_count"]
-    if count > 0:
-        _parse_burst(mem, t)
-        queues.receive(mem, t)
-        for number in range(t["group_count"]):
-            forward(mem, t, t["groups"][number])
-    packet.flush_all(mem, t)
+    count = wire.receive(mem, t, index)
+    _forward_burst(mem, t, count)
     wire.release(mem, t, index)
     return count
 
@@ -109,16 +103,22 @@ def _serve_packet(mem, t, place):
     """As _serve_wire, for a packet port that is up."""
     if not t["ports"][t["sockets"][place]["port"]]["up"]:
         return 0
-    t["packet_count"] = packet.receive(mem, t, place)
-    count = t["packet_count"]
+    count = packet.receive(mem, t, place)
+    _forward_burst(mem, t, count)
+    packet.release(mem, t, place)
+    return count
+
+
+@njit(cache=True)
+def _forward_burst(mem, t, count):
+    """Everything that is done with `count` received frames."""
+    t["packet_count"] = count
     if count > 0:
         _parse_burst(mem, t)
         queues.receive(mem, t)
         for number in range(t["group_count"]):
             forward(mem, t, t["groups"][number])
     packet.flush_all(mem, t)
-    packet.release(mem, t, place)
-    return count
 
 
 @njit(cache=True)

@@ -7,8 +7,8 @@ the driver's ring. A driver that armed the ring is woken by the next packet, onc
 
 from numba import njit
 
-from vswitch.dataplane.intrinsics import acquire64, copy, full_fence, load64, release64, store64, sys_write
-from vswitch.dataplane.outgoing import take_group
+from vswitch.dataplane.intrinsics import acquire64, full_fence, load64, release64, store64, sys_write
+from vswitch.dataplane.outgoing import take_group, write_packet
 from vswitch.layout import (
     DRIVER_ARMED,
     DRIVER_FD,
@@ -58,13 +58,7 @@ def _put(mem, t, ring, group, first):
     store64(mem, at + 24, out["frames"])
     store64(mem, at + 32, out["in_port"])
     store64(mem, at + 40, out["tunnel_id"])
-    at += DRIVER_SLOT_HEAD
-    copy(mem, at, out["header"], out["header_len"])
-    at += out["header_len"]
-    for index in range(out["range_count"]):
-        piece = t["ranges"][index]
-        copy(mem, at, piece["offset"], piece["length"])
-        at += piece["length"]
+    write_packet(mem, t, at + DRIVER_SLOT_HEAD)
     release64(mem, ring + DRIVER_HEAD, head + 1)
     _wake(mem, ring)
 

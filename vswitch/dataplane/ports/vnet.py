@@ -5,6 +5,7 @@ a super-frame is to be segmented, and which checksum is left to be completed."""
 from numba import njit
 
 from vswitch.dataplane import checksum
+from vswitch.dataplane.checksum import PROTO_TCP
 from vswitch.dataplane.intrinsics import load8, load16, load_le16, store8, store16, store64, store_le16
 from vswitch.layout import HEADER_MAX, Csum
 
@@ -12,7 +13,6 @@ HEADER = 10
 """Bytes of struct virtio_net_hdr."""
 NEEDS_CSUM, DATA_VALID = 1, 2
 GSO_NONE, GSO_TCPV4, GSO_UDP, GSO_TCPV6, GSO_UDP_L4, GSO_ECN = 0, 1, 3, 4, 5, 0x80
-PROTO_TCP, PROTO_UDP = 6, 17
 CWR = 0x80
 
 
@@ -42,8 +42,7 @@ def settle_checksum(mem, packet):
     if packet["csum"] != Csum.PARTIAL.value:
         packet["gso_size"] = 0  # segmentation needs a partial checksum (virtio 1.2, 5.1.6.2)
         return
-    proto = packet["ip_proto"]
-    field = 16 if proto == PROTO_TCP else 6
+    field = checksum.l4_field(packet["ip_proto"])
     parsed = packet["ip_version"] != 0 and packet["payload"] > packet["l4"]
     parsed = parsed and packet["payload"] - packet["l2"] <= HEADER_MAX
     if parsed and packet["csum_start"] == packet["l4"] - packet["offset"] and packet["csum_offset"] == field:
@@ -71,7 +70,7 @@ def write(mem, at, out):
         store8(mem, at, DATA_VALID)
     elif out["csum"] == Csum.PARTIAL.value:
         is_tcp = out["ip_proto"] == PROTO_TCP
-        write_partial(mem, at, out["l4"], 16 if is_tcp else 6)
+        write_partial(mem, at, out["l4"], checksum.l4_field(out["ip_proto"]))
         if is_super_frame(out):
             kind = GSO_UDP_L4
             if is_tcp:

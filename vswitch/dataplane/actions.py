@@ -92,7 +92,7 @@ def run_program(mem, t, program, length):
 # Programs that do more than to output
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _run_rewriting(mem, t, program, length):
     """Run operations of any kind; whether the packet was handed on, or dropped and counted."""
     if not is_super_frame(t["outgoing"]) or not _tells_segments_apart(t, program, length):
@@ -197,7 +197,7 @@ def _operate(mem, t, at):
     return CHANGED
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _rewrite(mem, t, op, a, b, c):
     """Carry out an operation that changes the headers, and nothing else."""
     if op == SET_FIELD:

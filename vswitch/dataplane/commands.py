@@ -30,7 +30,7 @@ SWEEP_AT_ONCE = 4096
 """Entries that the worker checks for idleness without a look at its ports in between."""
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def apply_commands(mem, t):
     """Apply up to COMMAND_BURST commands; their number."""
     head = acquire64(mem, COMMAND_HEAD_OFFSET)
@@ -44,7 +44,7 @@ def apply_commands(mem, t):
     return count
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _apply(mem, t, command):
     op = command["op"]
     args = command["args"]
@@ -117,7 +117,7 @@ def _free_punt(t, slot):
     t["free_punt_count"] += 1
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _execute(mem, t, at, info, program, program_len):
     """Run a program on a packet that lies whole at mem[at]."""
     packet = t["packets"][0]

@@ -89,7 +89,7 @@ def step(mem, t, now_ns):
     return worked
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _serve_wire(mem, t, index):
     """Inhale a burst from a wire, parse, coalesce, forward; the slots are held until all is sent."""
     count = wire.receive(mem, t, index)
@@ -98,7 +98,7 @@ def _serve_wire(mem, t, index):
     return count
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _serve_packet(mem, t, place):
     """As _serve_wire, for a packet port that is up."""
     if not t["ports"][t["sockets"][place]["port"]]["up"]:
@@ -109,7 +109,7 @@ def _serve_packet(mem, t, place):
     return count
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _forward_burst(mem, t, count):
     """Everything that is done with `count` received frames."""
     t["packet_count"] = count
@@ -121,7 +121,7 @@ def _forward_burst(mem, t, count):
     packet.flush_all(mem, t)
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _parse_burst(mem, t):
     """Parse the burst; what is dropped is counted, the rest moves up."""
     kept = 0
@@ -180,7 +180,7 @@ def _room_on_wires(mem, t):
     return True
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _serve_tap(mem, t, index):
     """Read up to TAP_BURST super-frames from a VM and forward each."""
     for count in range(TAP_BURST):
@@ -210,7 +210,7 @@ def _serve_tap(mem, t, index):
     return TAP_BURST
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _sleep(mem, t, wake_at_ns):
     """Wait for a TAP, a wire, a packet port, the agent, or the next frame's release time."""
     t["sleeps"] += 1

@@ -6,12 +6,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 
 import pytest
 from mininet.net import Mininet
 
+from tests.mininet import hosts
 from topologies.lab import Lab
 from topologies.nodes import VSwitch
 from topologies.processes import end, poll_until, spawn
@@ -48,10 +48,9 @@ class Network:
         self.ofctl("del-groups")
         self.ofctl("del-meters")
 
-    def pings(self, count: int = 1) -> int:
+    def pings(self, count: int = 1, interval_s: float = 0.1) -> int:
         """How many of so many pings are answered."""
-        output = self.h1.cmd(f"ping -c {count} -i 0.05 -W 1 {self.h2.IP()}")
-        return int(re.search(r"(\d+) received", output)[1])
+        return hosts.pings(self.h1, self.h2.IP(), count, interval_s)
 
 
 @pytest.fixture(scope="module")
@@ -93,18 +92,18 @@ def test_add_modify_and_delete_flows(network):
 def test_counters_are_exact(network):
     network.ofctl("add-flow", f"cookie=1,{FORWARD}")
     network.ofctl("add-flow", "cookie=2,priority=5,icmp,in_port=1,icmp_type=8,actions=output:2")
-    assert network.pings(20) == 20
+    assert network.pings(10) == 10
     flows = network.ofctl("dump-flows", "icmp")
-    assert re.search(r"cookie=0x2,.* n_packets=20, n_bytes=1960,", flows), flows
+    assert re.search(r"cookie=0x2,.* n_packets=10, n_bytes=980,", flows), flows
     aggregate = network.ofctl("dump-aggregate", "icmp")
-    assert "packet_count=20 byte_count=1960 flow_count=1" in aggregate
+    assert "packet_count=10 byte_count=980 flow_count=1" in aggregate
     assert network.ofctl("dump-tables").count("table ") >= 1
 
 
 def test_idle_and_hard_timeouts(network):
-    network.ofctl("add-flow", f"hard_timeout=1,{FORWARD}")
+    network.ofctl("add-flow", f"hard_timeout=2,{FORWARD}")
     assert network.pings() == 1
-    assert poll_until(lambda: "NORMAL" not in network.ofctl("dump-flows"), 3, 0.2)
+    assert poll_until(lambda: "NORMAL" not in network.ofctl("dump-flows"), 5, 0.2)
     assert network.pings() == 0
 
 
@@ -126,7 +125,7 @@ def test_meters(network):
     network.ofctl("add-meter", "meter=3,pktps,bands=type=drop rate=5")
     network.ofctl("add-flow", "priority=5,in_port=1,actions=meter:3,output:2")
     network.ofctl("add-flow", "priority=5,in_port=2,actions=output:1")
-    assert network.pings(40) < 30
+    assert network.pings(40, 0.05) < 30
     assert "meter=3 pktps bands=" in network.ofctl("dump-meters")
     stats = network.ofctl("meter-stats")
     assert re.search(r"meter:3 flow_count:1 packet_in_count:40 ", stats), stats
@@ -167,16 +166,19 @@ def test_monitor_and_packet_out(network, tmp_path):
         # it makes a socket in the folder of Open vSwitch's service, which need not be there
         environment = {**os.environ, "OVS_RUNDIR": str(tmp_path)}
         monitor = spawn(argv, stdout=output, stderr=subprocess.STDOUT, env=environment)
+
+    def packet_in_seen() -> bool:
+        network.pings()  # again: the first may come before the tool has connected
+        return "icmp_type=8" in log.read_text()
+
     try:
-        time.sleep(0.5)
-        network.pings()
-        assert poll_until(lambda: "icmp_type=8" in log.read_text(), 5, 0.1), log.read_text()
+        assert poll_until(packet_in_seen, 10, 0.1), log.read_text()
     finally:
         end(monitor)
     assert "(via action)" in log.read_text()
     frame = "00000000000200000000000188b5" + "00" * 46
     capture = network.h2.popen(["tcpdump", "-c", "1", "-ni", "h2-eth0", "ether", "proto", "0x88b5"])
-    time.sleep(1)
+    assert any(b"listening on" in line for line in capture.stderr)
     network.ofctl("packet-out", f"in_port=1, packet={frame}, actions=output:2")
     captured, _ = capture.communicate(timeout=10)
     assert b"0x88b5" in captured

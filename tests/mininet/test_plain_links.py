@@ -16,6 +16,7 @@ from mininet.link import TCLink
 from mininet.net import Mininet
 
 from tests.controller.ryu_process import needs_ryu
+from tests.mininet import hosts
 from tests.mininet.mn_cli import MnCli, run_mn
 from topologies.controllers import Ryu
 from topologies.errors import LabError
@@ -63,7 +64,7 @@ def test_mn_with_shaped_links():
     """`--link tc`: the kernel shapes both ends, packets of a super-frame included. And mn's other words."""
     with MnCli("--topo", "single,2", "--link", "tc,bw=100", *STOCK) as mn:
         assert "0% dropped (2/2 received)" in mn.enter("pingall")
-        mn.enter("h2 iperf3 -s -1 -D")
+        mn.enter("h2 iperf3 -s -1 -D; until ss -tln | grep -q :5201; do sleep 0.05; done")
         report = json.loads(mn.enter("h1 iperf3 -c 10.0.0.2 -t 2 -J"))
         assert 60e6 < report["end"]["sum_received"]["bits_per_second"] < 105e6
         assert "actions=CONTROLLER" in mn.enter("dpctl dump-flows")
@@ -71,8 +72,7 @@ def test_mn_with_shaped_links():
         mn.enter("link s1 h1 down")
         assert "100% packet loss" in mn.enter("h2 ping -c 1 -W 1 h1")
         mn.enter("link s1 h1 up")
-        mn.enter("sh sleep 0.5")  # the switch looks at its interfaces five times a second
-        assert ", 0% packet loss" in mn.enter("h2 ping -c 2 -W 2 h1")
+        assert poll_until(lambda: ", 0% packet loss" in mn.enter("h2 ping -c 1 -W 1 h1"), 10)
         mn.leave()
         assert mn.process.returncode == 0
 
@@ -81,8 +81,8 @@ def test_super_frames_and_partial_checksums_arrive_whole(single):
     """Both hosts keep the offloads that they have by default."""
     net = single()
     h1, h2 = net.hosts
-    server = h2.popen(["iperf3", "-s", "-1"])
-    report = json.loads(h1.cmd(f"sleep 0.3; iperf3 -c {h2.IP()} -n 500M -J"))
+    server = hosts.start_server(h2, "iperf3", "-s", "-1", port=hosts.IPERF3_PORT)
+    report = json.loads(h1.cmd(f"iperf3 -c {h2.IP()} -n 500M -J"))
     server.wait(10)
     assert report["end"]["sum_received"]["bytes"] >= 500_000_000
     for host in net.hosts:

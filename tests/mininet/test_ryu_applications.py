@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import pytest
 from mininet.net import Mininet
 
 from tests.controller.ryu_process import needs_ryu
+from tests.mininet import hosts
 from topologies.controllers import Ryu
 from topologies.lab import Lab
 from topologies.nodes import VSwitch
@@ -61,16 +61,23 @@ class Network:
         def asked() -> bool:
             try:
                 answers.append(self.rest("GET", path))
-            except urllib.error.HTTPError:
+            except OSError:  # not there yet, or it does not know the switch
                 return False
             return wanted(answers[-1])
 
         assert poll_until(asked, 15, 0.2), answers[-1:]
         return answers[-1]
 
-    def pings(self, target: str = "10.0.0.2", count: int = 1) -> int:
-        output = self.h1.cmd(f"ping -c {count} -i 0.05 -W 1 {target}")
-        return int(re.search(r"(\d+) received", output)[1])
+    def await_rules(self, path: str = "/stats/flow/1") -> None:
+        """Return when the switch has carried out what it was told before.
+
+        Ryu answers a request to change something as soon as it is on its way to the switch. A question about
+        rules goes the same way, and its answer comes after everything before it.
+        """
+        self.rest("GET", path)
+
+    def pings(self, target: str = "10.0.0.2", count: int = 1, interval_s: float = 0.1) -> int:
+        return hosts.pings(self.h1, target, count, interval_s)
 
 
 @pytest.fixture
@@ -89,11 +96,12 @@ def network() -> Iterator[Callable[..., Network]]:
 
 def test_ofctl_rest(network):
     lab = network("ryu.app.ofctl_rest")
-    assert lab.rest("GET", "/stats/switches") == [1]
+    lab.await_rest("/stats/switches", lambda switches: switches == [1])
     assert lab.rest("GET", "/stats/desc/1")["1"].keys() >= {"mfr_desc", "hw_desc", "sw_desc", "dp_desc"}
     for one, other in ((1, 2), (2, 1)):
         rule = {"match": {"in_port": one}, "actions": [{"type": "OUTPUT", "port": other}], "cookie": 5}
         lab.rest("POST", "/stats/flowentry/add", {"dpid": 1, "priority": 7, **rule})
+    lab.await_rules()
     assert lab.pings(count=5) == 5
     (flow,) = lab.rest("POST", "/stats/flow/1", {"match": {"in_port": 1}})["1"]
     assert (flow["priority"], flow["cookie"], flow["actions"]) == (7, 5, ["OUTPUT:2"])
@@ -117,6 +125,7 @@ def test_ofctl_rest(network):
     assert tables[0]["active_count"] == 2
     assert lab.rest("GET", "/stats/role/1")["1"][0]["role"] == "EQUAL"
     lab.rest("DELETE", "/stats/flowentry/clear/1")
+    lab.await_rules()
     assert lab.pings() == 0
 
 
@@ -130,8 +139,9 @@ def test_rest_firewall(network):
         rule = {"nw_src": source, "nw_dst": target, "nw_proto": "ICMP"}
         (answer,) = lab.rest("POST", f"/firewall/rules/{DPID}", rule)
         assert answer["command_result"][0]["result"] == "success"
+    lab.await_rules(f"/firewall/rules/{DPID}")
     assert lab.pings(count=3) == 3
-    server = lab.h2.popen(["iperf3", "-s"])
+    server = hosts.start_server(lab.h2, "iperf3", "-s", port=hosts.IPERF3_PORT)
     assert '"error"' in lab.h1.cmd("iperf3 -c 10.0.0.2 -n 1 -J --connect-timeout 500")
     server.terminate()
     server.communicate(timeout=10)
@@ -160,6 +170,7 @@ def test_rest_qos(network):
     lab.await_rest("/qos/rules/all", lambda answer: bool(answer))
     forward = {"dpid": 1, "table_id": 1, "actions": [{"type": "OUTPUT", "port": "NORMAL"}]}
     lab.rest("POST", "/stats/flowentry/add", forward)
+    lab.await_rules()
     assert lab.pings(count=2) == 2
     meter = {"meter_id": "1", "flags": "PKTPS", "bands": [{"type": "DROP", "rate": "5"}]}
     (answer,) = lab.rest("POST", f"/qos/meter/{DPID}", meter)
@@ -167,7 +178,8 @@ def test_rest_qos(network):
     rule = {"match": {"nw_dst": "10.0.0.2", "nw_proto": "ICMP"}, "actions": {"meter": "1"}}
     (answer,) = lab.rest("POST", f"/qos/rules/{DPID}", rule)
     assert answer["command_result"][0]["result"] == "success"
-    assert lab.pings(count=40) < 30
+    lab.await_rules()
+    assert lab.pings(count=40, interval_s=0.05) < 30
     (stats,) = lab.rest("GET", "/stats/meter/1")["1"]
     assert stats["packet_in_count"] == 40
 

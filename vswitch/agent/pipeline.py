@@ -37,7 +37,7 @@ from vswitch.flow import (
 )
 from vswitch.flow import Meter as MeterOp
 from vswitch.openflow import actions as of
-from vswitch.openflow.constants import MAX_LEN_NO_BUFFER, PacketInReason, Port
+from vswitch.openflow.constants import MAX_LEN_NO_BUFFER, GroupType, PacketInReason, Port
 from vswitch.openflow.instructions import (
     ApplyActions,
     ClearActions,
@@ -56,9 +56,6 @@ if TYPE_CHECKING:
 
 UNKNOWN_COOKIE = 0xFFFF_FFFF_FFFF_FFFF
 """Cookie of a packet-in that no single rule caused (1.3.5, section 7.4.1: of a group or the action set)."""
-
-GROUP_ALL, GROUP_SELECT, GROUP_INDIRECT, GROUP_FAST_FAILOVER = range(4)
-"""OFPGT_*."""
 
 _IP_TYPES = (IPV4, IPV6)
 _MPLS_TYPES = (MPLS, MPLS_MULTICAST)
@@ -527,9 +524,9 @@ class _Run:
 
     def _chosen(self, group: Group) -> Sequence[int]:
         """The buckets, by number, that the packet goes through (section 5.6.1)."""
-        if group.type == GROUP_ALL:
+        if group.type == GroupType.ALL:
             return range(len(group.buckets))
-        if group.type == GROUP_INDIRECT:
+        if group.type == GroupType.INDIRECT:
             return range(min(1, len(group.buckets)))
         self.watches = True
         live = [
@@ -537,7 +534,7 @@ class _Run:
             for number, bucket in enumerate(group.buckets)
             if self.world.groups.is_live(bucket, self.world.ports)
         ]
-        if group.type == GROUP_FAST_FAILOVER:
+        if group.type == GroupType.FF:
             return live[:1]
         weighted = [number for number in live if group.buckets[number].weight > 0]
         if len(weighted) > 1:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from vswitch.agent.fields import PLACES
+from vswitch.agent.normal import is_multicast
 from vswitch.agent.ports import PortTable
 from vswitch.flow import FRAG_LATER, DecTtl, FlowKey, Meter, Output, Program, SetField, SetTtl, SetTunnel
 from vswitch.openflow.oxm import ICMP, ICMPV6, IPV4, IPV6, TCP, UDP
@@ -14,7 +15,6 @@ _ICMP_REPLIES = {
 }
 """By (Ethernet type, protocol): the type that answers an ICMP type, both ways."""
 
-_MULTICAST_BIT = 1 << 40
 _REWRITTEN = frozenset(
     (
         "eth_dst", "eth_src", "ipv4_src", "ipv4_dst", "ipv6_src", "ipv6_dst", "tcp_src", "tcp_dst", "udp_src",
@@ -37,7 +37,7 @@ def mirror_key(key: FlowKey, program: Program, ports: PortTable) -> FlowKey | No
     if left is None:
         return None
     key, out_port, tunnel_id = left
-    if out_port not in ports or (key.eth_dst | key.eth_src) & _MULTICAST_BIT:
+    if out_port not in ports or is_multicast(key.eth_dst | key.eth_src):
         return None
     l4 = _mirrored_l4(key)
     if l4 is None:

@@ -398,10 +398,6 @@ class SlowPath:
             for port_no in ports.infos
         }
 
-    @property
-    def needs_revalidation(self) -> bool:
-        return bool(self._stale or self._added)
-
     def revalidate(self) -> None:
         """Translate the flows anew that changes touched; afterwards none forwards by old rules."""
         if not (self._stale or self._added):

@@ -33,8 +33,7 @@ class Memo:
         masks = translation.masks
         place = tuple([key[index] & mask for index, mask in masks])
         self._by_masks.setdefault(masks, {})[place] = translation
-        self._addresses.update(translation.destinations)
-        self._addresses.update((source.vlan, source.mac) for source in translation.sources)
+        self._addresses.update(translation.addresses)
         self._size += 1
 
     def depends_on(self, address: tuple[int, int]) -> bool:

@@ -141,6 +141,11 @@ class Translation:
         self.last_used_ns = 0
 
     @property
+    def addresses(self) -> set[tuple[int, int]]:
+        """The (vlan, MAC) that it depends on the places of."""
+        return {*self.destinations, *((source.vlan, source.mac) for source in self.sources)}
+
+    @property
     def missed(self) -> bool:
         """Did the packet end at a table where nothing matched, not even a table-miss rule?"""
         return bool(self.steps) and self.steps[-1].rule is None

@@ -275,7 +275,7 @@ class SlowPath:
                     step.rule.flows.add(translation)
             for group in translation.groups:
                 group.flows.add(translation)
-            for address in _addresses(translation):
+            for address in translation.addresses:
                 self._by_address.setdefault(address, set()).add(translation)
 
     def _unlink(self, flow: CachedFlow) -> None:
@@ -291,7 +291,7 @@ class SlowPath:
         for group in translation.groups:
             group.flows.discard(translation)
         now_ns = self.clock()
-        for address in _addresses(translation):
+        for address in translation.addresses:
             dependents = self._by_address[address]
             dependents.discard(translation)
             if not dependents:
@@ -521,11 +521,6 @@ class SlowPath:
         for translation in self._unflushed:
             translation.flush()
         self._unflushed.clear()
-
-
-def _addresses(translation: Translation) -> set[tuple[int, int]]:
-    """The (vlan, MAC) that it depends on the places of."""
-    return {*translation.destinations, *((source.vlan, source.mac) for source in translation.sources)}
 
 
 def _asks_controller(program: Program) -> bool:

@@ -31,6 +31,7 @@ from vswitch.openflow.oxm import (
 
 VLAN, QINQ = 0x8100, 0x88A8
 _TPIDS = (VLAN, QINQ)
+_IP_TYPES = (IPV4, IPV6)
 _MPLS_TYPES = (MPLS, MPLS_MULTICAST)
 _PORTS = (TCP, UDP, SCTP)
 _ICMPS = (ICMP, ICMPV6)
@@ -140,6 +141,16 @@ class Packet:
         place = PLACES[name]
         self.look(((place.slot, place.mask),))
         return (self.values[place.slot] & place.mask) >> place.shift
+
+    @property
+    def is_ip(self) -> bool:
+        self.look(_LOOK_TYPE)
+        return self.values[f.ETH_TYPE] in _IP_TYPES
+
+    @property
+    def is_mpls(self) -> bool:
+        self.look(_LOOK_TYPE)
+        return self.values[f.ETH_TYPE] in _MPLS_TYPES
 
     @property
     def is_fragment(self) -> bool:
@@ -271,8 +282,8 @@ class Packet:
 
     def push_mpls(self, eth_type: int) -> None:
         """In front of VLAN tags too (section 5.11)."""
-        self.look((*_LOOK_TYPE, *_LOOK_TAG))
-        follows_label = self.values[f.ETH_TYPE] in _MPLS_TYPES
+        follows_label = self.is_mpls
+        self.look(_LOOK_TAG)
         lse = 1
         if follows_label:
             self.look(((f.IP_SRC, _ALL_BITS),))
@@ -283,8 +294,7 @@ class Packet:
 
     def pop_mpls(self, eth_type: int) -> bool:
         """False when there is no label."""
-        self.look(_LOOK_TYPE)
-        if self.values[f.ETH_TYPE] not in _MPLS_TYPES:
+        if not self.is_mpls:
             return False
         if self._covered:
             outer = self._tags()

@@ -46,7 +46,6 @@ from vswitch.openflow.instructions import (
     WriteActions,
     WriteMetadata,
 )
-from vswitch.openflow.oxm import IPV4, IPV6, MPLS, MPLS_MULTICAST
 
 if TYPE_CHECKING:
     from vswitch.agent.groups import Bucket, Group, GroupTable
@@ -57,8 +56,6 @@ if TYPE_CHECKING:
 UNKNOWN_COOKIE = 0xFFFF_FFFF_FFFF_FFFF
 """Cookie of a packet-in that no single rule caused (1.3.5, section 7.4.1: of a group or the action set)."""
 
-_IP_TYPES = (IPV4, IPV6)
-_MPLS_TYPES = (MPLS, MPLS_MULTICAST)
 _VID = 0xFFF
 _WORD = (1 << 64) - 1
 _HASHED = (f.TUNNEL_ID, f.ETH_DST, f.ETH_SRC, f.VLAN_TCI, f.ETH_TYPE, f.IP_PROTO, f.IP_SRC, f.IP_DST,
@@ -410,22 +407,22 @@ class _Run:
         self._emit(PopPbb(), self.packet.pop_pbb())
 
     def _set_nw_ttl(self, action: of.SetNwTtl, cause: _Cause) -> None:
-        self._emit(SetTtl(action.ttl), self.packet.get("eth_type") in _IP_TYPES)
+        self._emit(SetTtl(action.ttl), self.packet.is_ip)
 
     def _set_mpls_ttl(self, action: of.SetMplsTtl, cause: _Cause) -> None:
-        self._emit(SetTtl(action.ttl, mpls=True), self.packet.get("eth_type") in _MPLS_TYPES)
+        self._emit(SetTtl(action.ttl, mpls=True), self.packet.is_mpls)
 
     def _dec_nw_ttl(self, action: of.DecNwTtl, cause: _Cause) -> None:
-        self._emit(DecTtl(self._invalid_ttl(cause)), self.packet.get("eth_type") in _IP_TYPES)
+        self._emit(DecTtl(self._invalid_ttl(cause)), self.packet.is_ip)
 
     def _dec_mpls_ttl(self, action: of.DecMplsTtl, cause: _Cause) -> None:
-        self._emit(DecTtl(self._invalid_ttl(cause), mpls=True), self.packet.get("eth_type") in _MPLS_TYPES)
+        self._emit(DecTtl(self._invalid_ttl(cause), mpls=True), self.packet.is_mpls)
 
     def _copy_ttl_out(self, action: of.CopyTtlOut, cause: _Cause) -> None:
-        self._emit(CopyTtl(inwards=False), self.packet.get("eth_type") in _MPLS_TYPES)
+        self._emit(CopyTtl(inwards=False), self.packet.is_mpls)
 
     def _copy_ttl_in(self, action: of.CopyTtlIn, cause: _Cause) -> None:
-        self._emit(CopyTtl(inwards=True), self.packet.get("eth_type") in _MPLS_TYPES)
+        self._emit(CopyTtl(inwards=True), self.packet.is_mpls)
 
     def _set_queue(self, action: of.SetQueue, cause: _Cause) -> None:
         """Ports have one queue: what is to be queued elsewhere is queued there."""

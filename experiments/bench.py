@@ -149,7 +149,7 @@ def _time(function, *args) -> float:
 def measure(bench: Bench) -> list[tuple[str, float]]:
     """(stage, ns per frame) in a packet's order."""
     sender, receiver = bench.sender, bench.receiver
-    tunnel = sender._port(1002).index
+    tunnel = sender._ports[1002].index
     mem, t = sender.memory.array, sender.t
     rows = [("checksum of 1398 bytes", _time(_sum, mem, bench.frame_at + 66, ROUNDS))]
     rows.append(

@@ -11,6 +11,7 @@ from typing import Any
 from vswitch.dataplane.formats import fill_row
 from vswitch.dataplane.parse import ETH_IPV4
 from vswitch.errors import ConfigError
+from vswitch.rows import first_free
 from vswitch.tunnel_formats import IP, SHIPPED, Format, check_format
 
 ETHERNET_HEADER = 14
@@ -75,7 +76,8 @@ class FormatTable:
 
     def _enter(self, format: Format) -> None:
         used = {place for name, place in self._places.items() if name != format.name}
-        place = next(place for place in range(len(self._rows)) if place not in used)
+        place = first_free(range(len(self._rows)), used)
+        assert place is not None
         fill_row(self._rows[place], format)
         self._formats[format.name], self._places[format.name] = format, place
 

@@ -20,7 +20,7 @@ PUNT = (Controller(128, 0, 0, 0),)
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    monkeypatch.setattr("vswitch.datapath.TapDevice", SocketTap)
+    monkeypatch.setattr("vswitch.ports.TapDevice", SocketTap)
     server = Server(1, str(tmp_path / "wire"))
     server.step(NOW_NS)
     yield server

@@ -29,7 +29,7 @@ FIELDS = "dst_mac, protocol, src_ip, dst_ip, src_port, dst_port, vni"
 
 @pytest.fixture(params=["VXLAN", "plain"])
 def pair(request, monkeypatch, tmp_path):
-    monkeypatch.setattr("vswitch.datapath.TapDevice", SocketTap)
+    monkeypatch.setattr("vswitch.ports.TapDevice", SocketTap)
     pair = Pair(str(tmp_path / "wire"), tunnel=request.param == "VXLAN")
     yield pair
     pair.close()

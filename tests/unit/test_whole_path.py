@@ -34,7 +34,7 @@ ROUNDS = 12 if INTERPRETED else 60
 
 @pytest.fixture
 def make_pair(monkeypatch, tmp_path):
-    monkeypatch.setattr("vswitch.datapath.TapDevice", SocketTap)
+    monkeypatch.setattr("vswitch.ports.TapDevice", SocketTap)
     pairs = []
 
     def make(options="", tunnel=True):

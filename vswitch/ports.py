@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ports of one datapath: their devices, their rows, the tunnels, and what became of links."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from vswitch import layout
+from vswitch.config import PortConfig, WireSettings
+from vswitch.dataplane.memory import Memory
+from vswitch.dataplane.ports.packet_device import PacketDevice
+from vswitch.dataplane.ports.tap_device import TapDevice
+from vswitch.dataplane.ports.wire_file import WireEnd
+from vswitch.errors import ConfigError
+from vswitch.flow import PortCounters, PortInfo
+from vswitch.format_table import FormatTable, outer_headers, overhead
+from vswitch.layout import Command, PortKind
+from vswitch.nic import Nic
+from vswitch.openflow.spec import port_mac
+from vswitch.rings import CommandRing
+from vswitch.rows import first_free
+
+
+class Port:
+    """What the agent knows of a port beside the dataplane's row."""
+
+    def __init__(self, number: int, index: int, name: str, kind: str, mac: str, mtu: int, peer: str) -> None:
+        self.number, self.index, self.name, self.kind = number, index, name, kind
+        self.mac, self.mtu, self.peer = mac, mtu, peer
+        self.up = False
+        self.tap: TapDevice | None = None
+        self.wire: WireEnd | None = None
+        self.device: PacketDevice | None = None
+        self.wire_index = -1
+        self.uplink = 0  # number of the port that a tunnel goes out of
+        self.format = ""  # of a tunnel
+        self.settings = WireSettings()
+        self.peer_epoch = 0
+        self.peer_pool: tuple[int, int] | None = None  # offset in mem, size
+
+
+class Ports:
+    """The ports by number; a port's index is that of its row.
+
+    pool_fd, pool_size: the switch's packet memory, which the other ends of wires map.
+    """
+
+    def __init__(
+        self,
+        dpid: int,
+        t: Any,
+        memory: Memory,
+        pool_fd: int,
+        pool_size: int,
+        commands: CommandRing,
+        formats: FormatTable,
+    ) -> None:
+        self.dpid = dpid
+        self.t = t
+        self.memory = memory
+        self._pool_fd, self._pool_size = pool_fd, pool_size
+        self._commands = commands
+        self._formats = formats
+        self._ports: dict[int, Port] = {}
+        self._nics: dict[int, Nic] = {}
+        self._retired: deque[tuple[int, int, int]] = deque()  # commands given, offset and size of a mapping
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._ports
+
+    def __iter__(self) -> Iterator[Port]:
+        return iter(self._ports.values())
+
+    def __getitem__(self, number: int) -> Port:
+        """Raises ConfigError when there is none of this number."""
+        if number not in self._ports:
+            known = ", ".join(f"{n} ({port.name})" for n, port in sorted(self._ports.items()))
+            raise ConfigError("port", f"there is no port {number}", known)
+        return self._ports[number]
+
+    def index_of(self, number: int) -> int:
+        """0 when there is no such port."""
+        port = self._ports.get(number)
+        return port.index if port else 0
+
+    def close(self) -> None:
+        """Release all devices."""
+        for nic in self._nics.values():
+            nic.close()
+        for port in self:
+            for device in (port.tap, port.wire, port.device):
+                if device:
+                    device.close()
+
+    def open(self, config: PortConfig) -> None:
+        """Open a port's device and make its row; raises ConfigError."""
+        if config.number in self._ports:
+            raise ConfigError(
+                config.where, f"the port number {config.number} is given twice", "one port a number"
+            )
+        if any(port.name == config.name for port in self):
+            raise ConfigError(config.where, f"the name {config.name} is given twice", "one port a name")
+        if len(self._ports) >= layout.MAX_PORTS - 1:
+            raise ConfigError(config.where, "there are too many ports", f"at most {layout.MAX_PORTS - 1}")
+        if config.kind == "wire" and self.t["wire_count"] >= layout.MAX_WIRES:
+            raise ConfigError(config.where, "there are too many wires", f"at most {layout.MAX_WIRES}")
+        mac = config.mac or port_mac(self.dpid, config.number)
+        index = len(self._ports) + 1
+        port = Port(config.number, index, config.name, config.kind, mac, config.mtu, "")
+        row = self.t["ports"][index]
+        if config.kind == "tap":
+            port.tap = TapDevice(config.interface, config.namespace, config.where)
+            self._ports[config.number] = port
+            port.peer = config.namespace
+            row["fd"] = port.tap.fd
+            row["kind"] = PortKind.TAP
+            self.t["taps"][self.t["tap_count"]] = index
+            self.t["tap_count"] += 1
+        elif config.kind == "packet":
+            port.device = PacketDevice(config.interface, config.mtu, config.where)
+            self._ports[config.number] = port
+            port.mac, port.mtu = port.device.mac, 0
+            row["kind"], row["socket"] = PortKind.PACKET, self.t["socket_count"]
+            self.t["sockets"][row["socket"]]["port"] = index
+            port.device.map(self.memory, self.t["sockets"][row["socket"]])
+            self.t["socket_count"] += 1
+        else:
+            port.wire = WireEnd(config.path, config.mtu, config.end, config.where)
+            self._ports[config.number] = port
+            port.peer = config.path
+            port.wire_index = int(self.t["wire_count"])
+            wire = self.t["wires"][port.wire_index]
+            wire["port"] = index
+            wire["random"] = 1
+            port.wire.map(self.memory, wire, int(self.t["pool"]), self._pool_fd, self._pool_size)
+            row["kind"], row["wire"], row["mtu"] = PortKind.WIRE, port.wire_index, config.mtu
+            self.t["wire_buffers"][port.wire_index] = -1
+            self.t["wire_count"] += 1
+            port.settings = config.wire
+            self._apply_wire(port)
+        row["number"] = config.number
+        self._nics[config.number] = Nic(port, self.t, self.memory, self._commands, self._nics)
+
+    def refresh(self) -> bool:
+        """Look at the links: True when something changed since the last call."""
+        changed = False
+        for port in self:
+            if port.tap:
+                up, mtu = port.tap.up(), port.tap.mtu() or port.mtu
+            elif port.wire:
+                up, mtu = self._meet_peer(port), port.mtu
+            elif port.device:
+                up, mtu = port.device.look()
+                mtu = mtu or port.mtu
+                self.t["ports"][port.index]["rx_missed"] += port.device.missed()
+            else:
+                uplink = self._ports[port.uplink]
+                up, mtu = uplink.up, uplink.mtu - overhead(self._formats[port.format])
+            if (up, mtu) != (port.up, port.mtu):
+                self.t["ports"][port.index]["mtu"] = mtu
+                port.up, port.mtu = up, mtu
+                self._commands.give(Command.PORT_STATE, port.index, int(up))
+                changed = True
+        self._unmap_retired()
+        return changed
+
+    def _meet_peer(self, port: Port) -> bool:
+        """Map the pool of whoever holds the wire's other end; whether both ends see each other."""
+        wire = port.wire
+        assert wire is not None
+        if not wire.peer_alive():
+            return False
+        epoch = wire.peer_epoch()
+        if epoch != port.peer_epoch:
+            opened = wire.open_peer_pool()
+            if opened is None:
+                return False
+            fd, size = opened
+            offset = self.memory.map_file(fd, size)
+            os.close(fd)
+            self._commands.give(Command.NEW_POOL, port.wire_index, offset, size, epoch)
+            if port.peer_pool:
+                self._retired.append((self._commands.given, *port.peer_pool))
+            port.peer_epoch, port.peer_pool = epoch, (offset, size)
+            wire.confirm_peer_pool(epoch)
+        return wire.our_pool_is_mapped()
+
+    def _unmap_retired(self) -> None:
+        while self._retired and self._retired[0][0] <= self._commands.applied:
+            _, offset, size = self._retired.popleft()
+            self.memory.unmap(offset, size)
+
+    def infos(self) -> list[PortInfo]:
+        """The ports as they are now."""
+        return [
+            PortInfo(
+                port.number,
+                port.name,
+                port.kind,
+                bytes.fromhex(port.mac.replace(":", "")),
+                port.mtu,
+                port.up,
+                port.peer,
+                self._port_counters(port),
+            )
+            for port in self
+        ]
+
+    def _port_counters(self, port: Port) -> PortCounters:
+        row = self.t["ports"][port.index]
+        counters = PortCounters(*(int(row[name]) for name in PortCounters._fields))
+        return counters._replace(rx_dropped=counters.rx_dropped + int(row["rx_missed"]))
+
+    def nic(self, port_no: int) -> Nic:
+        """The receive side of a wire or packet port, or of the switch's port in front of a VM."""
+        port = self[port_no]
+        if port_no not in self._nics:
+            raise ConfigError("port_no", f"{port.name} is a {port.kind}", "a wire, packet or TAP port")
+        return self._nics[port_no]
+
+    def set_forwarding(self, port_no: int, forwarding: bool) -> None:
+        """Whether the VM at a TAP port forwards connections (S0.9); raises ConfigError.
+
+        Large frames that it sends without a segment size get one, from the MSS of their connection.
+        """
+        port = self[port_no]
+        if port.tap is None:
+            raise ConfigError("port_no", f"{port.name} is a {port.kind}", "a TAP port")
+        self._commands.give(Command.FORWARDING, port.index, int(forwarding))
+
+    def set_wire(self, port_no: int, **settings: Any) -> None:
+        """Change how a wire treats the frames that we send: the words of `--port` (bw, delay, loss …)."""
+        port = self[port_no]
+        if port.wire is None:
+            raise ConfigError("port", f"{port.name} is no wire", "a wire port")
+        port.settings = port.settings.changed(port.name, settings)
+        self._apply_wire(port)
+
+    def _apply_wire(self, port: Port) -> None:
+        wanted, row = port.settings, self.t["wire_settings"][port.wire_index]
+        row["rate"] = wanted.bw * 1e6 / 8
+        row["delay_ns"], row["jitter_ns"] = wanted.delay_ns, wanted.jitter_ns
+        for name in ("loss", "duplicate", "reorder"):
+            row[name] = int(getattr(wanted, name) / 100 * (1 << 32))
+        row["queue_limit"] = min(wanted.max_queue_size, layout.WIRE_SLOTS)
+        row["ecn_threshold"] = wanted.ecn_threshold
+        row["random"] = wanted.seed or (self.dpid * 1009 + port.number) % 2147483646 + 1
+        row["impaired"] = int(wanted != WireSettings(seed=wanted.seed))
+        self._commands.give(Command.WIRE, port.wire_index)
+
+    def add_tunnel(
+        self,
+        port_no: int,
+        name: str,
+        format: str,
+        local_ip: str,
+        remote_ip: str,
+        local_mac: str,
+        remote_mac: str,
+        uplink_port: int,
+    ) -> None:
+        """Make a tunnel port; raises ConfigError."""
+        numbers = self._formats[format]
+        if port_no in self._ports:
+            raise ConfigError("port_no", f"the port {port_no} exists already", "an unused number")
+        uplink = self[uplink_port]
+        if uplink.wire is None and uplink.device is None:
+            raise ConfigError("uplink_port", f"{uplink.name} is a {uplink.kind}", "a wire or packet port")
+        index = first_free(range(1, layout.MAX_PORTS), {port.index for port in self})
+        if index is None:
+            raise ConfigError("port_no", "there are too many ports", f"at most {layout.MAX_PORTS - 1}")
+        local, remote = _ipv4("local_ip", local_ip), _ipv4("remote_ip", remote_ip)
+        macs = _mac("local_mac", local_mac), _mac("remote_mac", remote_mac)
+        template = outer_headers(numbers, local, remote, *macs)
+        at = layout.TEMPLATES_OFFSET + index * layout.TEMPLATE_SIZE
+        self.memory.write(at, template)
+        self.t["ports"][index] = 0
+        row = self.t["ports"][index]
+        row["number"], row["format"], row["uplink"] = port_no, self._formats.place(format), uplink.index
+        row["local_ip"], row["remote_ip"], row["template"], row["template_len"] = (
+            local,
+            remote,
+            at,
+            len(template),
+        )
+        row["wire"] = -1
+        port = Port(port_no, index, name, "tunnel", local_mac, uplink.mtu - overhead(numbers), remote_ip)
+        port.uplink, port.format = uplink_port, format
+        self._ports[port_no] = port
+        self._commands.give(Command.ADD_TUNNEL, index)
+        self.refresh()
+
+    def remove_tunnel(self, port_no: int) -> int:
+        """Forget a tunnel port; returns its index, for the worker to be told. Raises ConfigError."""
+        port = self[port_no]
+        if port.kind != "tunnel":
+            raise ConfigError("port_no", f"{port.name} is no tunnel", "a tunnel port")
+        del self._ports[port_no]
+        return port.index
+
+    def tunnels_of(self, format: str) -> list[str]:
+        """The names of the tunnels of a format."""
+        return [port.name for port in self if port.format == format]
+
+
+def _ipv4(where: str, text: str) -> int:
+    try:
+        return int(ipaddress.IPv4Address(text))
+    except ValueError:
+        raise ConfigError(where, f"{text!r} is no IPv4 address", "four numbers, as 192.0.2.1") from None
+
+
+def _mac(where: str, text: str) -> bytes:
+    try:
+        mac = bytes.fromhex(text.replace(":", ""))
+    except ValueError:
+        mac = b""
+    if len(mac) != 6:
+        raise ConfigError(where, f"{text!r} is no MAC address", "as 02:00:00:00:00:01")
+    return mac

@@ -127,7 +127,7 @@ class Ryu(LabController):
     def _arguments(self) -> list[str]:
         listen = ["--ofp-listen-host", self.ip, "--ofp-tcp-listen-port", str(self.port)]
         rest = ["--wsapi-host", self.ip, "--wsapi-port", str(self.rest_port)]
-        return ["-m", "topologies.ryu_manager", *listen, *rest, *self.arguments]
+        return ["-m", "ryu_apps.ryu_manager", *listen, *rest, *self.arguments]
 
     def _answers(self) -> bool:
         return self.process is not None and listening(self.process.pid, self.port)

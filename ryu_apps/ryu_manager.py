@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`.venv-ryu/bin/python -m topologies.ryu_manager ARGUMENT …`: Ryu 4.34's `ryu-manager`, mended for a current
+"""`.venv-ryu/bin/python -m ryu_apps.ryu_manager ARGUMENT …`: Ryu 4.34's `ryu-manager`, mended for a current
 Python.
 """
 

@@ -153,6 +153,11 @@ class Datapath:
         """Look at the links: True when something changed since the last call."""
         return self._ports.refresh()
 
+    @property
+    def link_fds(self) -> list[int]:
+        """Readable when refresh_ports() may find something new; wires tell nothing."""
+        return self._ports.links.fds
+
     def ports(self) -> list[PortInfo]:
         """The ports as they are now."""
         return self._ports.infos()

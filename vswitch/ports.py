@@ -13,12 +13,13 @@ from vswitch import layout
 from vswitch.config import PortConfig, WireSettings
 from vswitch.dataplane.memory import Memory
 from vswitch.dataplane.ports.packet_device import PacketDevice
-from vswitch.dataplane.ports.tap_device import TapDevice
+from vswitch.dataplane.ports.tap_device import TapDevice, inside_namespace, namespace_path
 from vswitch.dataplane.ports.wire_file import WireEnd
 from vswitch.errors import ConfigError
 from vswitch.flow import PortCounters, PortInfo
 from vswitch.format_table import FormatTable, outer_headers, overhead
 from vswitch.layout import Command, PortKind
+from vswitch.link_watch import LinkWatch
 from vswitch.nic import Nic
 from vswitch.openflow.spec import port_mac
 from vswitch.rings import CommandRing
@@ -66,6 +67,7 @@ class Ports:
         self._commands = commands
         self._formats = formats
         self._ports: dict[int, Port] = {}
+        self.links = LinkWatch()
         self._nics: dict[int, Nic] = {}
         self._retired: deque[tuple[int, int, int]] = deque()  # commands given, offset and size of a mapping
 
@@ -89,6 +91,7 @@ class Ports:
 
     def close(self) -> None:
         """Release all devices."""
+        self.links.close()
         for nic in self._nics.values():
             nic.close()
         for port in self:
@@ -116,6 +119,8 @@ class Ports:
             port.tap = TapDevice(config.interface, config.namespace, config.where)
             self._ports[config.number] = port
             port.peer = config.namespace
+            with inside_namespace(namespace_path(config.namespace)):
+                self.links.watch_here()
             row["fd"] = port.tap.fd
             row["kind"] = PortKind.TAP
             self.t["taps"][self.t["tap_count"]] = index
@@ -123,6 +128,7 @@ class Ports:
         elif config.kind == "packet":
             port.device = PacketDevice(config.interface, config.mtu, config.where)
             self._ports[config.number] = port
+            self.links.watch_here()
             port.mac, port.mtu = port.device.mac, 0
             row["kind"], row["socket"] = PortKind.PACKET, self.t["socket_count"]
             self.t["sockets"][row["socket"]]["port"] = index
@@ -147,6 +153,7 @@ class Ports:
 
     def refresh(self) -> bool:
         """Look at the links: True when something changed since the last call."""
+        self.links.drain()
         changed = False
         for port in self:
             if port.tap:

@@ -97,6 +97,7 @@ class FakeDatapath:
     added_formats: dict = field(default_factory=dict)
     installs: int = 0
     drains: int = 0
+    link_fds: tuple = ()
     lag: int = 0  # commands that flows() are behind; drained() catches up
 
     def __post_init__(self):

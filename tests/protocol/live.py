@@ -27,11 +27,11 @@ def eventually(predicate, what, timeout_s=10.0):
 class LiveAgent:
     """Runs from construction to close(). `call` runs a function in the agent's thread.
 
-    wire: number of a port that is a wire; the others are TAPs.
+    wire: number of a port that is a wire; the others are TAPs. datapath: another than a FakeDatapath.
     """
 
-    def __init__(self, wire=None, **options):
-        self.datapath = FakeDatapath(time.monotonic_ns)
+    def __init__(self, wire=None, datapath=None, **options):
+        self.datapath = FakeDatapath(time.monotonic_ns) if datapath is None else datapath
         if wire is not None:
             self.datapath.infos[wire] = tap(wire, kind="wire")
         self.agent = Agent(self.datapath, "s1", 1, **options)

@@ -33,7 +33,7 @@ from vswitch.errors import ConfigError
 log = logging.getLogger(__name__)
 
 TICK_S = 0.2
-"""How often port states, ended flow entries and rules' time-outs are looked at."""
+"""How often ended flow entries, rules' time-outs and what ports do not tell by themselves are looked at."""
 
 PUNT_BURST = 64
 
@@ -96,6 +96,8 @@ class Agent:
             for number in stop_signals:
                 loop.add_signal_handler(number, self.stop)
             loop.add_reader(self.datapath.punt_fd, self._punts_wait)
+            for fd in self.datapath.link_fds:
+                loop.add_reader(fd, self._refresh_ports)
             tasks = [self._task(self._tick()), self._task(self._captures.run())]
             tasks += [self._task(keep_connected(self.switch, c, self.clock)) for c in self._controllers]
             self.state = "ready"
@@ -103,7 +105,8 @@ class Agent:
             await self._stopping.wait()
         finally:
             self.state = "stopping"
-            loop.remove_reader(self.datapath.punt_fd)
+            for fd in (self.datapath.punt_fd, *self.datapath.link_fds):
+                loop.remove_reader(fd)
             await self._close(tasks)
         if self._failure is not None:
             raise self._failure
@@ -125,11 +128,14 @@ class Agent:
         if self.switch.slowpath.handle_punts(PUNT_BURST) == PUNT_BURST and self.state == "ready":
             asyncio.get_running_loop().call_soon(self._punts_wait)
 
+    def _refresh_ports(self) -> None:
+        if self.datapath.refresh_ports():
+            self.switch.refresh_ports()
+
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            if self.datapath.refresh_ports():
-                self.switch.refresh_ports()
+            self._refresh_ports()
             self.switch.slowpath.retire_ended()
             await self.switch.expire_rules()
 

@@ -6,8 +6,10 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from experiments.errors import ExperimentError
 from experiments.metrics import Measurement
@@ -52,28 +54,44 @@ class Load:
 
 
 def transfer(client: Endpoint, server: Endpoint, load: Load) -> Measurement:
-    """Send from `client` to `server` and return what arrived.
+    """Send from `client` to `server` and return what arrived."""
+    (measured,) = transfers([(client, server, load)])
+    return measured
 
-    The server is started for this run and ends with it. iperf3's own warm-up option takes whole seconds only,
-    so the warm-up is left out of the sum of the receiver's intervals here.
+
+def transfers(wanted: Sequence[tuple[Endpoint, Endpoint, Load]]) -> list[Measurement]:
+    """Send from client to server, all at the same time, each to a server namespace of its own.
+
+    The servers are started for this run and end with it. iperf3's own warm-up option takes whole seconds
+    only, so the warm-up is left out of the sum of the receiver's intervals here.
     """
-    interval = f"{INTERVAL_S:g}"
-    if load.congestion != "bbr":
-        _start_unpaced(client)
-    listener = spawn(
-        ["iperf3", "-s", "-1", "-J", "-i", interval, "-p", str(PORT)], pid=server.pid, cpus=server.cpus
+    with ExitStack() as stack:
+        for _, server, _ in wanted:
+            _listen(server, stack)
+        for client, _, load in wanted:
+            if load.congestion != "bbr":
+                _start_unpaced(client)
+        running = []
+        for client, server, load in wanted:
+            output = stack.enter_context(tempfile.TemporaryFile())
+            process = _client(client, server, load, output)
+            stack.callback(end, process)
+            running.append((process, output, load))
+        return [parse(_printed(process, output, load), load) for process, output, load in running]
+
+
+def _listen(server: Endpoint, stack: ExitStack) -> None:
+    """Start the server of one transfer; returns when it takes the connection."""
+    argv = ["iperf3", "-s", "-1", "-J", "-i", f"{INTERVAL_S:g}", "-p", str(PORT)]
+    listener = spawn(argv, pid=server.pid, cpus=server.cpus)
+    stack.callback(end, listener)
+    wait_until(
+        lambda: listening(server.pid, PORT) or listener.poll() is not None,
+        5,
+        "the iperf3 server did not start",
     )
-    try:
-        wait_until(
-            lambda: listening(server.pid, PORT) or listener.poll() is not None,
-            5,
-            "the iperf3 server did not start",
-        )
-        if listener.poll() is not None:
-            raise ExperimentError(f"the iperf3 server ended at once: TCP port {PORT} may be in use in the VM")
-        return parse(_client(client, server, load, interval), load)
-    finally:
-        end(listener)
+    if listener.poll() is not None:
+        raise ExperimentError(f"the iperf3 server ended at once: TCP port {PORT} may be in use in the VM")
 
 
 def _start_unpaced(client: Endpoint) -> None:
@@ -90,22 +108,24 @@ def _start_unpaced(client: Endpoint) -> None:
         raise ExperimentError(f"cannot set the congestion control of the sender: {result.stderr.strip()}")
 
 
-def _client(client: Endpoint, server: Endpoint, load: Load, interval: str) -> dict[str, Any]:
+def _client(client: Endpoint, server: Endpoint, load: Load, output: IO[bytes]) -> subprocess.Popen:
+    """Start the client of one transfer, which prints to `output`."""
     argv = ["iperf3", "-c", server.ip, "-p", str(PORT), "-t", str(load.seconds), "-P", str(load.flows)]
-    argv += ["-C", load.congestion, "-i", interval, "-J", "--get-server-output", "--connect-timeout", "3000"]
-    argv += ["-w", client.window] if client.window else []
-    with tempfile.TemporaryFile() as output:
-        process = spawn(argv, pid=client.pid, cpus=client.cpus, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            process.wait(load.seconds + MARGIN_S)
-        except subprocess.TimeoutExpired:
-            raise ExperimentError(
-                f"iperf3 did not end {MARGIN_S:g} s after its time: no traffic passes"
-            ) from None
-        finally:
-            end(process)
-        output.seek(0)
-        text = output.read().decode(errors="replace")
+    argv += ["-C", load.congestion, "-i", f"{INTERVAL_S:g}", "-J", "--get-server-output"]
+    argv += ["--connect-timeout", "3000", *(["-w", client.window] if client.window else [])]
+    return spawn(argv, pid=client.pid, cpus=client.cpus, stdout=output, stderr=subprocess.STDOUT)
+
+
+def _printed(process: subprocess.Popen, output: IO[bytes], load: Load) -> dict[str, Any]:
+    """Wait for a client's end, and return what it printed."""
+    try:
+        process.wait(load.seconds + MARGIN_S)
+    except subprocess.TimeoutExpired:
+        raise ExperimentError(
+            f"iperf3 did not end {MARGIN_S:g} s after its time: no traffic passes"
+        ) from None
+    output.seek(0)
+    text = output.read().decode(errors="replace")
     try:
         return json.loads(text)
     except json.JSONDecodeError:

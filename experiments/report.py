@@ -202,6 +202,7 @@ def plot(summary: dict[str, Any], title: str, folder: Path) -> None:
         "svg.fonttype": "none",
     }
     alike = len({rows[0]["metric"] for rows in panels.values()}) == 1
+    named = _naming_keys(summary)
     with pyplot.rc_context(style):
         most = max(len(rows) for rows in panels.values())
         figure, axes = pyplot.subplots(
@@ -210,7 +211,8 @@ def plot(summary: dict[str, Any], title: str, folder: Path) -> None:
         )  # fmt: skip
         tops = {name: max(row["high"] for row in rows) for name, rows in panels.items()}
         for axis, (name, rows) in zip(axes[0], panels.items(), strict=True):
-            _panel(axis, rows, name, max(tops.values()) if alike else tops[name])
+            labels = [_label(row["config"], named) for row in rows]
+            _panel(axis, rows, labels, name, max(tops.values()) if alike else tops[name])
         for axis in axes[0][:1] if alike else axes[0]:
             axis.invert_yaxis()
         figure.suptitle(title, fontsize=10, fontweight="bold")
@@ -220,7 +222,7 @@ def plot(summary: dict[str, Any], title: str, folder: Path) -> None:
         pyplot.close(figure)
 
 
-def _panel(axis: Any, rows: list[dict[str, Any]], name: str, top: float) -> None:
+def _panel(axis: Any, rows: list[dict[str, Any]], labels: list[str], name: str, top: float) -> None:
     metric = METRICS[rows[0]["metric"]]
     for position, row in enumerate(rows):
         median, low, high = (row[key] / metric.unit for key in ("median", "low", "high"))
@@ -234,7 +236,7 @@ def _panel(axis: Any, rows: list[dict[str, Any]], name: str, top: float) -> None
         )  # fmt: skip
         text = metric.text(row["median"]) + ("" if row["valid"] else " (invalid)")
         axis.text(high + 0.025 * top / metric.unit, position, text, va="center", fontsize=8.5)
-    axis.set_yticks(range(len(rows)), [_label(row["config"]) for row in rows])
+    axis.set_yticks(range(len(rows)), labels)
     axis.tick_params(axis="y", length=0)
     axis.set_title(name, fontsize=9)
     axis.set_xlabel(metric.heading)
@@ -243,10 +245,23 @@ def _panel(axis: Any, rows: list[dict[str, Any]], name: str, top: float) -> None
     axis.set_axisbelow(True)
 
 
-def _label(config: dict[str, Any]) -> str:
-    words = [NAMES.get(config["switch"], config["switch"])]
-    words += [config["wire"]] if "wire" in config else []
-    words += [f"GRO {'on' if config['gro'] else 'off'}"] if "gro" in config else []
+def _naming_keys(summary: dict[str, Any]) -> list[str]:
+    """The keys that tell a panel's bars apart: those of the table without the panel's own, and without the
+    switch and the wire where there is only one."""
+    several = {
+        key for key in ("switch", "wire") if len({config.get(key) for config in _configs(summary)}) > 1
+    }
+    keys = [key for key in layout(summary).keys if key not in ("load", "flows")]
+    return [key for key in keys if key not in ("switch", "wire") or key in several] or ["switch"]
+
+
+def _label(config: dict[str, Any], keys: list[str]) -> str:
+    """A bar's name: `vswitch, memory, GRO on`."""
+    words = []
+    for key in keys:
+        if key in config:
+            word = _cell(key, config[key])
+            words.append(f"{HEADINGS.get(key, key)} {word}" if isinstance(config[key], bool) else word)
     return ", ".join(words)
 
 

@@ -22,7 +22,7 @@ from topologies.registry import LABS_DIR, Registry, remove_leftovers
 
 if TYPE_CHECKING:
     from topologies.controllers import LabController, Orchestrator
-    from topologies.links import WireLink
+    from topologies.links import TapIntf, WireLink
     from topologies.nodes import VM, VSwitch
 
 PROGRAMS = {"mnexec": "mininet", "ip": "iproute2", "ifconfig": "net-tools", "nsenter": "util-linux"}
@@ -169,14 +169,20 @@ class Lab:
         self._require_fitting_mtu()
         self._validated = True
 
+    def vnics(self) -> dict[str, TapIntf]:
+        """All vNICs by name in the intent: a VM's first has the VM's, further ones their interface's."""
+        return {
+            vm.name if vnic is vm.tap else vnic.name: vnic for vm in self.vms.values() for vnic in vm.vnics
+        }
+
     def _require_unique_addresses(self) -> None:
         seen: dict[tuple[str, str, str], str] = {}
-        for vm in self.vms.values():
-            for kind, address in (("MAC address", vm.mac), ("IP address", vm.address)):
-                other = seen.setdefault((vm.network, kind, address), vm.name)
-                if address and other != vm.name:
+        for name, vnic in self.vnics().items():
+            for kind, address in (("MAC address", vnic.MAC()), ("IP address", vnic.IP())):
+                other = seen.setdefault((vnic.network, kind, address), name)
+                if address and other != name:
                     raise LabError(
-                        f"{other} and {vm.name} in network {vm.network} have the same {kind} {address}"
+                        f"{other} and {name} in network {vnic.network} have the same {kind} {address}"
                     )
         underlays: dict[str, str] = {}
         for switch in self.switches.values():
@@ -187,18 +193,22 @@ class Lab:
                 )
 
     def _require_fitting_mtu(self) -> None:
-        """A VM's frame, encapsulated, must fit the wires of its server: nothing fragments on the way."""
+        """A VM's frame, encapsulated, must fit the wires of its server: nothing fragments on the way.
+
+        What a forwarding VM sends is cut to the MSS that was snooped: it may get and send larger packets.
+        """
         if not self.orchestrator:
             return
         overhead = TUNNEL_OVERHEAD[self.orchestrator.tunnel_format]
-        for vm in self.vms.values():
-            wires = [wire for wire in self.wires if vm.server in (wire.intf1.node, wire.intf2.node)]
+        for name, vnic in self.vnics().items():
+            wires = [wire for wire in self.wires if vnic.server in (wire.intf1.node, wire.intf2.node)]
             for wire in wires:
                 most = wire.mtu - overhead
-                if vm.mtu > most:
+                if vnic.mtu > most and vnic.node.role != "forwarding":
                     raise LabError(
-                        f"{vm.name}: an MTU of {vm.mtu} does not fit the wire {wire} of MTU {wire.mtu}: "
-                        f"at most {most} does, as {self.orchestrator.tunnel_format} adds {overhead} bytes"
+                        f"{name}: an MTU of {vnic.mtu} does not fit the wire {wire} of MTU {wire.mtu}: "
+                        f"at most {most} does, as {self.orchestrator.tunnel_format} adds {overhead} bytes; "
+                        "only a VM with role='forwarding' may have more"
                     )
 
     def intent(self) -> dict[str, Any]:
@@ -209,17 +219,7 @@ class Lab:
         return {
             "virtual_networks": {name: {"vni": vni} for name, vni in self._vnis().items()},
             "servers": {name: self._server(switch) for name, switch in self.switches.items()},
-            "vms": {
-                vm.name: {
-                    "server": vm.server.name,
-                    "port": vm.server_port,
-                    "network": vm.network,
-                    "mac": vm.mac,
-                    "ip": vm.address,
-                }
-                for vm in self.vms.values()
-                if vm.server
-            },
+            "vms": {name: self._vm(vnic) for name, vnic in self.vnics().items()},
             "tunnel": {"format": orchestrator.tunnel_format},
             "offload": {"gro": orchestrator.gro},
             "proactive_reverse": orchestrator.proactive_reverse,
@@ -230,14 +230,21 @@ class Lab:
         uplink = switch.uplink_port()
         return server | ({"uplink_port": uplink} if uplink is not None else {})
 
+    @staticmethod
+    def _vm(vnic: TapIntf) -> dict[str, Any]:
+        place = {"server": vnic.server.name, "port": vnic.server_port, "network": vnic.network}
+        return {**place, "mac": vnic.MAC(), "ip": vnic.IP(), "role": vnic.node.role}
+
     def _vnis(self) -> dict[str, int]:
         """VNI of each virtual network: as a VM of it says, else the next that is free from 42 on."""
         given: dict[str, int] = {}
-        for vm in self.vms.values():
-            if vm.vni is not None and given.setdefault(vm.network, vm.vni) != vm.vni:
-                raise LabError(f"{vm.name}: network {vm.network} has VNI {given[vm.network]}, not {vm.vni}")
+        vnics = self.vnics()
+        for name, vnic in vnics.items():
+            network, vni = vnic.network, vnic.vni
+            if vni is not None and given.setdefault(network, vni) != vni:
+                raise LabError(f"{name}: network {network} has VNI {given[network]}, not {vni}")
         free = (vni for vni in itertools.count(FIRST_VNI) if vni not in given.values())
-        names = dict.fromkeys(vm.network for vm in self.vms.values())
+        names = dict.fromkeys(vnic.network for vnic in vnics.values())
         return {name: given[name] if name in given else next(free) for name in names}
 
 

@@ -31,9 +31,25 @@ WIRE_SETTINGS = (
 
 
 class TapIntf(Intf):
-    """A VM's end of a TapLink: an ordinary interface."""
+    """A VM's end of a TapLink, its vNIC: an ordinary interface.
+
+    network, vni: the virtual network that it is in, and that network's number if it was given.
+    port: the switch's end.
+    """
 
     mtu = DEFAULT_VM_MTU
+    network: str
+    vni: int | None
+    port: SwitchPort
+
+    @property
+    def server(self) -> Any:
+        """The switch that it hangs on."""
+        return self.port.node
+
+    @property
+    def server_port(self) -> int:
+        return self.port.node.ports[self.port]
 
 
 class SwitchPort(Intf):
@@ -123,6 +139,8 @@ class TapLink(LabLink):
     """A VM's vNIC: a multi-queue TAP device in the VM's namespace, which the switch opens.
 
     mtu: of the VM's interface, in bytes. Checksum and segmentation offloads are left to the VM's kernel.
+    ip: the interface's address, as `10.2.0.254/24`; by default the VM's on its first vNIC, none on others.
+    network, vni: its virtual network, and that network's number; by default the VM's.
     """
 
     def __init__(
@@ -136,6 +154,9 @@ class TapLink(LabLink):
         addr1: str | None = None,
         addr2: str | None = None,
         mtu: int = DEFAULT_VM_MTU,
+        ip: str | None = None,
+        network: str | None = None,
+        vni: int | None = None,
         **ignored: Any,
     ) -> None:
         ends = [(node1, port1, intfName1, addr1), (node2, port2, intfName2, addr2)]
@@ -145,19 +166,24 @@ class TapLink(LabLink):
             raise LabError(
                 f"{node1}-{node2}: a TapLink joins a VM and a VSwitch: start mn with --switch vswitch"
             )
-        if vm.port:
-            raise LabError(f"{vm} has a TapLink to {vm.server} already, and can have one only")
+        if vm.server not in (None, switch):
+            raise LabError(f"{vm} has a TapLink to {vm.server} already: all of a VM's are to one server")
         vm_port = vm.newPort() if vm_port is None else vm_port
         switch_port = switch.newPort() if switch_port is None else switch_port
         vm_name = check_interface_name(vm_name or f"{vm}-eth{vm_port}")
         switch_name = check_interface_name(switch_name or f"{switch}-eth{switch_port}")
         check_mtu(vm_name, mtu)
-        address = vm.params.get("mac") or address
+        if not vm.vnics:
+            address = vm.params.get("mac") or address
+            vm.params["ip"] = ip = ip or vm.params.get("ip")  # Mininet gives it to the first interface
         make_tap(vm.pid, vm_name, address, int(mtu))
-        vm.tap = TapIntf(vm_name, node=vm, port=vm_port, link=self, mac=address, moveIntfFn=Link._ignore)
-        vm.tap.mtu = int(mtu)
-        vm.port = TapPort(switch_name, switch, switch_port, self, tap=vm_name, vm=vm)
-        self.intf1, self.intf2 = (vm.tap, vm.port) if vm is node1 else (vm.port, vm.tap)
+        vnic = TapIntf(vm_name, vm, vm_port, self, address, moveIntfFn=Link._ignore, ip=ip)
+        vnic.mtu = int(mtu)
+        vnic.network = network or vm.network
+        vnic.vni = vni if vni is not None or vnic.network != vm.network else vm.vni
+        vnic.port = TapPort(switch_name, switch, switch_port, self, tap=vm_name, vm=vm)
+        vm.vnics.append(vnic)
+        self.intf1, self.intf2 = (vnic, vnic.port) if vm is node1 else (vnic.port, vnic)
 
 
 class WireLink(LabLink):

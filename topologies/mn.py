@@ -11,9 +11,9 @@ from topologies.checks import iperf3
 from topologies.controllers import Orchestrator, Ryu
 from topologies.net import LabNet, clean_up, install, reported
 from topologies.nodes import VM, VSwitch
-from topologies.topos import TwoServers
+from topologies.topos import ForwardingVm, TwoServers
 
-topos = {"two_servers": reported(TwoServers)}
+topos = {"two_servers": reported(TwoServers), "forwarding_vm": reported(ForwardingVm)}
 switches = {"vswitch": VSwitch}
 hosts = {"vm": VM}
 controllers = {"orchestrator": Orchestrator, "ryu": Ryu}

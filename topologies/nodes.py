@@ -20,7 +20,7 @@ from mininet.node import Controller, Host, Switch
 from topologies.controllers import ROOT, Orchestrator
 from topologies.errors import LabError
 from topologies.lab import Lab
-from topologies.links import DEFAULT_VM_MTU, SwitchPort, WirePort
+from topologies.links import SwitchPort, TapIntf, WirePort
 from topologies.processes import end, poll_until, spawn
 from vswitch import ctl
 
@@ -28,6 +28,8 @@ READY_TIMEOUT_S = 90.0  # a first start compiles the dataplane
 WIRE_TIMEOUT_S = 5.0
 PATIENCE_S = 3.0  # after which the user is told what is being waited for
 UNDERLAY = ipaddress.IPv4Network("192.168.0.0/16")
+ROLES = ("terminating", "forwarding")
+FORWARDING = ("/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding")
 
 
 class VSwitch(Switch):
@@ -320,13 +322,15 @@ def _other_end(intf: Intf) -> Any:
 
 
 class VM(Host):
-    """A virtual machine: a Mininet host whose vNIC is a TAP device that its server's switch owns.
+    """A virtual machine: a Mininet host whose vNICs are TAP devices that its server's switch owns.
 
     network: the virtual network that it is in.
     vni: that network's number; None takes the next free one from 42.
+    role: `terminating`, or `forwarding` for a router: it forwards IP packets between its vNICs, one for each
+    TapLink, which may be in different networks.
     iperf3: whether an iperf3 server runs in it, on its standard port, so that `vm1 iperf3 -c vm2` works.
     lab: the lab that it belongs to; by default the current one.
-    Others (`ip`, `mac` …): as for Mininet's hosts.
+    Others (`ip`, `mac` …): as for Mininet's hosts, of its first vNIC.
     """
 
     def __init__(
@@ -334,16 +338,19 @@ class VM(Host):
         name: str,
         network: str = "blue",
         vni: int | None = None,
+        role: str = "terminating",
         iperf3: bool = True,
         lab: Lab | None = None,
         **params: Any,
     ) -> None:
+        if role not in ROLES:
+            raise LabError(f"{name}: a VM's role is {' or '.join(ROLES)}, not {role!r}")
         self.lab = lab or Lab.current()
         self.network = network
         self.vni = vni
+        self.role = role
         self.iperf3 = iperf3
-        self.tap: Intf | None = None
-        self.port: SwitchPort | None = None  # the switch's end of its TapLink
+        self.vnics: list[TapIntf] = []
         self.process: subprocess.Popen | None = None
         self.shell = None
         self.lab.require_new(name)
@@ -351,29 +358,31 @@ class VM(Host):
         self.lab.add_vm(self)
 
     @property
+    def tap(self) -> TapIntf | None:
+        """Its first vNIC."""
+        return self.vnics[0] if self.vnics else None
+
+    @property
     def server(self) -> VSwitch | None:
         """The switch that it hangs on."""
-        return self.port.node if self.port else None
+        return self.tap.server if self.tap else None
 
     @property
     def server_port(self) -> int | None:
-        return self.port.node.ports[self.port] if self.port else None
-
-    @property
-    def mtu(self) -> int:
-        return self.tap.mtu if self.tap else DEFAULT_VM_MTU
+        """The switch's port of its first vNIC."""
+        return self.tap.server_port if self.tap else None
 
     @property
     def mac(self) -> str:
         return self.MAC()
 
-    @property
-    def address(self) -> str:
-        return self.IP()
-
     def config(self, **params: Any) -> dict[str, Any]:
-        """Configure addresses (Mininet calls it when the network is built), and start the iperf3 server."""
+        """Configure addresses and forwarding (Mininet calls it when the network is built), and start the
+        iperf3 server."""
         result = super().config(**params)
+        if self.role == "forwarding":
+            for setting in FORWARDING:
+                self.cmd(f"test ! -e {setting} || echo 1 > {setting}")  # a kernel may lack IPv6
         if self.iperf3 and self.process is None:
             if shutil.which("iperf3"):
                 self.process = spawn(["iperf3", "-s"], pid=self.pid)

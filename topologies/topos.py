@@ -13,6 +13,7 @@ from topologies.links import DEFAULT_WIRE_MTU, TapLink, WireLink
 from topologies.nodes import VM
 
 MAX_VMS = 100
+JUMBO_MTU = 9000
 
 
 class TwoServers(Topo):
@@ -41,3 +42,50 @@ class TwoServers(Topo):
                 mac=f"00:00:00:00:00:{number:02x}",
             )
             self.addLink(vm, servers[(number - 1) % 2], cls=TapLink, mtu=mtu - TUNNEL_OVERHEAD["vxlan"])
+
+
+class ForwardingVm(Topo):
+    """A router in a VM, between the virtual networks `blue` (VNI 42) and `red` (VNI 43).
+
+        client (blue) --- s1 ======== s2 --- router (blue and red)
+        server (red) ----/    (wire)    \\--- end1, end2 … (blue)
+
+    client is 10.1.0.1, server 10.2.0.1, the router 254 in both networks; end1 … are 10.1.0.11 and so on, VMs
+    on the router's server at which connections end.
+
+    ends: how many of those.
+    mtu: the wire's; the VMs' is what the tunnel leaves, but for the router's:
+    router_mtu: large, so that aggregates of what it forwards fit.
+    wire: the wire's settings, as of WireLink.
+    """
+
+    def build(
+        self, ends: int = 1, mtu: int = DEFAULT_WIRE_MTU, router_mtu: int = JUMBO_MTU, **wire: Any
+    ) -> None:
+        if not isinstance(ends, int) or not 0 <= ends <= MAX_VMS:
+            raise LabError(f"forwarding_vm: ends={ends}: a server has from 0 to {MAX_VMS} of them")
+        s1, s2 = self.addSwitch("s1"), self.addSwitch("s2")
+        self.addLink(s1, s2, port1=1, port2=1, cls=WireLink, mtu=mtu, **wire)
+        router = self.addHost(
+            "router", cls=VM, role="forwarding", network="blue", vni=42, ip="10.1.0.254/24", mac=_mac(1, 254)
+        )
+        self.addLink(router, s2, cls=TapLink, mtu=router_mtu)
+        red = {"network": "red", "vni": 43, "ip": "10.2.0.254/24", "addr1": _mac(2, 254)}
+        self.addLink(router, s2, cls=TapLink, mtu=router_mtu, **red)
+        places = [("client", s1, 1, 1), ("server", s1, 2, 1)]
+        places += [(f"end{number}", s2, 1, 10 + number) for number in range(1, ends + 1)]
+        for name, switch, subnet, host in places:
+            vm = self.addHost(
+                name,
+                cls=VM,
+                network={1: "blue", 2: "red"}[subnet],
+                vni=41 + subnet,
+                ip=f"10.{subnet}.0.{host}/24",
+                mac=_mac(subnet, host),
+                defaultRoute=f"via 10.{subnet}.0.254",
+            )
+            self.addLink(vm, switch, cls=TapLink, mtu=mtu - TUNNEL_OVERHEAD["vxlan"])
+
+
+def _mac(subnet: int, host: int) -> str:
+    return f"00:00:00:00:{subnet:02x}:{host:02x}"

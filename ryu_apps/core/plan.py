@@ -15,6 +15,7 @@ from typing import Union
 from ryu_apps.core.rules import Rule, SwitchState
 from vswitch.openflow.experimenter import (
     FormatAdd,
+    LroRuleAdd,
     NicQueuesSet,
     ProactiveReverseSet,
     Setting,
@@ -136,5 +137,16 @@ def _nic_steps(old: SwitchState, changed: list[Setting], dropped: list[Setting])
     fewer = [s for s in changed if isinstance(s, NicQueuesSet) and s not in grown]
     others = [s for s in changed if not isinstance(s, (FormatAdd, NicQueuesSet))]
     gone = [s for s in reversed(dropped) if not isinstance(s, (FormatAdd, NicQueuesSet))]
+    first = [s for s in gone if any(_same_packets(s, other) for other in others)]
+    last = [s for s in gone if s not in first]
     one_left = [s for s in dropped if isinstance(s, NicQueuesSet)]
-    return [*grown, *others, *map(Undo, gone), *fewer, *map(Undo, one_left)]
+    return [*grown, *map(Undo, first), *others, *map(Undo, last), *fewer, *map(Undo, one_left)]
+
+
+def _same_packets(old: Setting, new: Setting) -> bool:
+    """Whether both are LRO rules for the same packets in some queue: a NIC takes only one of them."""
+    if not isinstance(old, LroRuleAdd) or not isinstance(new, LroRuleAdd):
+        return False
+    if (old.port_no, old.match, old.priority) != (new.port_no, new.match, new.priority):
+        return False
+    return not old.queues or not new.queues or bool(set(old.queues) & set(new.queues))

@@ -150,6 +150,17 @@ def test_what_names_a_queue_comes_after_it_and_goes_before_it() -> None:
     assert plan(having(many, on_3), having()) == [Undo(on_3), Undo(many)]
 
 
+def test_a_rule_for_other_queues_comes_after_the_one_whose_packets_it_takes() -> None:
+    """A NIC refuses a second rule for the same packets in the same queue."""
+    count, match = NicQueuesSet(1, 3), PacketMatch(dst_ip="10.0.0.1")
+    everywhere, here = LroRuleAdd(1, match), LroRuleAdd(1, match, queues=(0,))
+    there = LroRuleAdd(1, match, queues=(2,))
+    assert plan(having(count, everywhere), having(count, here)) == [Undo(everywhere), here]
+    assert plan(having(count, here), having(count, everywhere)) == [Undo(here), everywhere]
+    assert plan(having(count, here), having(count, there)) == [there, Undo(here)]
+    assert plan(having(everywhere), having(count, here)) == [count, Undo(everywhere), here]
+
+
 def numbered(name: str, port: int) -> FormatAdd:
     return FormatAdd(name, {"outer_proto": 17, "opaque_len": 8, "id_offset": 2, "id_value": port})
 

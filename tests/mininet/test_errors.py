@@ -39,8 +39,28 @@ def test_mtu_too_large_for_the_wire(overlay):
         network.start()
     assert str(error.value) == (
         "vm1: an MTU of 1451 does not fit the wire s1-eth1<->s2-eth1 of MTU 1500: "
-        "at most 1450 does, as vxlan adds 50 bytes"
+        "at most 1450 does, as vxlan adds 50 bytes; only a VM with role='forwarding' may have more"
     )
+
+
+def test_s0_9_a_forwarding_vm_may_have_a_larger_mtu(overlay):
+    """Here both are routers, so that nothing is left to refuse."""
+    network = overlay(vm={"role": "forwarding"}, tap={"mtu": 9000})
+    network.net.build()
+    network.lab.validate()
+
+
+def test_every_vnic_must_fit_the_wire(overlay):
+    network = overlay()
+    network.net.addLink(network.vm2, network.s2, cls=TapLink, mtu=9000)
+    network.net.build()
+    with pytest.raises(LabError, match=r"^vm2-eth1: an MTU of 9000 does not fit the wire s1-eth1<->s2-eth1 "):
+        network.lab.validate()
+
+
+def test_an_unknown_role(net):
+    with pytest.raises(LabError, match=r"^vm1: a VM's role is terminating or forwarding, not 'router'$"):
+        net.addHost("vm1", cls=VM, role="router")
 
 
 def test_a_larger_wire_takes_a_larger_mtu(overlay):
@@ -104,11 +124,43 @@ def test_links_know_what_they_join(net):
         net.addLink(s1, net.addSwitch("s2", cls=VSwitch), cls=TapLink)
 
 
-def test_a_vm_has_one_taplink(net):
-    s1, vm1 = net.addSwitch("s1", cls=VSwitch), net.addHost("vm1", cls=VM)
+def test_a_vm_is_on_one_server(net):
+    s1, s2, vm1 = *(net.addSwitch(name, cls=VSwitch) for name in ("s1", "s2")), net.addHost("vm1", cls=VM)
     net.addLink(vm1, s1, cls=TapLink)
-    with pytest.raises(LabError, match=r"^vm1 has a TapLink to s1 already"):
-        net.addLink(vm1, s1, cls=TapLink)
+    with pytest.raises(LabError, match=r"^vm1 has a TapLink to s1 already: all of a VM's are to one server$"):
+        net.addLink(vm1, s2, cls=TapLink)
+
+
+def test_a_vm_with_two_vnics_is_two_entries_of_the_intent(net):
+    """Each in a network and with addresses of its own; the VM's own are those of the first."""
+    s1 = net.addSwitch("s1", cls=VSwitch)
+    vm = net.addHost("vm1", cls=VM, role="forwarding", vni=7, ip="10.1.0.1/24", mac="00:00:00:00:00:01")
+    net.addLink(vm, s1, cls=TapLink)
+    red = {"network": "red", "ip": "10.2.0.1/24", "addr1": "00:00:00:00:00:02"}
+    net.addLink(vm, s1, cls=TapLink, **red)
+    net.addController("c0", Orchestrator)
+    net.build()
+    vm.lab.validate()
+    intent = vm.lab.intent()
+    common = {"server": "s1", "role": "forwarding"}
+    assert intent["vms"] == {
+        "vm1": {**common, "port": 1, "network": "blue", "mac": "00:00:00:00:00:01", "ip": "10.1.0.1"},
+        "vm1-eth1": {**common, "port": 2, "network": "red", "mac": "00:00:00:00:00:02", "ip": "10.2.0.1"},
+    }
+    assert intent["virtual_networks"] == {"blue": {"vni": 7}, "red": {"vni": 42}}
+    assert "10.2.0.1/24" in vm.cmd("ip -o addr show dev vm1-eth1")
+    assert vm.cmd("cat /proc/sys/net/ipv4/ip_forward").strip() == "1"
+
+
+def test_two_vnics_of_one_network_have_different_addresses(net):
+    s1, vm1 = net.addSwitch("s1", cls=VSwitch), net.addHost("vm1", cls=VM, ip="10.0.0.1/8")
+    for _ in range(2):
+        net.addLink(vm1, s1, cls=TapLink, ip="10.0.0.1/8")
+    net.build()
+    with pytest.raises(
+        LabError, match=r"^vm1 and vm1-eth1 in network blue have the same IP address 10\.0\.0\.1$"
+    ):
+        s1.lab.validate()
 
 
 def test_an_unknown_wire_setting(net):
@@ -197,6 +249,7 @@ def test_mn_prints_the_sentence_and_nothing_else_of_it():
     [
         ("two_servers,vms=0", "two_servers: vms=0: a server has from 1 to 100 VMs"),
         ("two_servers,colour=red", "a wire has no setting 'colour'"),
+        ("forwarding_vm,ends=-1", "forwarding_vm: ends=-1: a server has from 0 to 100 of them"),
     ],
 )
 def test_a_wrong_parameter_of_the_topology(topo, sentence):

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Forwarding: find a packet's flow, run its action program, send it out of ports, or punt it to the agent."""
 
-from numba import njit
-
 from vswitch.dataplane import checksum, flow_table, meters, mss, rewrite
+from vswitch.dataplane.compiled import compiled, inlined
 from vswitch.dataplane.intrinsics import (
     acquire64,
     full_fence,
@@ -53,7 +52,7 @@ ENDED = 2
 """… or dropped it, and counted that."""
 
 
-@njit(cache=True)
+@compiled
 def forward(mem, t, group):
     """Dispose of one group: by its flow's program, or as a miss."""
     first = t["packets"][group["first"]]
@@ -70,7 +69,7 @@ def forward(mem, t, group):
     run_program(mem, t, flow["program"], flow["program_len"])
 
 
-@njit(cache=True)
+@compiled
 def run_program(mem, t, program, length):
     """Run `length` operations at `program` on `t['outgoing']`. One that hands nothing on drops by rule."""
     handed_on = False
@@ -92,7 +91,7 @@ def run_program(mem, t, program, length):
 # Programs that do more than to output
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _run_rewriting(mem, t, program, length):
     """Run operations of any kind; whether the packet was handed on, or dropped and counted."""
     if not is_super_frame(t["outgoing"]) or not _tells_segments_apart(t, program, length):
@@ -106,7 +105,7 @@ def _run_rewriting(mem, t, program, length):
     return handed_on
 
 
-@njit(cache=True)
+@compiled
 def _tells_segments_apart(t, program, length):
     """Whether a program does to a super-frame what cannot be done to all its segments at once.
 
@@ -124,7 +123,7 @@ def _tells_segments_apart(t, program, length):
     return False
 
 
-@njit(cache=True)
+@compiled
 def _cut_segment(mem, t, number):
     """Make the super-frame its segment of this number."""
     out = t["outgoing"]
@@ -133,7 +132,7 @@ def _cut_segment(mem, t, number):
     out["gso_size"] = 0
 
 
-@njit(cache=True)
+@compiled
 def _run_any(mem, t, program, length):
     """As _run_rewriting, of a packet that can be treated as a whole."""
     depth = 0
@@ -167,7 +166,7 @@ def _run_any(mem, t, program, length):
     return handed_on
 
 
-@njit(cache=True)
+@compiled
 def _operate(mem, t, at):
     """Carry out the operation at `at`, which is no SAVE: CHANGED, HANDED_ON or ENDED."""
     op, a, b, c = t["programs"][at], t["programs"][at + 1], t["programs"][at + 2], t["programs"][at + 3]
@@ -197,7 +196,7 @@ def _operate(mem, t, at):
     return CHANGED
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _rewrite(mem, t, op, a, b, c):
     """Carry out an operation that changes the headers, and nothing else."""
     if op == SET_FIELD:
@@ -217,7 +216,7 @@ def _rewrite(mem, t, op, a, b, c):
     return rewrite.copy_ttl(mem, t, a)
 
 
-@njit(cache=True)
+@compiled
 def output(mem, t, index):
     """Send the packet out of the port of this index."""
     port = t["ports"][index]
@@ -239,7 +238,7 @@ def output(mem, t, index):
         _output_to_tunnel(mem, t, index)
 
 
-@njit(cache=True)
+@compiled
 def _output_to_tunnel(mem, t, index):
     port = t["ports"][index]
     uplink = t["ports"][port["uplink"]]
@@ -257,7 +256,7 @@ def _output_to_tunnel(mem, t, index):
 # To the agent
 
 
-@njit(cache=True)
+@compiled
 def _punt_packets(mem, t, action):
     """Hand copies to the agent, as Controller action number `action` asks: a super-frame as its segments."""
     if not is_super_frame(t["outgoing"]):
@@ -271,7 +270,7 @@ def _punt_packets(mem, t, action):
     restore(mem, t, WHOLE)
 
 
-@njit(cache=True)
+@compiled
 def punt(mem, t, kind, action, received):
     """Hand a copy of the packet to the agent, in a punt slot that the agent gives back.
 
@@ -318,7 +317,7 @@ def punt(mem, t, kind, action, received):
     _publish_punt(mem, t, head)
 
 
-@njit(cache=True)
+@compiled
 def report_evicted(mem, t, key, packets, bytes_, last_used_ns):
     """Tell the agent that an entry ends, with its counters; False when the ring is full (try later)."""
     head = acquire64(mem, PUNT_HEAD_OFFSET)
@@ -335,7 +334,7 @@ def report_evicted(mem, t, key, packets, bytes_, last_used_ns):
     return True
 
 
-@njit(cache=True)
+@compiled
 def _publish_punt(mem, t, head):
     release64(mem, PUNT_HEAD_OFFSET, head + 1)
     full_fence()

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Copies of a wire's frames for the agent to write to a file; what it cannot take in time is counted."""
 
-from numba import njit
-
+from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.intrinsics import acquire64, copy, release64
 from vswitch.layout import (
     CAPTURE_HEAD_OFFSET,
@@ -13,7 +12,7 @@ from vswitch.layout import (
 )
 
 
-@njit(cache=True)
+@compiled
 def capture(mem, t, port_index, outbound, offset, head_len, ext, length):
     """Copy a frame: its first `head_len` bytes stand at `offset`, the rest at `ext`."""
     head = acquire64(mem, CAPTURE_HEAD_OFFSET)

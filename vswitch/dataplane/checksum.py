@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Internet checksum (RFC 1071). Sums are unfolded int64 of big-endian words."""
 
-from numba import njit
-
+from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.intrinsics import load8, load16, load64, load_le16, load_le32, store16
 
 PROTO_TCP, PROTO_UDP = 6, 17
 
 
-@njit(cache=True)
+@compiled
 def fold(total):
     """A sum folded to 16 bits."""
     total = (total & 0xFFFF) + ((total >> 16) & 0xFFFFFFFF) + (total >> 48)
@@ -16,13 +15,13 @@ def fold(total):
     return (total & 0xFFFF) + (total >> 16)
 
 
-@njit(cache=True)
+@compiled
 def swap(total16):
     """A folded sum of words in the other byte order."""
     return ((total16 & 0xFF) << 8) | (total16 >> 8)
 
 
-@njit(cache=True)
+@compiled
 def sum_native(mem, offset, length):
     """Sum of mem[offset:offset+length] as words in the machine's byte order, an odd last byte padded by zero.
 
@@ -49,13 +48,13 @@ def sum_native(mem, offset, length):
     return total
 
 
-@njit(cache=True)
+@compiled
 def sum_bytes(mem, offset, length):
     """Sum of the big-endian words of mem[offset:offset+length], an odd last byte padded by zero; folded."""
     return swap(fold(sum_native(mem, offset, length)))
 
 
-@njit(cache=True)
+@compiled
 def ipv4_header_right(mem, l3, ihl):
     """Whether the header checksum of the IPv4 header of `ihl` bytes at `l3` is right (RFC 791)."""
     one, other = load64(mem, l3), load64(mem, l3 + 8)
@@ -68,7 +67,7 @@ def ipv4_header_right(mem, l3, ihl):
     return fold(total) == 0xFFFF
 
 
-@njit(cache=True)
+@compiled
 def l4_right(mem, l3, ip_version, proto, l4, header, payload, payload_len):
     """Whether the checksum of a TCP segment or UDP datagram is right.
 
@@ -88,7 +87,7 @@ def l4_right(mem, l3, ip_version, proto, l4, header, payload, payload_len):
     return fold(total + rest) == 0xFFFF
 
 
-@njit(cache=True)
+@compiled
 def sum_header(mem, offset, length):
     """As sum_bytes for the few words of a header; `length` is even."""
     total = 0
@@ -97,13 +96,13 @@ def sum_header(mem, offset, length):
     return total
 
 
-@njit(cache=True)
+@compiled
 def finish(total):
     """The checksum field for a sum: its folded complement."""
     return ~fold(total) & 0xFFFF
 
 
-@njit(cache=True)
+@compiled
 def pseudo_header(mem, l3, ip_version, proto, l4_length):
     """Sum of the pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1) of the IP header at `l3`."""
     if ip_version == 4:
@@ -111,13 +110,13 @@ def pseudo_header(mem, l3, ip_version, proto, l4_length):
     return sum_header(mem, l3 + 8, 32) + proto + l4_length
 
 
-@njit(cache=True)
+@compiled
 def l4_field(proto):
     """Offset of the checksum in a TCP or UDP header."""
     return 16 if proto == PROTO_TCP else 6
 
 
-@njit(cache=True)
+@compiled
 def store_l4(mem, l4, proto, total):
     """Write the checksum of the TCP segment or UDP datagram at `l4` for its sum, pseudo-header included."""
     value = finish(total)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the agent asks of the worker, applied in the order in which it was asked."""
 
-from numba import njit
-
 from vswitch.dataplane import flow_table, mss
 from vswitch.dataplane.actions import report_evicted, run_program
+from vswitch.dataplane.compiled import compiled, inlined
 from vswitch.dataplane.gro import NO_PACKET
 from vswitch.dataplane.intrinsics import acquire64, release64, store64
 from vswitch.dataplane.outgoing import take_group
@@ -30,7 +29,7 @@ SWEEP_AT_ONCE = 4096
 """Entries that the worker checks for idleness without a look at its ports in between."""
 
 
-@njit(cache=True, inline="always")
+@inlined
 def apply_commands(mem, t):
     """Apply up to COMMAND_BURST commands; their number."""
     head = acquire64(mem, COMMAND_HEAD_OFFSET)
@@ -44,7 +43,7 @@ def apply_commands(mem, t):
     return count
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _apply(mem, t, command):
     op = command["op"]
     args = command["args"]
@@ -98,7 +97,7 @@ def _apply(mem, t, command):
         _remove_tunnel(t, args[0])
 
 
-@njit(cache=True)
+@compiled
 def _answer(t, command, place):
     """Write into the command what the program that it ends has counted."""
     if place == flow_table.NOT_FOUND:
@@ -111,13 +110,13 @@ def _answer(t, command, place):
     command["last_used_ns"] = flow["last_used_ns"]
 
 
-@njit(cache=True)
+@compiled
 def _free_punt(t, slot):
     t["free_punts"][t["free_punt_count"]] = slot
     t["free_punt_count"] += 1
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _execute(mem, t, at, info, program, program_len):
     """Run a program on a packet that lies whole at mem[at]."""
     packet = t["packets"][0]
@@ -149,7 +148,7 @@ def _execute(mem, t, at, info, program, program_len):
     packet_port.flush_all(mem, t)
 
 
-@njit(cache=True)
+@compiled
 def _take_over_settings(mem, t, index):
     wire, wanted = t["wires"][index], t["wire_settings"][index]
     if not wire["impaired"]:
@@ -171,7 +170,7 @@ def _take_over_settings(mem, t, index):
     store64(mem, wire["tx_cursors"] + CURSOR_UNORDERED, 1 if wire["jitter_ns"] or wire["reorder"] else 0)
 
 
-@njit(cache=True)
+@compiled
 def _remove_tunnel(t, index):
     t["ports"][index]["kind"] = PortKind.NONE.value
     t["last_tunnel"] = -1
@@ -182,7 +181,7 @@ def _remove_tunnel(t, index):
             return
 
 
-@njit(cache=True)
+@compiled
 def sweep(mem, t):
     """Remove idle entries in the next part of the flow table; in how many ns the part after it is due.
 
@@ -204,7 +203,7 @@ def sweep(mem, t):
     return SWEEP_PERIOD_NS // parts
 
 
-@njit(cache=True)
+@compiled
 def _sweep_place(mem, t, place):
     flow = t["flows"][place]
     if flow_table.is_idle(t, flow) and report_evicted(

@@ -2,7 +2,8 @@
 """CRC32c, the checksum of SCTP (RFC 9260, appendix A), of what changes in a packet."""
 
 import numpy as np
-from numba import njit
+
+from vswitch.dataplane.compiled import compiled
 
 POLYNOMIAL = 0x82F63B78
 """Castagnoli's, bits reversed."""
@@ -18,7 +19,7 @@ def _table() -> np.ndarray:
 TABLE = _table()
 
 
-@njit(cache=True)
+@compiled
 def of_difference(difference, behind):
     """What CRC32c changes by when a 16-bit word with `behind` bytes behind it changes in these bits.
 

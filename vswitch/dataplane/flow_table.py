@@ -4,8 +4,7 @@
 A key is KEY_WORDS words; `vswitch.datapath` packs and unpacks them as this file does.
 """
 
-from numba import njit
-
+from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.hashing import mix
 from vswitch.dataplane.intrinsics import load16, load32, load_be64, pointer_to
 from vswitch.dataplane.parse import ETH_ARP, ETH_MPLS, ETH_MPLS_MULTICAST, ETH_PBB, FORWARD, l4_ports, parse
@@ -14,7 +13,7 @@ from vswitch.layout import FLOW_EMPTY, FLOW_USED, FLOWS, FLOWS_LIMIT, KEY_WORDS
 NOT_FOUND = -1
 
 
-@njit(cache=True)
+@compiled
 def make_key(mem, t, packet):
     """Write the packet's key into `t['key']`.
 
@@ -55,7 +54,7 @@ def make_key(mem, t, packet):
             key[8] = load32(mem, l3) & 0xFFFFFF
 
 
-@njit(cache=True)
+@compiled
 def make_key_of_frame(mem_array, t, offset, length):
     """Write the key of the frame at mem[offset:offset+length] into `t['key']`; False: it is no frame.
 
@@ -74,7 +73,7 @@ def make_key_of_frame(mem_array, t, offset, length):
     return True
 
 
-@njit(cache=True)
+@compiled
 def hash_key(key):
     """Hash of a key's words."""
     state = 0x2545F4914F6CDD1D
@@ -83,7 +82,7 @@ def hash_key(key):
     return state
 
 
-@njit(cache=True)
+@compiled
 def find(t, key):
     """Index of the entry for `key`, or NOT_FOUND."""
     hashed = hash_key(key)
@@ -97,7 +96,7 @@ def find(t, key):
         place = (place + 1) & (FLOWS - 1)
 
 
-@njit(cache=True)
+@compiled
 def _same_key(one, other):
     for word in range(KEY_WORDS):
         if one[word] != other[word]:
@@ -105,7 +104,7 @@ def _same_key(one, other):
     return True
 
 
-@njit(cache=True)
+@compiled
 def install(t, key, program, program_len, idle_timeout_ns):
     """Add an entry, or replace the program of the one that is there; False when the table is full."""
     place = find(t, key)
@@ -134,7 +133,7 @@ def install(t, key, program, program_len, idle_timeout_ns):
     return True
 
 
-@njit(cache=True)
+@compiled
 def remove(t, place):
     """Remove the entry at `place`; those behind it that it kept from their places move up.
 
@@ -155,7 +154,7 @@ def remove(t, place):
     t["flow_bits"][hole >> 5] &= ~(1 << (hole & 31))
 
 
-@njit(cache=True)
+@compiled
 def is_idle(t, flow):
     """Whether an entry has outlived its idle time-out."""
     if flow["state"] != FLOW_USED or flow["idle_timeout_ns"] == 0:

@@ -6,8 +6,8 @@ through the tunnels of its format, so the command that adds a tunnel announces i
 """
 
 import numpy as np
-from numba import njit
 
+from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.intrinsics import copy, load8, load32, load64, store8, store16, store64
 from vswitch.layout import Counter
 from vswitch.tunnel_formats import IP
@@ -47,7 +47,7 @@ def fill_row(row, numbers):
 # Receiving
 
 
-@njit(cache=True)
+@compiled
 def opaque_length(mem, row, opaque, end):
     """Length of the opaque field at `opaque`, or NO_LENGTH: it is none. `end`: of the readable bytes."""
     length = row["opaque_len"]
@@ -60,7 +60,7 @@ def opaque_length(mem, row, opaque, end):
     return length if opaque + length <= end else NO_LENGTH
 
 
-@njit(cache=True)
+@compiled
 def is_format(mem, row, proto, opaque, end):
     """Whether a packet of IP protocol `proto` with its payload at `opaque` is of the row's format."""
     if row["outer_proto"] != proto and row["outer_proto6"] != proto:
@@ -73,7 +73,7 @@ def is_format(mem, row, proto, opaque, end):
     return _load_bytes(mem, opaque + row["id_offset"], row["id_length"]) == row["id_value"]
 
 
-@njit(cache=True)
+@compiled
 def find_tunnel(mem, t, l3, opaque, end):
     """Port index of the tunnel that delivers this outer packet (local and remote address and format match).
 
@@ -101,7 +101,7 @@ def find_tunnel(mem, t, l3, opaque, end):
     return found
 
 
-@njit(cache=True)
+@compiled
 def same_opaque(mem, one, other, length, length_field, outer_is_udp):
     """Whether two opaque fields are equal but for their length field and UDP checksum (S1.4)."""
     index = 0
@@ -119,14 +119,14 @@ def same_opaque(mem, one, other, length, length_field, outer_is_udp):
     return True
 
 
-@njit(cache=True)
+@compiled
 def flow_id(mem, row, opaque):
     """The virtual network that an opaque field names (S1.2); 0 when its format has no room for any."""
     value = _load_bytes(mem, opaque + row["flow_id_offset"], row["flow_id_length"])
     return value >> row["flow_id_shift"]
 
 
-@njit(cache=True)
+@compiled
 def open_gap(mem, opaque, length):
     """Move an opaque field over outer headers that were read, so that Ethernet fits behind it; its place."""
     moved = opaque - LINK_HEADER
@@ -135,7 +135,7 @@ def open_gap(mem, opaque, length):
     return moved
 
 
-@njit(cache=True)
+@compiled
 def synthesise_ethernet(mem, at, template, eth_type):
     """Write the Ethernet header of a packet that came without: from the tunnel's other end to this one."""
     copy(mem, at, template + 6, 6)
@@ -143,7 +143,7 @@ def synthesise_ethernet(mem, at, template, eth_type):
     store16(mem, at + 12, eth_type)
 
 
-@njit(cache=True)
+@compiled
 def _load_bytes(mem, offset, count):
     value = 0
     for index in range(count):
@@ -154,7 +154,7 @@ def _load_bytes(mem, offset, count):
 # Sending
 
 
-@njit(cache=True)
+@compiled
 def encapsulation_verdict(row, out, is_bare_ip):
     """Why a packet cannot be sent in this format, as a counter, or FIT.
 
@@ -168,7 +168,7 @@ def encapsulation_verdict(row, out, is_bare_ip):
     return FIT
 
 
-@njit(cache=True)
+@compiled
 def write_identifiers(mem, row, opaque, out):
     """Fill in the virtual network and the entropy of an opaque field that was copied from its template."""
     length = row["flow_id_length"]

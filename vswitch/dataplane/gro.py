@@ -7,9 +7,8 @@ starts a new one behind it, so a flow's order is kept. Segmenting a group gives 
 Whether a flow is coalesced at all is asked when a group begins, once per flow and burst: `nic.lro.decide`.
 """
 
-from numba import njit
-
 from vswitch.dataplane.checksum import PROTO_TCP
+from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.formats import same_opaque
 from vswitch.dataplane.intrinsics import load8, load16, load32, load64
 from vswitch.dataplane.nic.lro import decide
@@ -24,7 +23,7 @@ LONGEST_TCP_HEADER = 60
 NO_PACKET = -1
 
 
-@njit(cache=True)
+@compiled
 def coalesce(mem, t):
     """Sort the burst `t['packets'][:packet_count]`, all of one port, into `t['groups'][:group_count]`."""
     t["gro_stamp"] += 1
@@ -68,7 +67,7 @@ def coalesce(mem, t):
     _count_aggregates(t, port)
 
 
-@njit(cache=True)
+@compiled
 def single(t):
     """As `coalesce` for the one packet of a VM's burst, which has passed no receive queue."""
     t["packets"][0]["next"] = NO_PACKET
@@ -76,7 +75,7 @@ def single(t):
     _start_group(t, 0)
 
 
-@njit(cache=True)
+@compiled
 def _begin(mem, t, nic, index, bucket, number, verdict):
     """Have a frame begin a group, behind group `number` of its flow if that is not -1; why it joined none.
 
@@ -101,14 +100,14 @@ def _begin(mem, t, nic, index, bucket, number, verdict):
     return Merge.NEW_FLOW.value if verdict == Merge.YES.value else verdict
 
 
-@njit(cache=True)
+@compiled
 def _count_received(t, port, queue, frames, length):
     counts = t["nic_queues"][port, queue]
     counts["frames"] += frames
     counts["bytes"] += length
 
 
-@njit(cache=True)
+@compiled
 def _count_aggregates(t, port):
     """Count what was coalesced, where it was: in the queue that it came through, or in front of its VM."""
     for number in range(t["group_count"]):
@@ -129,7 +128,7 @@ def _count_aggregates(t, port):
                 index = t["packets"][index]["next"]
 
 
-@njit(cache=True)
+@compiled
 def _same_decision(group, older):
     group["lro"] = older["lro"]
     group["completion_size"] = older["completion_size"]
@@ -138,7 +137,7 @@ def _same_decision(group, older):
     group["queue"] = older["queue"]
 
 
-@njit(cache=True)
+@compiled
 def unfitness(packet):
     """Why a frame can be part of no aggregate whatever came before it, or Merge.YES."""
     if packet["ip_version"] == 0 or packet["ip_proto"] != PROTO_TCP:
@@ -162,7 +161,7 @@ def unfitness(packet):
     return Merge.YES.value
 
 
-@njit(cache=True)
+@compiled
 def same_flow(mem, one, other):
     """Whether two frames belong to one connection of one virtual network (the 6-tuple of S1.2)."""
     if one["hash"] != other["hash"] or one["ip_version"] != other["ip_version"]:
@@ -191,7 +190,7 @@ def same_flow(mem, one, other):
     return l4_ports(mem, one) == l4_ports(mem, other)
 
 
-@njit(cache=True)
+@compiled
 def merge_verdict(mem, first, group, packet):
     """Why `packet`, fit in itself and of the group's flow, cannot join it, or Merge.YES. Pure."""
     if group["closed"]:
@@ -229,13 +228,13 @@ def merge_verdict(mem, first, group, packet):
     return Merge.YES.value
 
 
-@njit(cache=True)
+@compiled
 def tcp_header_length(mem, packet):
     """Bytes of the TCP header of a parsed TCP packet."""
     return (load8(mem, packet["l4"] + 12) >> 4) * 4
 
 
-@njit(cache=True)
+@compiled
 def same_ipv6_headers(mem, one, other):
     """Whether flow label, next header and extension headers are equal."""
     length = one["l4"] - one["l3"]
@@ -249,7 +248,7 @@ def same_ipv6_headers(mem, one, other):
     return True
 
 
-@njit(cache=True)
+@compiled
 def _same_outer_header(mem, first, packet):
     if packet["opaque_len"] != first["opaque_len"] or packet["outer_df"] != first["outer_df"]:
         return False
@@ -261,7 +260,7 @@ def _same_outer_header(mem, first, packet):
     )
 
 
-@njit(cache=True)
+@compiled
 def _start_group(t, index):
     number = t["group_count"]
     t["group_count"] = number + 1
@@ -281,7 +280,7 @@ def _start_group(t, index):
     return number
 
 
-@njit(cache=True)
+@compiled
 def _start_flow_group(t, index, bucket, replaces, fit):
     """Start a group that later frames of the flow may join; it takes the place of the flow's older group.
 
@@ -305,7 +304,7 @@ def _start_flow_group(t, index, bucket, replaces, fit):
     return number
 
 
-@njit(cache=True)
+@compiled
 def _replace(t, bucket, older, newer):
     """In the bucket's list, `newer` stands where `older` stood."""
     t["groups"][newer]["next"] = t["groups"][older]["next"]
@@ -318,7 +317,7 @@ def _replace(t, bucket, older, newer):
     t["groups"][number]["next"] = newer
 
 
-@njit(cache=True)
+@compiled
 def _join(t, group, index):
     packet = t["packets"][index]
     t["packets"][group["last"]]["next"] = index

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A fast hash of 64-bit words. Results are non-negative int64, the same compiled and interpreted."""
 
-from numba import njit
+from vswitch.dataplane.compiled import compiled
 
 
-@njit(cache=True)
+@compiled
 def mix(state, word):
     """The state after taking in one word."""
     both = state ^ word
@@ -13,7 +13,7 @@ def mix(state, word):
     return low ^ (high >> 7) ^ (low >> 29) ^ ((high & 0xFFFF) << 40)
 
 
-@njit(cache=True)
+@compiled
 def next_random(state):
     """The state after `state` of a 31-bit multiplicative generator's two steps, and 32 random bits of it.
 

@@ -6,8 +6,7 @@ tokens out of every bucket that has enough; of the bands that have not, that of 
 Packets are those that a wire would carry: a super-frame counts as its segments.
 """
 
-from numba import njit
-
+from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.outgoing import cut, is_ip, segment_count, set_tos
 from vswitch.dataplane.ports.vnet import is_super_frame
 from vswitch.layout import Counter
@@ -16,7 +15,7 @@ NO_BAND = -1
 MAX_PRECEDENCE = 3
 
 
-@njit(cache=True)
+@compiled
 def apply(mem, t, index):
     """Apply the meter of this index to the packet; whether anything of it is left.
 
@@ -53,7 +52,7 @@ def apply(mem, t, index):
     return True
 
 
-@njit(cache=True)
+@compiled
 def _fill(meter, now_ns):
     """Add the tokens of the time that has passed."""
     for band in range(meter["bands"]):
@@ -62,7 +61,7 @@ def _fill(meter, now_ns):
         meter["filled_ns"][band] = now_ns
 
 
-@njit(cache=True)
+@compiled
 def _exceeded_band(meter, tokens):
     """Take tokens out of the buckets that have them; of the other bands, that of the highest rate."""
     exceeded = NO_BAND
@@ -74,7 +73,7 @@ def _exceeded_band(meter, tokens):
     return exceeded
 
 
-@njit(cache=True)
+@compiled
 def _count_rest(meter, band, out, first, count):
     """A band drops a super-frame's segments from number `first` on: count them."""
     if first >= count:
@@ -86,7 +85,7 @@ def _count_rest(meter, band, out, first, count):
     meter["band_bytes"][band] += size
 
 
-@njit(cache=True)
+@compiled
 def treats_alike(t, index):
     """Whether a meter leaves all segments of the super-frame with one DSCP."""
     if index < 0 or not t["meters"][index]["used"]:
@@ -103,7 +102,7 @@ def treats_alike(t, index):
     return True
 
 
-@njit(cache=True)
+@compiled
 def remarked(tos, levels):
     """The TOS with a drop precedence that is `levels` higher, where its DSCP is of an AF class (RFC 2597)."""
     dscp_class, precedence = tos >> 5, (tos >> 3) & 3

@@ -10,10 +10,9 @@ directions. It is set-associative: a connection's entry stands in one of MSS_WAY
 RST, some time after both FINs, or idle. Time is `t['now_ns']`; an entry whose time is over is a free place.
 """
 
-from numba import njit
-
 from vswitch.dataplane import checksum
 from vswitch.dataplane.checksum import PROTO_TCP
+from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.gro import FIN, RST, SYN
 from vswitch.dataplane.hashing import mix
 from vswitch.dataplane.intrinsics import load8, load16, load32, load_be64, store16
@@ -45,7 +44,7 @@ TCP_HEADER = 20
 # What a forwarding VM's port passes
 
 
-@njit(cache=True)
+@compiled
 def from_vm(mem, t, packet):
     """Learn from a frame that a forwarding VM sends, and give it a segment size if it is longer than its MSS.
 
@@ -84,7 +83,7 @@ def from_vm(mem, t, packet):
     t["counters"][Counter.MSS_SEGMENTED.value] += 1
 
 
-@njit(cache=True)
+@compiled
 def to_vm(mem, t, index):
     """Learn from the packet `t['outgoing']` that goes to the forwarding VM at port `index`."""
     out = t["outgoing"]
@@ -97,7 +96,7 @@ def to_vm(mem, t, index):
     observe(mem, t, index, at, at + out["l3"], at + l4, out["ip_version"])
 
 
-@njit(cache=True)
+@compiled
 def fit_to_path(mem, t, index, tunnel):
     """Let what a forwarding VM sent leave by port `index` in frames of its MTU, however long it is.
 
@@ -132,20 +131,20 @@ def fit_to_path(mem, t, index, tunnel):
         t["counters"][Counter.MSS_SEGMENTED.value] += 1
 
 
-@njit(cache=True)
+@compiled
 def segment_size(mss, options):
     """Payload bytes of a segment with so many bytes of IP and TCP options (RFC 9293, section 3.7.1)."""
     return max(max(mss, LEAST_MSS) - options, LEAST_SEGMENT)
 
 
-@njit(cache=True)
+@compiled
 def _make_partial(mem, l3, l4, version, length):
     """Leave a TCP segment's checksum, which is right, to whoever segments it."""
     pseudo_sum = checksum.pseudo_header(mem, l3, version, PROTO_TCP, length)
     store16(mem, l4 + checksum.l4_field(PROTO_TCP), checksum.fold(pseudo_sum))
 
 
-@njit(cache=True)
+@compiled
 def _checksum_right(mem, t):
     """Whether the outgoing packet's TCP checksum, a whole one, is right."""
     out = t["outgoing"]
@@ -157,7 +156,7 @@ def _checksum_right(mem, t):
 # The table
 
 
-@njit(cache=True)
+@compiled
 def observe(mem, t, port, l2, l3, l4, version):
     """Take what a TCP segment's flags and options say into the table; its whole header lies in `mem`."""
     flags = load8(mem, l4 + 13)
@@ -183,7 +182,7 @@ def observe(mem, t, port, l2, l3, l4, version):
             entry["fins"] |= 1 << direction
 
 
-@njit(cache=True)
+@compiled
 def _learn(entry, direction, isn, mss):
     """The receiver of `direction` takes segments of `mss` bytes.
 
@@ -199,7 +198,7 @@ def _learn(entry, direction, isn, mss):
     entry["isn"][direction] = isn
 
 
-@njit(cache=True)
+@compiled
 def mss_option(mem, l4):
     """The smallest MSS that the options of the TCP header at `l4` announce, or DEFAULT_MSS.
 
@@ -228,12 +227,12 @@ def mss_option(mem, l4):
     return mss if mss else DEFAULT_MSS
 
 
-@njit(cache=True)
+@compiled
 def _header_length(mem, l4):
     return (load8(mem, l4 + 12) >> 4) * 4
 
 
-@njit(cache=True)
+@compiled
 def find(mem, t, port, l2, l3, l4, version):
     """(place of the connection's entry or NOT_FOUND, direction 0 or 1 of this segment); fills `mss_key`."""
     direction = _make_key(mem, t, port, l2, l3, l4, version)
@@ -245,7 +244,7 @@ def find(mem, t, port, l2, l3, l4, version):
     return NOT_FOUND, direction
 
 
-@njit(cache=True)
+@compiled
 def _make_key(mem, t, port, l2, l3, l4, version):
     """Write port, VLAN and both ends, the lower one first, into `mss_key`; the direction: 1 if swapped.
 
@@ -273,7 +272,7 @@ def _make_key(mem, t, port, l2, l3, l4, version):
     return 1 if swapped else 0
 
 
-@njit(cache=True)
+@compiled
 def _first_place(t):
     """The first of the MSS_WAYS places of the connection whose key is `mss_key`."""
     state = 0x1D8E4E27C47D124F
@@ -282,7 +281,7 @@ def _first_place(t):
     return (state & (MSS_ENTRIES // MSS_WAYS - 1)) * MSS_WAYS
 
 
-@njit(cache=True)
+@compiled
 def _free_place(t):
     first = _first_place(t)
     for place in range(first, first + MSS_WAYS):
@@ -291,7 +290,7 @@ def _free_place(t):
     return NOT_FOUND
 
 
-@njit(cache=True)
+@compiled
 def _begin(t, place, port):
     entry = t["mss"][place]
     entry["used"] = 1
@@ -304,7 +303,7 @@ def _begin(t, place, port):
         entry["isn"][direction] = 0
 
 
-@njit(cache=True)
+@compiled
 def _has_key(t, entry):
     for word in range(MSS_WORDS):
         if entry["key"][word] != t["mss_key"][word]:
@@ -312,7 +311,7 @@ def _has_key(t, entry):
     return True
 
 
-@njit(cache=True)
+@compiled
 def _is_alive(t, entry):
     if not entry["used"]:
         return False
@@ -324,7 +323,7 @@ def _is_alive(t, entry):
     return t["now_ns"] - entry["last_used_ns"] < lifetime
 
 
-@njit(cache=True)
+@compiled
 def forget_port(t, port):
     """Connections that pass this port are unknown again: from now on nobody looks at their SYNs."""
     for place in range(MSS_ENTRIES):

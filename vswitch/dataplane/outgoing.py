@@ -11,10 +11,10 @@ headers truly are.
 """
 
 import numpy as np
-from numba import njit
 
 from vswitch.dataplane import checksum
 from vswitch.dataplane.checksum import PROTO_TCP
+from vswitch.dataplane.compiled import compiled, inlined
 from vswitch.dataplane.gro import CWR, FIN, PSH
 from vswitch.dataplane.intrinsics import (
     copy,
@@ -48,7 +48,7 @@ START = np.int64(0)
 """Of ranges, and of the payload in the first of them. (No literal: Numba would compile once more for it.)"""
 
 
-@njit(cache=True)
+@compiled
 def take_group(mem, t, group):
     """Make `t['outgoing']` and `t['ranges']` the packet that `group` stands for; the bytes of its frames."""
     first = t["packets"][group["first"]]
@@ -98,7 +98,7 @@ def take_group(mem, t, group):
     return received
 
 
-@njit(cache=True)
+@compiled
 def _shorten_headers(t, first):
     """Headers longer than the scratch pass as payload behind Ethernet."""
     out = t["outgoing"]
@@ -108,7 +108,7 @@ def _shorten_headers(t, first):
     out["ip_version"] = 0
 
 
-@njit(cache=True)
+@compiled
 def _add_range(t, offset, length):
     """Payload continues at mem[offset:offset+length]; what adjoins the last range extends it."""
     if length == 0:
@@ -123,7 +123,7 @@ def _add_range(t, offset, length):
     out["range_count"] = count + 1
 
 
-@njit(cache=True)
+@compiled
 def _complete_headers(mem, out, flags):
     """Lengths, TCP flags and checksums of a super-frame, whose TCP or UDP checksum is a partial one."""
     l3 = out["header"] + out["l3"]
@@ -145,7 +145,7 @@ def _complete_headers(mem, out, flags):
     out["csum"] = Csum.PARTIAL.value
 
 
-@njit(cache=True)
+@compiled
 def set_tos(mem, out, tos):
     """Write the TOS or traffic class, and keep IPv4's header checksum right (RFC 1624)."""
     l3 = out["header"] + out["l3"]
@@ -165,7 +165,7 @@ def set_tos(mem, out, tos):
 # Headers that grow and shrink
 
 
-@njit(cache=True)
+@compiled
 def open_front(out, count):
     """Make room for `count` bytes in front of the headers; False when they have grown too long."""
     if out["header"] - count < HEADER_OFFSET - HEADROOM or out["header_len"] + count > LONGEST_HEADERS:
@@ -175,14 +175,14 @@ def open_front(out, count):
     return True
 
 
-@njit(cache=True)
+@compiled
 def drop_front(out, count):
     """Take the first `count` bytes away."""
     out["header"] += count
     _header_grew(out, -count)
 
 
-@njit(cache=True)
+@compiled
 def _header_grew(out, count):
     out["header_len"] += count
     out["l3"] += count
@@ -190,7 +190,7 @@ def _header_grew(out, count):
     out["bytes"] += count
 
 
-@njit(cache=True)
+@compiled
 def reach(mem, t, length):
     """Whether the packet's first `length` bytes stand in the scratch; they are pulled there if need be."""
     out = t["outgoing"]
@@ -204,7 +204,7 @@ def reach(mem, t, length):
     return True
 
 
-@njit(cache=True)
+@compiled
 def _within_reach(t):
     """How many payload bytes can be pulled into the scratch; those of a super-frame are no header."""
     out = t["outgoing"]
@@ -214,7 +214,7 @@ def _within_reach(t):
     return min(t["ranges"][0]["length"], room)
 
 
-@njit(cache=True)
+@compiled
 def _pull(t, count):
     """The first `count` payload bytes, which stand behind the headers in the scratch, are headers now."""
     out = t["outgoing"]
@@ -223,7 +223,7 @@ def _pull(t, count):
     _cut_ranges(t, count, out["payload_len"])
 
 
-@njit(cache=True)
+@compiled
 def network_offset(mem, header, length):
     """Offset of what stands behind the VLAN tags of a frame whose first `length` bytes are at `header`."""
     offset = ETH_HEADER
@@ -234,19 +234,19 @@ def network_offset(mem, header, length):
     return offset
 
 
-@njit(cache=True)
+@compiled
 def is_ip(mem, out):
     """Whether the packet is IPv4 or IPv6, behind VLAN tags at most."""
     return out["ip_version"] != 0 and network_offset(mem, out["header"], out["header_len"]) == out["l3"]
 
 
-@njit(cache=True)
+@compiled
 def link_header(out):
     """Bytes of the headers in front of the network layer, which an MTU does not count."""
     return min(out["l3"], ETH_HEADER + MAX_VLAN_TAGS * VLAN_TAG)
 
 
-@njit(cache=True)
+@compiled
 def parse_anew(mem, t):
     """Find the headers again, after their types changed or others came to light.
 
@@ -283,7 +283,7 @@ def parse_anew(mem, t):
 # Super-frames and their segments
 
 
-@njit(cache=True)
+@compiled
 def segment_count(out):
     """How many packets this one stands for."""
     if not vnet.is_super_frame(out):
@@ -291,7 +291,7 @@ def segment_count(out):
     return (out["payload_len"] + out["gso_size"] - 1) // out["gso_size"]
 
 
-@njit(cache=True)
+@compiled
 def cut(mem, t, start, length):
     """Keep of a super-frame the segments of payload bytes `start` … `start + length`."""
     out = t["outgoing"]
@@ -313,7 +313,7 @@ def cut(mem, t, start, length):
     _complete_headers(mem, out, flags)
 
 
-@njit(cache=True)
+@compiled
 def _cut_ranges(t, start, length):
     """Keep `length` bytes of the payload from byte `start` on."""
     kept = 0
@@ -333,7 +333,7 @@ def _cut_ranges(t, start, length):
 # Payload
 
 
-@njit(cache=True, inline="always")
+@inlined
 def advance(t, index, position):
     """The range and the place in it that are `position` bytes behind the start of range `index`."""
     while index < t["outgoing"]["range_count"] - 1 and position >= t["ranges"][index]["length"]:
@@ -342,7 +342,7 @@ def advance(t, index, position):
     return index, position
 
 
-@njit(cache=True)
+@compiled
 def gather(mem, t, target, index, position, length):
     """Copy `length` payload bytes, from byte `position` of range `index` on, to `target`."""
     while length > 0:
@@ -354,7 +354,7 @@ def gather(mem, t, target, index, position, length):
         index += 1
 
 
-@njit(cache=True)
+@compiled
 def write_packet(mem, t, target):
     """Copy the whole packet to `target`."""
     out = t["outgoing"]
@@ -362,7 +362,7 @@ def write_packet(mem, t, target):
     gather(mem, t, target + out["header_len"], START, START, out["payload_len"])
 
 
-@njit(cache=True)
+@compiled
 def sum_payload(mem, t, index, position, length):
     """Checksum of `length` payload bytes, from byte `position` of range `index` on: a folded sum."""
     total = 0
@@ -380,7 +380,7 @@ def sum_payload(mem, t, index, position, length):
 # Checksums
 
 
-@njit(cache=True)
+@compiled
 def sum_l4(mem, t):
     """Sum of the packet from its TCP or UDP header on; the packet is no super-frame."""
     out = t["outgoing"]
@@ -391,7 +391,7 @@ def sum_l4(mem, t):
     return checksum.sum_bytes(mem, out["header"] + out["l4"], length) + payload_sum
 
 
-@njit(cache=True)
+@compiled
 def complete_checksum(mem, t):
     """Make a partial checksum a whole one. The packet is no super-frame."""
     out = t["outgoing"]
@@ -403,7 +403,7 @@ def complete_checksum(mem, t):
 # Remembering packets
 
 
-@njit(cache=True)
+@compiled
 def save(mem, t, place):
     """Remember the packet at `place`, of SAVED."""
     out = t["outgoing"]
@@ -413,7 +413,7 @@ def save(mem, t, place):
     copy(mem, SAVED_OFFSET + place * STAGED_HEAD, out["header"], out["header_len"])
 
 
-@njit(cache=True)
+@compiled
 def restore(mem, t, place):
     """The packet is again the one that was saved at `place`."""
     t["outgoing"] = t["saved"][place]

@@ -5,10 +5,9 @@ This is the only place where lengths are judged. After `parse`, every header tha
 frame's contiguous head, and `payload`, `payload_len` lie inside the frame.
 """
 
-from numba import njit
-
 from vswitch.dataplane import checksum
 from vswitch.dataplane.checksum import PROTO_TCP, PROTO_UDP
+from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.formats import find_tunnel, flow_id, opaque_length, open_gap, synthesise_ethernet
 from vswitch.dataplane.hashing import mix
 from vswitch.dataplane.intrinsics import load8, load16, load32, load64
@@ -28,7 +27,7 @@ FORWARD = -1
 """Verdict of `parse`: go on; any other is the counter of the reason for the drop."""
 
 
-@njit(cache=True)
+@compiled
 def parse(mem, t, packet, verify):
     """Fill `packet` from its bytes; FORWARD, or the counter of the reason to drop it.
 
@@ -50,7 +49,7 @@ def parse(mem, t, packet, verify):
     return _parse_frame(mem, packet, verify)
 
 
-@njit(cache=True)
+@compiled
 def _decapsulate(mem, t, packet):
     """Step over the outer headers of a packet that one of our tunnels delivers."""
     l3 = packet["offset"] + ETH_HEADER
@@ -102,7 +101,7 @@ def _decapsulate(mem, t, packet):
     return _give_ethernet(mem, t, packet, load8(mem, l3 + 9)) if row["inner_ip"] else FORWARD
 
 
-@njit(cache=True)
+@compiled
 def _give_ethernet(mem, t, packet, proto):
     """Put an Ethernet header in front of the IP packet at `l2`, over outer headers that were read.
 
@@ -120,7 +119,7 @@ def _give_ethernet(mem, t, packet, proto):
     return FORWARD
 
 
-@njit(cache=True)
+@compiled
 def _parse_frame(mem, packet, verify):
     """The headers from `l2` on. What is malformed above Ethernet stays an unparsed payload."""
     end = packet["offset"] + packet["head_length"]
@@ -182,7 +181,7 @@ def _parse_frame(mem, packet, verify):
     return FORWARD
 
 
-@njit(cache=True)
+@compiled
 def decapsulated_ecn(outer, inner):
     """The inner packet's ECN field after its tunnel; -1: it is to be dropped (RFC 6040 section 4.2)."""
     if outer == ECN_CE:
@@ -192,7 +191,7 @@ def decapsulated_ecn(outer, inner):
     return inner
 
 
-@njit(cache=True)
+@compiled
 def _parse_ipv4(mem, packet, l3, end, rest):
     if l3 + 20 > end:
         return False
@@ -216,7 +215,7 @@ def _parse_ipv4(mem, packet, l3, end, rest):
     return True
 
 
-@njit(cache=True)
+@compiled
 def _parse_ipv6(mem, packet, l3, end, rest):
     if l3 + 40 > end or load8(mem, l3) >> 4 != 6:
         return False
@@ -249,7 +248,7 @@ def _parse_ipv6(mem, packet, l3, end, rest):
     return True
 
 
-@njit(cache=True)
+@compiled
 def _parse_l4(mem, packet, l4, end, length):
     """`length`: bytes of the IP payload from `l4` on."""
     packet["l4"] = l4
@@ -284,7 +283,7 @@ def _parse_l4(mem, packet, l4, end, length):
         packet["payload_len"] = length - 8
 
 
-@njit(cache=True)
+@compiled
 def l4_ports(mem, packet):
     """Ports of TCP, UDP and SCTP, or type and code of ICMP, as (source, destination); else zeros.
 
@@ -303,7 +302,7 @@ def l4_ports(mem, packet):
     return 0, 0
 
 
-@njit(cache=True)
+@compiled
 def _flow_hash(mem, packet):
     """Hash of virtual network, addresses, protocol and ports; of the MAC addresses where there is no IP."""
     state = mix(0x1D8E4E27C47D124F, (packet["tunnel_id"] << 8) | packet["ip_proto"])
@@ -319,7 +318,7 @@ def _flow_hash(mem, packet):
     return mix(state, (source << 16) | destination)
 
 
-@njit(cache=True)
+@compiled
 def _verify_l4(mem, packet):
     """The state of the TCP or UDP checksum, as Csum."""
     proto = packet["ip_proto"]

@@ -6,9 +6,8 @@ its Ethernet type, and nothing behind MPLS or PBB is seen. Each returns DONE or 
 right by what changed (RFC 1624), so that a wrong one stays wrong.
 """
 
-from numba import njit
-
 from vswitch.dataplane import checksum, crc32c
+from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.intrinsics import (
     copy,
     load8,
@@ -90,39 +89,39 @@ MPLS, IPV4, IPV6 = 1, 4, 6
 # What the headers are
 
 
-@njit(cache=True)
+@compiled
 def _network(mem, out):
     """Offset of what stands behind the VLAN tags."""
     return network_offset(mem, out["header"], out["header_len"])
 
 
-@njit(cache=True)
+@compiled
 def _eth_type(mem, out, network):
     """The Ethernet type of what stands at offset `network`."""
     return load16(mem, out["header"] + network - 2)
 
 
-@njit(cache=True)
+@compiled
 def _has_tag(mem, t):
     """Whether a VLAN tag stands behind the Ethernet addresses."""
     eth_type = load16(mem, t["outgoing"]["header"] + ETH_ADDRESSES)
     return (eth_type == ETH_VLAN or eth_type == ETH_QINQ) and reach(mem, t, ETH_HEADER + VLAN_TAG)
 
 
-@njit(cache=True)
+@compiled
 def _find_mpls(mem, t):
     """Offset of the MPLS label stack entry on top, or 0."""
     found = _find(mem, t, ETH_MPLS, MPLS_ENTRY)
     return found if found else _find(mem, t, ETH_MPLS_MULTICAST, MPLS_ENTRY)
 
 
-@njit(cache=True)
+@compiled
 def _find_pbb(mem, t):
     """Offset of the I-TAG's control information, or 0."""
     return _find(mem, t, ETH_PBB, PBB_TAG)
 
 
-@njit(cache=True)
+@compiled
 def _find(mem, t, eth_type, length):
     """Offset of the header of this Ethernet type behind the VLAN tags, or 0; its `length` bytes are there."""
     network = _network(mem, t["outgoing"])
@@ -131,7 +130,7 @@ def _find(mem, t, eth_type, length):
     return network if reach(mem, t, network + length) else 0
 
 
-@njit(cache=True)
+@compiled
 def _has_l4(mem, t, proto, ip_version, length):
     """Whether the first `length` bytes of this protocol's header are there. ip_version 0: either."""
     out = t["outgoing"]
@@ -142,7 +141,7 @@ def _has_l4(mem, t, proto, ip_version, length):
     return length <= _l4_length(mem, out) and reach(mem, t, out["l4"] + length)
 
 
-@njit(cache=True)
+@compiled
 def _l4_length(mem, out):
     """Bytes behind the IP headers, as the IP header tells."""
     l3 = out["header"] + out["l3"]
@@ -154,7 +153,7 @@ def _l4_length(mem, out):
 # Checksums
 
 
-@njit(cache=True)
+@compiled
 def _replace16(mem, at, value):
     """Write a word; what the sum over it changes by."""
     before = load16(mem, at)
@@ -162,7 +161,7 @@ def _replace16(mem, at, value):
     return (~before & 0xFFFF) + value
 
 
-@njit(cache=True)
+@compiled
 def _replace_mac(mem, at, mac):
     """Write a MAC address; what the sum over it changes by."""
     change = _replace16(mem, at, (mac >> 32) & 0xFFFF)
@@ -170,7 +169,7 @@ def _replace_mac(mem, at, mac):
     return change + _replace16(mem, at + 4, mac & 0xFFFF)
 
 
-@njit(cache=True)
+@compiled
 def _replace_ipv6(mem, at, high, low):
     """Write an IPv6 address; what the sum over it changes by."""
     change = 0
@@ -181,13 +180,13 @@ def _replace_ipv6(mem, at, high, low):
     return change
 
 
-@njit(cache=True)
+@compiled
 def _amend(mem, field, change):
     """Adjust a checksum to a change of what it covers (RFC 1624, equation 3)."""
     store16(mem, field, checksum.finish((~load16(mem, field) & 0xFFFF) + change))
 
 
-@njit(cache=True)
+@compiled
 def _amend_l4(mem, t, change, of_pseudo_header):
     """Adjust the L4 checksum to a change of the pseudo-header, or of what it covers beside."""
     out = t["outgoing"]
@@ -214,7 +213,7 @@ def _amend_l4(mem, t, change, of_pseudo_header):
 # Set-field
 
 
-@njit(cache=True)
+@compiled
 def set_field(mem, t, field, high, low):
     """Write a field, given by its number; `high` and `low` are 64 bits each of the value."""
     if field <= ETH_TYPE:
@@ -242,7 +241,7 @@ def set_field(mem, t, field, high, low):
     return _set_pbb(mem, t, low)
 
 
-@njit(cache=True)
+@compiled
 def _set_ethernet(mem, t, field, value):
     out = t["outgoing"]
     if field == ETH_TYPE:
@@ -256,7 +255,7 @@ def _set_ethernet(mem, t, field, value):
     return DONE
 
 
-@njit(cache=True)
+@compiled
 def _set_vlan(mem, t, field, value):
     if not _has_tag(mem, t):
         return MISSING
@@ -269,7 +268,7 @@ def _set_vlan(mem, t, field, value):
     return DONE
 
 
-@njit(cache=True)
+@compiled
 def _set_ip(mem, t, field, value):
     out = t["outgoing"]
     if not is_ip(mem, out):
@@ -284,7 +283,7 @@ def _set_ip(mem, t, field, value):
     return DONE
 
 
-@njit(cache=True)
+@compiled
 def _set_ip_proto(mem, t, value):
     """The checksum that stays right is that of the header which stands there, by the old protocol."""
     out = t["outgoing"]
@@ -299,7 +298,7 @@ def _set_ip_proto(mem, t, value):
     parse_anew(mem, t)
 
 
-@njit(cache=True)
+@compiled
 def _walk_extensions(mem, out):
     """(where the number of the protocol behind IPv6 and its extension headers stands, whether a routing
     header names another final destination, which the checksum covers) (RFC 8200, sections 4 and 8.1)."""
@@ -315,7 +314,7 @@ def _walk_extensions(mem, out):
     return place, is_routed
 
 
-@njit(cache=True)
+@compiled
 def _set_ipv4(mem, t, field, value):
     out = t["outgoing"]
     if not is_ip(mem, out) or out["ip_version"] != 4:
@@ -328,7 +327,7 @@ def _set_ipv4(mem, t, field, value):
     return DONE
 
 
-@njit(cache=True)
+@compiled
 def _set_ipv6(mem, t, field, high, low):
     out = t["outgoing"]
     if not is_ip(mem, out) or out["ip_version"] != 6:
@@ -343,7 +342,7 @@ def _set_ipv6(mem, t, field, high, low):
     return DONE
 
 
-@njit(cache=True)
+@compiled
 def _set_port(mem, t, field, value):
     out = t["outgoing"]
     proto = PROTO_TCP if field <= TCP_DST else PROTO_UDP if field <= UDP_DST else PROTO_SCTP
@@ -357,7 +356,7 @@ def _set_port(mem, t, field, value):
     return DONE
 
 
-@njit(cache=True)
+@compiled
 def _set_sctp_port(mem, t, place, value):
     """SCTP's checksum covers the whole datagram, which a fragment is not (RFC 9260, appendix A)."""
     out = t["outgoing"]
@@ -371,7 +370,7 @@ def _set_sctp_port(mem, t, place, value):
     return DONE
 
 
-@njit(cache=True)
+@compiled
 def _set_icmp(mem, t, proto, ip_version, is_type, value):
     out = t["outgoing"]
     if not _has_l4(mem, t, proto, ip_version, 4):
@@ -383,7 +382,7 @@ def _set_icmp(mem, t, proto, ip_version, is_type, value):
     return DONE
 
 
-@njit(cache=True)
+@compiled
 def _set_arp(mem, t, field, value):
     arp = _find(mem, t, ETH_ARP, ARP_PACKET)
     if arp == 0:
@@ -402,7 +401,7 @@ def _set_arp(mem, t, field, value):
     return DONE
 
 
-@njit(cache=True)
+@compiled
 def _set_nd(mem, t, field, high, low):
     """Neighbour discovery's target, and link-layer address options (RFC 4861, sections 4.3, 4.4, 4.6.1)."""
     out = t["outgoing"]
@@ -430,7 +429,7 @@ def _set_nd(mem, t, field, high, low):
     return MISSING
 
 
-@njit(cache=True)
+@compiled
 def _set_mpls(mem, t, field, value):
     mpls = _find_mpls(mem, t)
     if mpls == 0:
@@ -447,7 +446,7 @@ def _set_mpls(mem, t, field, value):
     return DONE
 
 
-@njit(cache=True)
+@compiled
 def _set_pbb(mem, t, value):
     pbb = _find_pbb(mem, t)
     if pbb == 0:
@@ -460,7 +459,7 @@ def _set_pbb(mem, t, value):
 # Push and pop
 
 
-@njit(cache=True)
+@compiled
 def push(mem, t, ethertype):
     """Put a tag in front; its fields are copied from the outer ones that there are (1.3.5, 5.12.1)."""
     if ethertype == ETH_VLAN or ethertype == ETH_QINQ:
@@ -470,7 +469,7 @@ def push(mem, t, ethertype):
     return _push_mpls(mem, t, ethertype)
 
 
-@njit(cache=True)
+@compiled
 def _push_vlan(mem, t, ethertype):
     out = t["outgoing"]
     tci = load16(mem, out["header"] + ETH_HEADER) & 0xEFFF if _has_tag(mem, t) else 0
@@ -482,7 +481,7 @@ def _push_vlan(mem, t, ethertype):
     return DONE
 
 
-@njit(cache=True)
+@compiled
 def _push_mpls(mem, t, ethertype):
     """In front of VLAN tags too: immediately behind the Ethernet header (1.3.5, section 5.12)."""
     out = t["outgoing"]
@@ -502,7 +501,7 @@ def _push_mpls(mem, t, ethertype):
     return DONE
 
 
-@njit(cache=True)
+@compiled
 def _push_pbb(mem, t):
     """A new Ethernet header with the customer's addresses, and an I-TAG (IEEE 802.1Q, section 9.7)."""
     out = t["outgoing"]
@@ -518,7 +517,7 @@ def _push_pbb(mem, t):
     return DONE
 
 
-@njit(cache=True)
+@compiled
 def pop_vlan(mem, t):
     """Take the VLAN tag behind the Ethernet addresses away."""
     if not _has_tag(mem, t):
@@ -529,7 +528,7 @@ def pop_vlan(mem, t):
     return DONE
 
 
-@njit(cache=True)
+@compiled
 def pop_mpls(mem, t, ethertype):
     """Take the MPLS entry on top away; what is behind it is of type `ethertype`."""
     mpls = _find_mpls(mem, t)
@@ -543,7 +542,7 @@ def pop_mpls(mem, t, ethertype):
     return DONE
 
 
-@njit(cache=True)
+@compiled
 def pop_pbb(mem, t):
     """Take everything in front of the customer's addresses away."""
     pbb = _find_pbb(mem, t)
@@ -555,14 +554,14 @@ def pop_pbb(mem, t):
     return DONE
 
 
-@njit(cache=True)
+@compiled
 def _move_forward(mem, at, length, distance):
     """Move `length` bytes to `at` from `distance` bytes behind it; both are even."""
     for offset in range(0, length, 2):
         store16(mem, at + offset, load16(mem, at + distance + offset))
 
 
-@njit(cache=True)
+@compiled
 def _close_gap(mem, out, length, gap):
     """Remove the `gap` bytes behind the first `length`; both are even."""
     at = out["header"]
@@ -574,7 +573,7 @@ def _close_gap(mem, out, length, gap):
 # TTL
 
 
-@njit(cache=True)
+@compiled
 def set_ttl(mem, t, ttl, of_mpls):
     """Write the TTL of the MPLS entry on top, or of the IP header."""
     kind, offset = _outermost_ttl(mem, t)
@@ -584,7 +583,7 @@ def set_ttl(mem, t, ttl, of_mpls):
     return DONE
 
 
-@njit(cache=True)
+@compiled
 def decrement_ttl(mem, t, of_mpls):
     """Decrement the TTL of the MPLS entry on top, or of the IP header."""
     kind, offset = _outermost_ttl(mem, t)
@@ -597,7 +596,7 @@ def decrement_ttl(mem, t, of_mpls):
     return DONE
 
 
-@njit(cache=True)
+@compiled
 def copy_ttl(mem, t, inwards):
     """Copy the TTL from the next-to-outermost header that has one to the outermost, or the other way."""
     kind, offset = _outermost_ttl(mem, t)
@@ -612,7 +611,7 @@ def copy_ttl(mem, t, inwards):
     return DONE
 
 
-@njit(cache=True)
+@compiled
 def _outermost_ttl(mem, t):
     """Kind and offset of the outermost header that has a TTL; kind 0: there is none."""
     out = t["outgoing"]
@@ -622,7 +621,7 @@ def _outermost_ttl(mem, t):
     return (MPLS, mpls) if mpls else (0, 0)
 
 
-@njit(cache=True)
+@compiled
 def _next_ttl(mem, t, kind, offset):
     """Kind and offset of the header with a TTL that follows this one."""
     out = t["outgoing"]
@@ -636,7 +635,7 @@ def _next_ttl(mem, t, kind, offset):
     return 0, 0
 
 
-@njit(cache=True)
+@compiled
 def _ip_header(mem, t, offset):
     """Kind and offset of the IP header at `offset`, told by its version and length; kind 0: it is none."""
     out = t["outgoing"]
@@ -651,13 +650,13 @@ def _ip_header(mem, t, offset):
     return 0, 0
 
 
-@njit(cache=True)
+@compiled
 def _load_ttl(mem, out, kind, offset):
     at = out["header"] + offset
     return load8(mem, at + (3 if kind == MPLS else 8 if kind == IPV4 else 7))
 
 
-@njit(cache=True)
+@compiled
 def _store_ttl(mem, out, kind, offset, ttl):
     at = out["header"] + offset
     if kind == IPV4:

@@ -9,10 +9,9 @@ Segments go to a wire, whose slots they are written into with their checksums co
 where their TCP or UDP checksums are left partial, to the interface.
 """
 
-from numba import njit
-
 from vswitch.dataplane import checksum
 from vswitch.dataplane.checksum import PROTO_TCP, PROTO_UDP
+from vswitch.dataplane.compiled import compiled, inlined
 from vswitch.dataplane.formats import FIT, NO_TUNNEL, encapsulation_verdict, write_identifiers
 from vswitch.dataplane.gro import CWR, FIN, PSH
 from vswitch.dataplane.intrinsics import copy, load8, load16, load32, store8, store16, store32
@@ -50,7 +49,7 @@ SPARE_BUFFERS = 8
 UDP_HEADER = 8
 
 
-@njit(cache=True)
+@compiled
 def segment(mem, t, index, tunnel):
     """Send `t['outgoing']` out of a wire or packet port, as one frame or as segments of its `gso_size`.
 
@@ -73,7 +72,7 @@ def segment(mem, t, index, tunnel):
     return sent
 
 
-@njit(cache=True)
+@compiled
 def _segment(mem, t, index, tunnel):
     out = t["outgoing"]
     port = t["ports"][index]
@@ -102,12 +101,12 @@ def _segment(mem, t, index, tunnel):
     return _stage_segments(mem, t, port["socket"], tunnel, template_len, gso_size)
 
 
-@njit(cache=True)
+@compiled
 def _is_udp_tunnel(t, tunnel):
     return tunnel >= 0 and t["formats"][t["ports"][tunnel]["format"]]["outer_proto"] == PROTO_UDP
 
 
-@njit(cache=True)
+@compiled
 def _is_super_behind_shim(mem, out):
     """Whether the packet is a super-frame in MPLS or PBB, which not every kernel can segment."""
     eth_type = load16(mem, out["header"] + ETH_HEADER - 2)
@@ -115,12 +114,12 @@ def _is_super_behind_shim(mem, out):
     return not is_plain and vnet.is_super_frame(out)
 
 
-@njit(cache=True)
+@compiled
 def _is_tcp_or_udp(out):
     return out["ip_version"] != 0 and (out["ip_proto"] == PROTO_TCP or out["ip_proto"] == PROTO_UDP)
 
 
-@njit(cache=True)
+@compiled
 def _make_prototype(mem, t, tunnel, template_len):
     """Outer headers with identifiers filled in, then the packet's own headers, at PROTOTYPE_OFFSET."""
     out = t["outgoing"]
@@ -137,7 +136,7 @@ def _make_prototype(mem, t, tunnel, template_len):
         store8(mem, PROTOTYPE_OFFSET + OUTER_IP + 1, out["tos"] & 3)  # RFC 6040: ECN is copied outwards
 
 
-@njit(cache=True)
+@compiled
 def _set_outer(mem, t, at, tunnel, frame_len, outer_sum):
     """Lengths, identification and checksum of the outer headers of the frame at `at`."""
     port = t["ports"][tunnel]
@@ -151,13 +150,13 @@ def _set_outer(mem, t, at, tunnel, frame_len, outer_sum):
         store16(mem, at + OUTER_IP + 20 + row["length_field"], total - 20)
 
 
-@njit(cache=True)
+@compiled
 def _outer_sum(mem):
     """Sum of the prototype's outer IPv4 header, whose length, identification and checksum are zero."""
     return checksum.sum_header(mem, PROTOTYPE_OFFSET + OUTER_IP, 20)
 
 
-@njit(cache=True)
+@compiled
 def _send_whole(mem, t, wire_index, tunnel, template_len):
     """One frame, copied whole."""
     out = t["outgoing"]
@@ -184,7 +183,7 @@ def _send_whole(mem, t, wire_index, tunnel, template_len):
     return 1
 
 
-@njit(cache=True)
+@compiled
 def _send_segments(mem, t, wire_index, tunnel, template_len, gso_size):
     """Write the segments into slots of the wire; the payload stays in the pool where it can."""
     out = t["outgoing"]
@@ -222,7 +221,7 @@ def _send_segments(mem, t, wire_index, tunnel, template_len, gso_size):
     return sent
 
 
-@njit(cache=True)
+@compiled
 def _begin_series(mem, t, tunnel, template_len):
     """Take the fields that vary out of the prototype; they, and what the rest contributes to each checksum.
 
@@ -252,7 +251,7 @@ def _begin_series(mem, t, tunnel, template_len):
     return ip_id, seq, flags, ip_sum, l4_sum, pseudo_sum, outer_sum
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _write_headers(mem, t, at, tunnel, template_len, series, number, length):
     """Headers of segment `number`, which has `length` bytes, but for its TCP or UDP checksum."""
     out = t["outgoing"]
@@ -283,7 +282,7 @@ def _write_headers(mem, t, at, tunnel, template_len, series, number, length):
         _set_outer(mem, t, at, tunnel, header_len + length, outer_sum)
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _complete_checksum(mem, out, l4, series, payload_sum, length):
     """Write the TCP or UDP checksum of a segment whose other fields are complete."""
     _, _, _, _, l4_sum, pseudo_sum, _ = series
@@ -299,7 +298,7 @@ def _complete_checksum(mem, out, l4, series, payload_sum, length):
 # To a packet port
 
 
-@njit(cache=True)
+@compiled
 def _stage_whole(mem, t, place, tunnel, template_len):
     """One frame with outer headers."""
     out = t["outgoing"]
@@ -318,7 +317,7 @@ def _stage_whole(mem, t, place, tunnel, template_len):
     return 1
 
 
-@njit(cache=True)
+@compiled
 def _write_vnet_header(mem, at, out, template_len):
     if out["csum"] == Csum.PARTIAL.value:
         vnet.write_partial(mem, at, template_len + out["l4"], checksum.l4_field(out["ip_proto"]))
@@ -326,7 +325,7 @@ def _write_vnet_header(mem, at, out, template_len):
         vnet.write_nothing(mem, at)
 
 
-@njit(cache=True)
+@compiled
 def _stage_segments(mem, t, place, tunnel, template_len, gso_size):
     """Stage the segments at a packet port, the payload by reference."""
     out = t["outgoing"]
@@ -348,7 +347,7 @@ def _stage_segments(mem, t, place, tunnel, template_len, gso_size):
     return count
 
 
-@njit(cache=True)
+@compiled
 def _add_pieces(mem, t, place, index, position, length):
     """Refer to `length` payload bytes from range `index`, byte `position`, on; where the next ones start."""
     while length > 0:
@@ -359,7 +358,7 @@ def _add_pieces(mem, t, place, index, position, length):
     return index, position
 
 
-@njit(cache=True)
+@compiled
 def _stage_datagrams(mem, t, place, tunnel, template_len, gso_size):
     """Send the segments as payload of few large datagrams of which the kernel makes one a segment (UDP GSO).
 

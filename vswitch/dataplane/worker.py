@@ -6,6 +6,7 @@ from numba import njit
 from vswitch.dataplane import mss
 from vswitch.dataplane.actions import forward
 from vswitch.dataplane.commands import apply_commands, sweep
+from vswitch.dataplane.compiled import compiled, inlined
 from vswitch.dataplane.gro import single
 from vswitch.dataplane.intrinsics import (
     acquire64,
@@ -66,7 +67,7 @@ def run(mem_array, tables):
             _sleep(mem, t, next_sweep_ns if t["flow_count"] > 0 else wire.NEVER)
 
 
-@njit(cache=True)
+@compiled
 def step(mem, t, now_ns):
     """One pass: commands, then each port's frames through all stages, then out. Returns how much was done."""
     t["now_ns"] = now_ns
@@ -89,7 +90,7 @@ def step(mem, t, now_ns):
     return worked
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _serve_wire(mem, t, index):
     """Inhale a burst from a wire, parse, coalesce, forward; the slots are held until all is sent."""
     count = wire.receive(mem, t, index)
@@ -98,7 +99,7 @@ def _serve_wire(mem, t, index):
     return count
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _serve_packet(mem, t, place):
     """As _serve_wire, for a packet port that is up."""
     if not t["ports"][t["sockets"][place]["port"]]["up"]:
@@ -109,7 +110,7 @@ def _serve_packet(mem, t, place):
     return count
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _forward_burst(mem, t, count):
     """Everything that is done with `count` received frames."""
     t["packet_count"] = count
@@ -121,7 +122,7 @@ def _forward_burst(mem, t, count):
     packet.flush_all(mem, t)
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _parse_burst(mem, t):
     """Parse the burst; what is dropped is counted, the rest moves up."""
     kept = 0
@@ -146,7 +147,7 @@ def _parse_burst(mem, t):
     t["packet_count"] = kept
 
 
-@njit(cache=True)
+@compiled
 def _prefetch_payload(mem, row):
     """Ask for the bytes whose checksum comes next: they lie in the caches of the core that sent them.
 
@@ -159,7 +160,7 @@ def _prefetch_payload(mem, row):
         prefetch(mem, start + (line << 6))
 
 
-@njit(cache=True)
+@compiled
 def _room_on_wires(mem, t):
     """Whether every unimpaired wire that is up can take a super-frame; TAPs wait until then."""
     if t["free_buffer_count"] == 0:
@@ -180,7 +181,7 @@ def _room_on_wires(mem, t):
     return True
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _serve_tap(mem, t, index):
     """Read up to TAP_BURST super-frames from a VM and forward each."""
     for count in range(TAP_BURST):
@@ -210,7 +211,7 @@ def _serve_tap(mem, t, index):
     return TAP_BURST
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _sleep(mem, t, wake_at_ns):
     """Wait for a TAP, a wire, a packet port, the agent, or the next frame's release time."""
     t["sleeps"] += 1
@@ -244,7 +245,7 @@ def _sleep(mem, t, wake_at_ns):
     release64(mem, ASLEEP_OFFSET, 0)
 
 
-@njit(cache=True)
+@compiled
 def _fill_pollfds(mem, t, room):
     """struct pollfd of each TAP, of the agent's wake-up, of each wire and packet port; their number."""
     count = 0
@@ -265,7 +266,7 @@ def _fill_pollfds(mem, t, room):
     return count
 
 
-@njit(cache=True)
+@compiled
 def _set_pollfd(mem, place, fd):
     at = POLLFDS_OFFSET + 8 * place
     store_le32(mem, at, fd)

@@ -5,8 +5,7 @@ A queue that a driver has opened is not forwarded by the switch: its packets, ag
 the driver's ring. A driver that armed the ring is woken by the next packet, once, as by a NIC's interrupt.
 """
 
-from numba import njit
-
+from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.intrinsics import acquire64, full_fence, load64, release64, store64, sys_write
 from vswitch.dataplane.outgoing import take_group, write_packet
 from vswitch.layout import (
@@ -23,7 +22,7 @@ from vswitch.layout import (
 )
 
 
-@njit(cache=True)
+@compiled
 def hand_over(mem, t, nic):
     """Move the groups whose queues have drivers into these drivers' rings; the others close up."""
     kept = 0
@@ -40,7 +39,7 @@ def hand_over(mem, t, nic):
     t["group_count"] = kept
 
 
-@njit(cache=True)
+@compiled
 def _put(mem, t, ring, group, first):
     take_group(mem, t, group)
     out = t["outgoing"]
@@ -63,7 +62,7 @@ def _put(mem, t, ring, group, first):
     _wake(mem, ring)
 
 
-@njit(cache=True)
+@compiled
 def _wake(mem, ring):
     """Wake the driver if it asked for that since it was woken last."""
     full_fence()

@@ -6,9 +6,8 @@ coalesced at the second (S0.5): a TAP ("vif") has the same settings, and takes f
 delivers to it and to no other port.
 """
 
-from numba import njit
-
 from vswitch.dataplane import flow_table
+from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.nic.match import NO_MATCH, first_rule
 from vswitch.layout import OP_WORDS, GroupLro, Lro, Op, PortKind
 
@@ -16,7 +15,7 @@ NO_VIF = -1
 OUTPUT, CONTROLLER, METER = Op.OUTPUT.value, Op.CONTROLLER.value, Op.METER.value
 
 
-@njit(cache=True)
+@compiled
 def decide(mem, t, nic, group, packet):
     """Write into `group` whether its flow, that of `packet`, is coalesced, and how."""
     queue = packet["queue"]
@@ -38,13 +37,13 @@ def decide(mem, t, nic, group, packet):
             _allow(vif, group, port, 0)
 
 
-@njit(cache=True)
+@compiled
 def _rules_allow(t, nic, queue, packet):
     place = first_rule(nic, queue, packet, t["key"])
     return place != NO_MATCH and nic["rules"][place]["enabled"] != 0
 
 
-@njit(cache=True)
+@compiled
 def _allow(nic, group, port, queue):
     group["lro"] = GroupLro.ALLOWED.value
     group["completion_size"] = nic["completion_size"][queue]
@@ -53,7 +52,7 @@ def _allow(nic, group, port, queue):
     group["queue"] = queue
 
 
-@njit(cache=True)
+@compiled
 def _only_vif(t):
     """Index of the TAP that alone gets the packets of the flow whose key is `t['key']`, or NO_VIF."""
     place = flow_table.find(t, t["key"])

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What filters and LRO rules match on: the words of a flow key, under masks (S0.2, S0.3)."""
 
-from numba import njit
-
+from vswitch.dataplane.compiled import compiled
 from vswitch.layout import ANY_IP, KEY_WORDS
 
 NO_MATCH = -1
 
 
-@njit(cache=True)
+@compiled
 def first_filter(nic, packet, key):
     """Place of the first filter that takes the packet whose key is `key`, or NO_MATCH."""
     for place in range(nic["filter_count"]):
@@ -17,7 +16,7 @@ def first_filter(nic, packet, key):
     return NO_MATCH
 
 
-@njit(cache=True)
+@compiled
 def first_rule(nic, queue, packet, key):
     """Place of the first LRO rule of a queue that takes the packet whose key is `key`, or NO_MATCH."""
     for place in range(nic["rule_count"]):
@@ -27,7 +26,7 @@ def first_rule(nic, queue, packet, key):
     return NO_MATCH
 
 
-@njit(cache=True)
+@compiled
 def _matches(wanted, packet, key):
     for word in range(KEY_WORDS):
         if key[word] & wanted["mask"][word] != wanted["value"][word]:

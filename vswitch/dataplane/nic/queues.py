@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The way of a parsed burst through its port's receive queues: assigned, coalesced, finished (S0.7)."""
 
-from numba import njit
-
+from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.gro import coalesce
 from vswitch.dataplane.nic.driver import hand_over
 from vswitch.dataplane.nic.steer import steer
 
 
-@njit(cache=True)
+@compiled
 def receive(mem, t):
     """Sort the burst `t['packets'][:packet_count]`, all of one port, into the groups to be forwarded."""
     port = t["packets"][0]["port"]

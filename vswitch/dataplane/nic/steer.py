@@ -7,9 +7,8 @@ and destination address, and the ports of TCP, UDP and SCTP. Fragments have no p
 datagram's go one way, and what is no IP has the hash 0.
 """
 
-from numba import njit
-
 from vswitch.dataplane import flow_table
+from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.gro import same_flow
 from vswitch.dataplane.intrinsics import load8
 from vswitch.dataplane.nic.match import NO_MATCH, first_filter
@@ -17,7 +16,7 @@ from vswitch.dataplane.parse import PROTO_SCTP, PROTO_TCP, PROTO_UDP, l4_ports
 from vswitch.layout import RSS_ENTRIES
 
 
-@njit(cache=True)
+@compiled
 def steer(mem, t, nic):
     """Give each frame of the burst, all of one port, its receive queue."""
     for index in range(t["packet_count"]):
@@ -28,7 +27,7 @@ def steer(mem, t, nic):
             packet["queue"] = queue_of(mem, t, nic, packet)
 
 
-@njit(cache=True)
+@compiled
 def queue_of(mem, t, nic, packet):
     """The receive queue of a parsed frame."""
     if nic["filter_count"] > 0:
@@ -39,7 +38,7 @@ def queue_of(mem, t, nic, packet):
     return nic["indirection"][rss_hash(mem, nic, packet) & (RSS_ENTRIES - 1)]
 
 
-@njit(cache=True)
+@compiled
 def rss_hash(mem, nic, packet):
     """The Toeplitz hash of a parsed frame, 32 bits."""
     if packet["ip_version"] == 0:
@@ -58,13 +57,13 @@ def rss_hash(mem, nic, packet):
     return hashed
 
 
-@njit(cache=True)
+@compiled
 def _toeplitz(nic, index, byte):
     """What the byte at `index` of the input adds to the hash."""
     return nic["toeplitz"][2 * index, byte >> 4] ^ nic["toeplitz"][2 * index + 1, byte & 15]
 
 
-@njit(cache=True)
+@compiled
 def _alike(mem, one, other):
     """Whether no filter and no hash can tell two frames apart."""
     return one["frag"] == other["frag"] and same_flow(mem, one, other)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A VM's vNIC, compiled: super-frames with a virtio-net header (virtio 1.2, section 5.1.6) both ways."""
 
-from numba import njit
-
+from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.intrinsics import copy, errno, set_iov, store_le16, sys_read, sys_writev
 from vswitch.dataplane.ports import vnet
 from vswitch.layout import BUFFER_SIZE, IOV_OFFSET, VNET_HEADER, VNET_OFFSET, Counter
@@ -11,7 +10,7 @@ EAGAIN, ENOBUFS = 11, 105
 POOL_HEADROOM = 128
 
 
-@njit(cache=True)
+@compiled
 def receive(mem, t, port_index, buffer):
     """Read one frame of the VM into a pool buffer, as packet row 0; whether there was one."""
     port = t["ports"][port_index]
@@ -34,7 +33,7 @@ def receive(mem, t, port_index, buffer):
     return True
 
 
-@njit(cache=True)
+@compiled
 def send(mem, t, port_index):
     """Write `t['outgoing']` to the VM: one system call, the payload from where it lies."""
     out = t["outgoing"]

@@ -2,10 +2,9 @@
 """The virtio-net header (virtio 1.2, section 5.1.6) in front of the frames of TAPs and packet sockets: how
 a super-frame is to be segmented, and which checksum is left to be completed."""
 
-from numba import njit
-
 from vswitch.dataplane import checksum
 from vswitch.dataplane.checksum import PROTO_TCP
+from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.intrinsics import load8, load16, load_le16, store8, store16, store64, store_le16
 from vswitch.layout import HEADER_MAX, Csum
 
@@ -16,7 +15,7 @@ GSO_NONE, GSO_TCPV4, GSO_UDP, GSO_TCPV6, GSO_UDP_L4, GSO_ECN = 0, 1, 3, 4, 5, 0x
 CWR = 0x80
 
 
-@njit(cache=True)
+@compiled
 def read(mem, at, packet):
     """Fill in what the header at `at` says of `packet`'s checksum and segment size."""
     flags = load8(mem, at)
@@ -33,7 +32,7 @@ def read(mem, at, packet):
         packet["csum"] = Csum.GOOD.value
 
 
-@njit(cache=True)
+@compiled
 def settle_checksum(mem, packet):
     """Complete a partial checksum that is not that of the TCP or UDP header which `parse` found.
 
@@ -56,13 +55,13 @@ def settle_checksum(mem, packet):
     store16(mem, packet["offset"] + at, value if value else 0xFFFF)
 
 
-@njit(cache=True)
+@compiled
 def is_super_frame(out):
     """Whether the outgoing packet is left to the receiver's kernel to be cut into segments."""
     return out["csum"] == Csum.PARTIAL.value and 0 < out["gso_size"] < out["payload_len"]
 
 
-@njit(cache=True)
+@compiled
 def write(mem, at, out):
     """Write the header of the outgoing packet, whose own headers stand in the scratch."""
     write_nothing(mem, at)
@@ -80,14 +79,14 @@ def write(mem, at, out):
             write_segmentation(mem, at, kind, out["header_len"], out["gso_size"])
 
 
-@njit(cache=True)
+@compiled
 def write_nothing(mem, at):
     """Write the header of a single frame of which nothing is known."""
     store64(mem, at, 0)
     store_le16(mem, at + 8, 0)
 
 
-@njit(cache=True)
+@compiled
 def write_partial(mem, at, start, offset):
     """Write the header of a single frame whose checksum, `offset` bytes behind `start`, is partial."""
     store64(mem, at, 0)
@@ -96,7 +95,7 @@ def write_partial(mem, at, start, offset):
     store_le16(mem, at + 8, offset)
 
 
-@njit(cache=True)
+@compiled
 def write_segmentation(mem, at, kind, header_len, gso_size):
     """Add to the header at `at` how a super-frame with `header_len` bytes of headers is to be segmented."""
     store8(mem, at + 1, kind)

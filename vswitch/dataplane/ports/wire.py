@@ -7,10 +7,9 @@ sender's TAP left it: in the sender's pool, which the receiver has mapped too. A
 when the receiver's tail has passed it; only then are its pool buffer's references given back.
 """
 
-from numba import njit
-
 from vswitch.dataplane import checksum
 from vswitch.dataplane.capture import capture
+from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.hashing import next_random
 from vswitch.dataplane.intrinsics import (
     acquire64,
@@ -67,13 +66,13 @@ STALL_NS = 100_000_000
 """A full ring of which the receiver took nothing for so long belongs to one that has stopped."""
 
 
-@njit(cache=True)
+@compiled
 def slot_of(slots, number):
     """Where slot `number` stands."""
     return slots + (number & SLOT_MASK) * SLOT_SIZE
 
 
-@njit(cache=True)
+@compiled
 def data_of(data, size, number):
     """Where the data area of slot `number` stands."""
     return data + (number & SLOT_MASK) * size
@@ -82,7 +81,7 @@ def data_of(data, size, number):
 # Sending
 
 
-@njit(cache=True)
+@compiled
 def reclaim(mem, t, index):
     """Take back the slots that the receiver has released, and their references to pool buffers."""
     wire = t["wires"][index]
@@ -96,7 +95,7 @@ def reclaim(mem, t, index):
         wire["tx_clean"] += 1
 
 
-@njit(cache=True)
+@compiled
 def release_buffer(t, buffer):
     """Give back one reference to a pool buffer; the last makes it free."""
     t["buffers"][buffer] -= 1
@@ -105,7 +104,7 @@ def release_buffer(t, buffer):
         t["free_buffer_count"] += 1
 
 
-@njit(cache=True)
+@compiled
 def reserve(mem, t, index):
     """Whether slot `tx_head` may be written; a full ring is counted."""
     wire = t["wires"][index]
@@ -119,7 +118,7 @@ def reserve(mem, t, index):
     return True
 
 
-@njit(cache=True)
+@compiled
 def has_room(mem, t, index):
     """Whether a super-frame's segments fit in the ring, or need not. Asks to be woken when not.
 
@@ -142,14 +141,14 @@ def has_room(mem, t, index):
     return _is_stalled(t, wire)
 
 
-@njit(cache=True)
+@compiled
 def _is_stalled(t, wire):
     if wire["full_since_ns"] == 0 or wire["tx_clean"] != wire["full_clean"]:
         return False
     return t["now_ns"] - wire["full_since_ns"] >= STALL_NS
 
 
-@njit(cache=True)
+@compiled
 def admit(t, index, length):
     """When a frame of `length` bytes that is sent now leaves the wire (0: at once), or DROPPED.
 
@@ -184,14 +183,14 @@ def admit(t, index, length):
     return start_ns + max(delay_ns, 0)
 
 
-@njit(cache=True)
+@compiled
 def _random(wire):
     state, bits = next_random(wire["random"])
     wire["random"] = state
     return bits
 
 
-@njit(cache=True)
+@compiled
 def publish_frame(mem, t, index, release_ns, kind, frame_len, head_len, ext, buffer):
     """Complete slot `tx_head`, whose head or data area holds the frame's first `head_len` bytes already.
 
@@ -224,7 +223,7 @@ def publish_frame(mem, t, index, release_ns, kind, frame_len, head_len, ext, buf
             _duplicate(mem, t, index, slot, number, buffer)
 
 
-@njit(cache=True)
+@compiled
 def _mark_congestion(mem, t, wire, slot, kind, number):
     """Set CE on an ECN-capable IPv4 or IPv6 frame that joined a queue over the threshold (RFC 3168)."""
     if wire["ecn_threshold"] == 0 or number - wire["queue_head"] < wire["ecn_threshold"]:
@@ -249,7 +248,7 @@ def _mark_congestion(mem, t, wire, slot, kind, number):
         t["counters"][Counter.WIRE_MARKED.value] += 1
 
 
-@njit(cache=True)
+@compiled
 def _duplicate(mem, t, index, slot, number, buffer):
     """Slot `number` once more."""
     wire = t["wires"][index]
@@ -266,7 +265,7 @@ def _duplicate(mem, t, index, slot, number, buffer):
     t["counters"][Counter.WIRE_DUPLICATED.value] += 1
 
 
-@njit(cache=True)
+@compiled
 def flush(mem, t, index):
     """Let the receiver see what was sent since the last call, and wake it when it sleeps."""
     wire = t["wires"][index]
@@ -280,7 +279,7 @@ def flush(mem, t, index):
         kick(mem, wire)
 
 
-@njit(cache=True)
+@compiled
 def kick(mem, wire):
     """Wake the other end; a FIFO that is full has woken it already."""
     sys_write(mem, wire["kick_fd"], WAKE_OFFSET, 1)
@@ -289,7 +288,7 @@ def kick(mem, wire):
 # Receiving
 
 
-@njit(cache=True)
+@compiled
 def receive(mem, t, index):
     """Take the frames that are due, up to BURST, as packet rows; their slots stay held until `release`."""
     wire = t["wires"][index]
@@ -316,13 +315,13 @@ def receive(mem, t, index):
     return count
 
 
-@njit(cache=True)
+@compiled
 def _visible_head(mem, wire):
     """The sender's head, as far as a sender that is in its right mind can have gone."""
     return min(acquire64(mem, wire["rx_cursors"] + CURSOR_HEAD), wire["rx_tail"] + WIRE_SLOTS)
 
 
-@njit(cache=True)
+@compiled
 def _unordered(mem, wire):
     """Whether frames may overtake each other: as the sender says, and until the last such frame is taken."""
     if load64(mem, wire["rx_cursors"] + CURSOR_UNORDERED):
@@ -332,13 +331,13 @@ def _unordered(mem, wire):
     return wire["unordered"] != 0
 
 
-@njit(cache=True)
+@compiled
 def _note_lateness(t, release_ns):
     if release_ns > 0 and t["now_ns"] - release_ns > LATE_NS:
         t["counters"][Counter.WIRE_LATE.value] += 1
 
 
-@njit(cache=True)
+@compiled
 def _take(mem, t, wire, slot, number, place):
     """Make packet row `place` of a slot; 1, or 0 for a slot that is dropped. Trusts nothing that it says."""
     port = t["ports"][wire["port"]]
@@ -379,14 +378,14 @@ def _take(mem, t, wire, slot, number, place):
     return 1
 
 
-@njit(cache=True)
+@compiled
 def _bad_descriptor(t, port):
     t["counters"][Counter.RX_BAD_DESCRIPTOR.value] += 1
     port["rx_errors"] += 1
     return 0
 
 
-@njit(cache=True)
+@compiled
 def release(mem, t, index):
     """Give the slots of the last burst back to the sender, and wake it when it waits for room."""
     wire = t["wires"][index]
@@ -407,7 +406,7 @@ def release(mem, t, index):
 # slots that have entered the heap; `wire_taken` marks delivered ones behind a tail that cannot move yet.
 
 
-@njit(cache=True)
+@compiled
 def _receive_by_time(mem, t, index, head):
     wire = t["wires"][index]
     while wire["taken"] < head:
@@ -427,7 +426,7 @@ def _receive_by_time(mem, t, index, head):
     return count
 
 
-@njit(cache=True)
+@compiled
 def _release_by_time(t, index):
     wire = t["wires"][index]
     while wire["rx_tail"] < wire["taken"] and t["wire_taken"][index, wire["rx_tail"] & SLOT_MASK]:
@@ -435,14 +434,14 @@ def _release_by_time(t, index):
         wire["rx_tail"] += 1
 
 
-@njit(cache=True)
+@compiled
 def _heap_less(heap, one, other):
     if heap[one, 0] != heap[other, 0]:
         return heap[one, 0] < heap[other, 0]
     return heap[one, 1] < heap[other, 1]
 
 
-@njit(cache=True)
+@compiled
 def _heap_swap(heap, one, other):
     for column in range(2):
         value = heap[one, column]
@@ -450,7 +449,7 @@ def _heap_swap(heap, one, other):
         heap[other, column] = value
 
 
-@njit(cache=True)
+@compiled
 def _heap_push(heap, wire, release_ns, number):
     place = wire["heap_size"]
     heap[place, 0] = release_ns
@@ -461,7 +460,7 @@ def _heap_push(heap, wire, release_ns, number):
         place = (place - 1) // 2
 
 
-@njit(cache=True)
+@compiled
 def _heap_pop(heap, wire):
     size = wire["heap_size"] - 1
     wire["heap_size"] = size
@@ -481,7 +480,7 @@ def _heap_pop(heap, wire):
 # Sleeping
 
 
-@njit(cache=True)
+@compiled
 def next_due_ns(mem, t, index):
     """When the next frame leaves the wire: NEVER when none is on it."""
     wire = t["wires"][index]
@@ -495,19 +494,19 @@ def next_due_ns(mem, t, index):
     return load64(mem, slot_of(wire["rx_slots"], wire["rx_tail"]) + SLOT_RELEASE)
 
 
-@njit(cache=True)
+@compiled
 def fall_asleep(mem, t, index):
     """Ask the sender to wake us; the caller looks once more for frames before it sleeps."""
     release64(mem, t["wires"][index]["rx_cursors"] + CURSOR_ASLEEP, 1)
 
 
-@njit(cache=True)
+@compiled
 def wake_up(mem, t, index):
     """Nobody needs to wake us any more."""
     release64(mem, t["wires"][index]["rx_cursors"] + CURSOR_ASLEEP, 0)
 
 
-@njit(cache=True)
+@compiled
 def drain(mem, t, index):
     """Empty the FIFO that woke us."""
     sys_read(mem, t["wires"][index]["wake_fd"], WAKE_OFFSET + 8, 32)

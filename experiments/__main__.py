@@ -24,6 +24,7 @@ MODULES = {
     "l2-forwarding": "experiments.l2_forwarding",
     "flow-setup": "experiments.flow_setup",
     "stateless-tunnel": "experiments.stateless_tunnel",
+    "forwarding-vm": "experiments.forwarding_vm",
 }
 
 EXIT_ERROR = 1

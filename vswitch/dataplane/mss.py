@@ -22,8 +22,6 @@ from vswitch.dataplane.ports.vnet import is_super_frame
 from vswitch.dataplane.tso import NO_TUNNEL
 from vswitch.layout import HEADER_MAX, MSS_ENTRIES, MSS_WAYS, MSS_WORDS, Counter, Csum
 
-DEFAULT_MSS = 536
-"""What every host takes (RFC 9293, section 3.7.1): for a SYN without the option and unknown connections."""
 LEAST_MSS = 48
 """Smaller ones are taken for this, as Linux does (tcp_min_snd_mss), and leave …"""
 LEAST_SEGMENT = 8
@@ -67,7 +65,7 @@ def from_vm(mem, t, packet):
         options += packet["ip_options"]
     else:
         options += l4 - l3 - 40
-    t["forwarded_mss"] = segment_size(mss if mss else DEFAULT_MSS, options)
+    t["forwarded_mss"] = segment_size(mss if mss else default_mss(version), options)
     if mss == 0 or packet["gso_size"] or packet["payload_len"] <= t["forwarded_mss"]:
         return
     header_len = payload - l4
@@ -132,6 +130,12 @@ def fit_to_path(mem, t, index, tunnel):
 
 
 @compiled
+def default_mss(version):
+    """What every host takes (RFC 9293, section 3.7.1): for a SYN without the option, unknown connections."""
+    return 536 if version == 4 else 1220
+
+
+@compiled
 def segment_size(mss, options):
     """Payload bytes of a segment with so many bytes of IP and TCP options (RFC 9293, section 3.7.1)."""
     return max(max(mss, LEAST_MSS) - options, LEAST_SEGMENT)
@@ -174,7 +178,8 @@ def observe(mem, t, port, l2, l3, l4, version):
                 t["counters"][Counter.MSS_TABLE_FULL.value] += 1
                 return
             _begin(t, place, port)
-        _learn(t["mss"][place], 1 - direction, load32(mem, l4 + 4), mss_option(mem, l4))
+        mss = mss_option(mem, l4)
+        _learn(t["mss"][place], 1 - direction, load32(mem, l4 + 4), mss if mss else default_mss(version))
     if place != NOT_FOUND:
         entry = t["mss"][place]
         entry["last_used_ns"] = t["now_ns"]
@@ -200,7 +205,7 @@ def _learn(entry, direction, isn, mss):
 
 @compiled
 def mss_option(mem, l4):
-    """The smallest MSS that the options of the TCP header at `l4` announce, or DEFAULT_MSS.
+    """The smallest MSS that the options of the TCP header at `l4` announce, or 0.
 
     Malformed options end the search, or are passed over where their length can be believed.
     """
@@ -224,7 +229,7 @@ def mss_option(mem, l4):
             if value and (mss == 0 or value < mss):
                 mss = value
         at += length
-    return mss if mss else DEFAULT_MSS
+    return mss
 
 
 @compiled

@@ -25,6 +25,7 @@ MODULES = {
     "flow-setup": "experiments.flow_setup",
     "stateless-tunnel": "experiments.stateless_tunnel",
     "forwarding-vm": "experiments.forwarding_vm",
+    "lro-rules": "experiments.lro_rules",
 }
 
 EXIT_ERROR = 1

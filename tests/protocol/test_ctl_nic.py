@@ -46,6 +46,19 @@ def test_queues(says, nic):
     assert says("nic uplink0 -l") == "combined: 4\n"
 
 
+def test_uplinks_are_the_wires_in_turn(says, live):
+    """Whatever they are called; a port that has such a name comes first."""
+    for number, kind, name in [(1, "tap", "vm1"), (2, "wire", "s1-eth2"), (3, "wire", "s1-eth3")]:
+        live.datapath.infos[number] = live.datapath.infos[number]._replace(kind=kind, name=name)
+    says("nic s1 uplink1 -L combined 2")
+    assert [says(f"nic {port} -l") for port in ("2", "3", "uplink0")] == [
+        f"combined: {count}\n" for count in (1, 2, 1)
+    ]
+    assert "there is no port uplink2" in says("nic uplink2 -l", ok=False)
+    live.datapath.infos[1] = live.datapath.infos[1]._replace(name="uplink1")
+    assert says("nic uplink1 -l") == "combined: 1\n"
+
+
 def test_table_and_key(says, nic):
     says("nic uplink0 -L combined 4")
     assert "    0:   0   1   2   3   0" in says("nic s1 uplink0 -X equal 4")

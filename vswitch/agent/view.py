@@ -195,11 +195,18 @@ class SwitchView:
         return {"port": port, "deleted": rule if filter is None else filter}
 
     def port_number(self, port: int | str) -> int:
-        """The number of a port that is given by number or name; raises ConfigError."""
-        for info in self.switch.datapath.ports():
+        """The number of a port that is given by number or name; raises ConfigError.
+
+        `uplink0`, `uplink1` … are the wires in the order of their numbers, whatever their names.
+        """
+        infos = sorted(self.switch.datapath.ports())
+        for info in infos:
             if info.name == port or str(info.port_no) == str(port):
                 return info.port_no
-        names = ", ".join(f"{info.port_no} ({info.name})" for info in sorted(self.switch.datapath.ports()))
+        uplinks = {f"uplink{n}": i.port_no for n, i in enumerate(i for i in infos if i.kind == "wire")}
+        if port in uplinks:
+            return uplinks[str(port)]
+        names = ", ".join(f"{info.port_no} ({info.name})" for info in infos)
         raise ConfigError("port", f"there is no port {port}", names)
 
 

@@ -28,9 +28,10 @@ import numpy as np
 from vswitch import layout
 from vswitch.dataplane.memory import Memory
 from vswitch.errors import ConfigError
+from vswitch.indirection import equal_table, weighted_table
 from vswitch.layout import MAX_QUEUES, Command, Lro, Merge
 from vswitch.nic_driver import FinishedPacket, QueueHandle
-from vswitch.nic_match import KINDS, Match
+from vswitch.nic_match import KINDS, MAX_PRIORITY, Match, check_number
 from vswitch.rings import CommandRing
 
 __all__ = [
@@ -44,7 +45,6 @@ DEFAULT_KEY = bytes.fromhex(
     "6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b477cb2da38030f20c6a42b73bbeac01fa"
 )
 WORKERS = 1
-MAX_PRIORITY = 65535
 
 _T = TypeVar("_T")
 
@@ -134,7 +134,7 @@ class _State:
 
     @property
     def indirection(self) -> tuple[int, ...]:
-        return self.table if self.table is not None else _equal(self.queue_count)
+        return self.table if self.table is not None else equal_table(self.queue_count, layout.RSS_ENTRIES)
 
 
 class Nic:
@@ -169,7 +169,7 @@ class Nic:
     def set_queue_count(self, count: int) -> None:
         """Have 1 to 8 queues; new ones have LRO on. Refused while something names one that would go."""
         self._refuse_at_vif("queues")
-        _check_number("queues", count, 1, MAX_QUEUES)
+        check_number("queues", count, 1, MAX_QUEUES)
         state = self._wanted
         if state.table is not None and max(state.table) >= count:
             raise ConfigError("queues", f"{self.name}'s indirection table names queue {max(state.table)}")
@@ -200,8 +200,8 @@ class Nic:
         """Spread what no filter takes over the first `count` queues; None: over all there are."""
         self._refuse_at_vif("queues")
         if count is not None:
-            _check_number("equal", count, 1, self.queue_count)
-        self._change(table=None if count is None else _equal(count))
+            check_number("equal", count, 1, self.queue_count)
+        self._change(table=None if count is None else equal_table(count, layout.RSS_ENTRIES))
 
     def set_weights(self, weights: Sequence[int]) -> None:
         """Give each queue a share of the indirection table; queues left out get none."""
@@ -210,13 +210,10 @@ class Nic:
             allowed = f"1 to {self.queue_count} numbers"
             raise ConfigError("weight", f"{len(weights)} weights are given", allowed)
         for place, weight in enumerate(weights):
-            _check_number(f"weight[{place}]", weight, 0, 0xFFFF)
-        total = sum(weights)
-        if total == 0:
+            check_number(f"weight[{place}]", weight, 0, 0xFFFF)
+        if sum(weights) == 0:
             raise ConfigError("weight", "no queue would get anything", "at least one weight above 0")
-        bounds = np.cumsum(weights) * layout.RSS_ENTRIES
-        entries = np.arange(layout.RSS_ENTRIES) * total
-        self._change(table=tuple(np.searchsorted(bounds, entries, side="right").tolist()))
+        self._change(table=weighted_table(weights, layout.RSS_ENTRIES))
 
     def set_indirection(self, table: Sequence[int]) -> None:
         """Set all 128 entries."""
@@ -253,7 +250,7 @@ class Nic:
         """
         self._refuse_at_vif("filters")
         self._check_queue(queue)
-        _check_number("priority", priority, 0, MAX_PRIORITY)
+        check_number("priority", priority, 0, MAX_PRIORITY)
         filters = self._wanted.filters
         if len(filters) >= layout.NIC_FILTERS:
             raise ConfigError(
@@ -312,12 +309,12 @@ class Nic:
 
     def set_completion_size(self, queue: int | None, size: int) -> None:
         """Complete aggregates that would exceed `size` bytes of IP packet (S0.7): more than the MTU."""
-        _check_number("completion_size", size, max(self._port.mtu, 0) + 1, layout.MAX_IP_LEN)
+        check_number("completion_size", size, max(self._port.mtu, 0) + 1, layout.MAX_IP_LEN)
         self._change(completion_size=_with(self._wanted.completion_size, self._queues(queue), size))
 
     def set_worker(self, queue: int | None, worker: int) -> None:
         """Have a thread serve a queue (S0.4). There is one today, number 0."""
-        _check_number("worker", worker, 0, WORKERS - 1)
+        check_number("worker", worker, 0, WORKERS - 1)
         self._change(worker=_with(self._wanted.worker, self._queues(queue), worker))
 
     def add_rule(
@@ -328,7 +325,7 @@ class Nic:
         The first rule that matches decides, in the order that filters have; without one, a flow is not
         coalesced. It is asked when a flow's first frame of a burst comes.
         """
-        _check_number("priority", priority, 0, MAX_PRIORITY)
+        check_number("priority", priority, 0, MAX_PRIORITY)
         wanted = None
         if queues is not None:
             if len(queues) == 0:
@@ -522,10 +519,6 @@ def toeplitz_table(key: bytes) -> np.ndarray:
     return table
 
 
-def _equal(count: int) -> tuple[int, ...]:
-    return tuple(entry % count for entry in range(layout.RSS_ENTRIES))
-
-
 def _bits(queues: tuple[int, ...] | None) -> int:
     return (1 << MAX_QUEUES) - 1 if queues is None else sum(1 << queue for queue in queues)
 
@@ -545,10 +538,3 @@ def _ids(those: Sequence[Filter] | Sequence[Rule]) -> str:
 
 def _object(what: Filter | Rule) -> dict[str, Any]:
     return vars(what) | {"match": what.match.to_object()}
-
-
-def _check_number(where: str, value: object, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(where, f"{value!r} is no number", f"{least} to {most}")
-    if not least <= value <= most:
-        raise ConfigError(where, f"{value} is out of range", f"{least} to {most}")

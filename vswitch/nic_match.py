@@ -16,6 +16,7 @@ PROTOCOLS_WITH_PORTS = (6, 17, 132)
 KINDS = ("five-tuple", "ip", "mac", "vni")
 """From the most specific on: of two matches of one priority, that of the first kind is asked first."""
 MAX_VNI = (1 << 63) - 1
+MAX_PRIORITY = 0xFFFF
 _ALL_MAC, _ALL_PORTS, _ALL_PROTOCOLS, _ALL_VNIS = (1 << 48) - 1, 0xFFFF, 0xFF, (1 << 64) - 1
 _NO_FIELD = FlowKey(*(0,) * len(FlowKey._fields))
 
@@ -49,12 +50,8 @@ class Match:
 
     @property
     def kind(self) -> str:
-        """`five-tuple`, `ip`, `mac` or `vni`: that of the most specific field."""
-        if any(value is not None for value in (self.protocol, self.src_ip, self.src_port, self.dst_port)):
-            return "five-tuple"
-        if self.dst_ip is not None:
-            return "ip"
-        return "mac" if self.dst_mac is not None else "vni"
+        """One of KINDS."""
+        return kind_of(self)
 
     def to_object(self) -> dict[str, Any]:
         """The fields that are no wildcards."""
@@ -91,7 +88,7 @@ class Match:
                 "match", f"{self.src_ip} and {self.dst_ip} are of two IP versions", "one version"
             )
         for name in ("src_port", "dst_port"):
-            if getattr(self, name) is not None and self._protocol() not in PROTOCOLS_WITH_PORTS:
+            if getattr(self, name) is not None and not has_ports(self.protocol):
                 raise ConfigError(
                     f"match.{name}", "only some protocols have ports", "protocol tcp, udp or sctp"
                 )
@@ -111,9 +108,12 @@ class Match:
         for name, field in (("src_port", "l4_src"), ("dst_port", "l4_dst")):
             number = getattr(self, name)
             if number is not None:
-                numbers[field], masks[field] = _number(name, number, 1, 0xFFFF), _ALL_PORTS
+                numbers[field], masks[field] = check_number(f"match.{name}", number, 1, 0xFFFF), _ALL_PORTS
         if self.vni is not None:
-            numbers["tunnel_id"], masks["tunnel_id"] = _number("vni", self.vni, 0, MAX_VNI), _ALL_VNIS
+            numbers["tunnel_id"], masks["tunnel_id"] = (
+                check_number("match.vni", self.vni, 0, MAX_VNI),
+                _ALL_VNIS,
+            )
         return _NO_FIELD._replace(**numbers), _NO_FIELD._replace(**masks)
 
     def _protocol(self) -> int | None:
@@ -124,7 +124,31 @@ class Match:
         if isinstance(self.protocol, bool) or not isinstance(self.protocol, int):
             allowed = ", ".join(PROTOCOLS) + " or a number"
             raise ConfigError("match.protocol", f"{self.protocol!r} is not known", allowed)
-        return _number("protocol", self.protocol, 0, 255)
+        return check_number("match.protocol", self.protocol, 0, 255)
+
+
+def kind_of(match: Any) -> str:
+    """One of KINDS: that of the most specific field that anything with the fields of a Match names."""
+    if any(value is not None for value in (match.protocol, match.src_ip, match.src_port, match.dst_port)):
+        return "five-tuple"
+    if match.dst_ip is not None:
+        return "ip"
+    return "mac" if match.dst_mac is not None else "vni"
+
+
+def has_ports(protocol: str | int | None) -> bool:
+    """Whether a protocol, by name or number, has ports."""
+    number = PROTOCOLS.get(protocol) if isinstance(protocol, str) else protocol
+    return number in PROTOCOLS_WITH_PORTS
+
+
+def check_number(where: str, value: object, least: int, most: int) -> int:
+    """The value if it is a number in this range; raises ConfigError."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(where, f"{value!r} is no number", f"{least} to {most}")
+    if not least <= value <= most:
+        raise ConfigError(where, f"{value} is out of range", f"{least} to {most}")
+    return value
 
 
 def _words(key: FlowKey) -> list[int]:
@@ -157,11 +181,3 @@ def _network(name: str, text: object) -> _Network | None:
     if "/" in text and ipaddress.ip_address(text.partition("/")[0]) != network.network_address:
         raise ConfigError(where, f"{text} has bits behind its mask", str(network))
     return network
-
-
-def _number(name: str, value: object, least: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"match.{name}", f"{value!r} is no number", f"{least} to {most}")
-    if not least <= value <= most:
-        raise ConfigError(f"match.{name}", f"{value} is out of range", f"{least} to {most}")
-    return value

@@ -12,6 +12,8 @@ import msgspec
 from ryu_apps.core import checks
 from ryu_apps.core.sections import NicPolicy, QueuePolicy, RssPolicy, Selector
 from vswitch.errors import ConfigError
+from vswitch.indirection import equal_table, weighted_table
+from vswitch.nic_match import MAX_PRIORITY, PROTOCOLS, has_ports, kind_of
 from vswitch.openflow import experimenter as ex
 from vswitch.openflow import spec
 from vswitch.openflow.experimenter import INDIRECTION_LENGTH, MAX_COMPLETION, MAX_QUEUES, PacketMatch
@@ -21,9 +23,7 @@ if TYPE_CHECKING:
 
 MODES = {True: "on", False: "off", "on": "on", "off": "off", "rules": "rules"}
 """What `lro` of a queue may be; YAML reads on and off as true and false."""
-WITH_PORTS = ("tcp", "udp", "sctp")
-PROTOCOLS = (*WITH_PORTS, "icmp", "icmpv6")
-MAX_PRIORITY = 0xFFFF
+WITH_PORTS = tuple(filter(has_ports, PROTOCOLS))
 MIN_COMPLETION = 1501
 _IP_FIELDS = ("src_ip", "dst_ip")
 _MATCH_FIELDS = tuple(PacketMatch.__struct_fields__)
@@ -109,7 +109,7 @@ def _check_filters(intent: Intent, server: str, nic: NicPolicy) -> None:
             other_match = packet_match(intent, other)
             if (
                 other.priority == entry.priority
-                and _kind(other_match) == _kind(match)
+                and kind_of(other_match) == kind_of(match)
                 and _overlap(match, other_match)
             ):
                 raise ConfigError(
@@ -194,7 +194,7 @@ def _check_transport(path: str, selector: Selector) -> None:
         port = getattr(selector, name)
         if port is not None:
             checks.in_range(f"{path}.{name}", port, 1, 0xFFFF)
-            if selector.protocol not in (*WITH_PORTS, 6, 17, 132):
+            if not has_ports(selector.protocol):
                 raise ConfigError(f"{path}.{name}", "a port needs a protocol", checks.listing(WITH_PORTS))
 
 
@@ -225,13 +225,6 @@ def _check_here(intent: Intent, server: str, path: str, vms: list[str]) -> None:
         here = sorted(name for name, vm in intent.vms.items() if vm.server == server)
         where = intent.vms[vms[0]].server
         raise ConfigError(path, f"{vms[0]} is on {where}, not on {server}", checks.listing(here))
-
-
-def _kind(match: PacketMatch) -> int:
-    """Five-tuple, IP, MAC, virtual network: the most specific field that a match names."""
-    if match.protocol is not None or match.src_ip is not None:
-        return 0
-    return 1 if match.dst_ip is not None else 2 if match.dst_mac is not None else 3
 
 
 def _overlap(one: PacketMatch, other: PacketMatch) -> bool:
@@ -306,20 +299,12 @@ def nic_settings(intent: Intent, server: str) -> Iterator[ex.Setting]:
 
 
 def _indirection(rss: RssPolicy) -> tuple[int, ...]:
-    """The queue of each hash bucket; empty: all queues in turn. Weights are met as ethtool does."""
+    """The queue of each hash bucket; empty: all queues in turn."""
     if rss.indirection is not None:
         return rss.indirection
     if rss.equal is not None:
-        return tuple(bucket % rss.equal for bucket in range(INDIRECTION_LENGTH))
-    if rss.weights is None:
-        return ()
-    table: list[int] = []
-    total, so_far = sum(rss.weights), 0
-    for queue, weight in enumerate(rss.weights):
-        so_far += weight
-        end = INDIRECTION_LENGTH * so_far // total
-        table += [queue] * (end - len(table))
-    return tuple(table)
+        return equal_table(rss.equal, INDIRECTION_LENGTH)
+    return () if rss.weights is None else weighted_table(rss.weights, INDIRECTION_LENGTH)
 
 
 def queue_policies(nic: NicPolicy) -> dict[int, tuple[int, QueuePolicy]]:

@@ -194,15 +194,15 @@ class Orchestrator(LabController):
 
     def status(self) -> dict[str, Any]:
         """Revision and state of every switch as the controller sees them."""
-        return self._request("GET", "/status")
+        return self.request("GET", "/status")
 
     def intent(self) -> dict[str, Any]:
         """The intent that is in force."""
-        return self._request("GET", "/intent")
+        return self.request("GET", "/intent")
 
     def set_intent(self, intent: dict[str, Any]) -> None:
         """Replace the intent; returns when all switches of the lab have its rules."""
-        self._request("PUT", "/intent", intent)
+        self.request("PUT", "/intent", intent)
         for switch in self.lab.switches.values():
             self.await_rules(switch)
 
@@ -231,7 +231,8 @@ class Orchestrator(LabController):
                 f"{switch.name} did not get its rules from {self.name} within {RULES_TIMEOUT_S:g} s"
             )
 
-    def _request(self, method: str, path: str, body: Any = None) -> Any:
+    def request(self, method: str, path: str, body: Any = None) -> Any:
+        """The answer to a request (docs/reference/rest.md); raises LabError with what the controller says."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
             f"http://{self.ip}:{self.rest_port}{path}",

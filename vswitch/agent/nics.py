@@ -87,7 +87,7 @@ def _set_rss(nic: Nic, message: ex.NicRssSet) -> None:
         if message.indirection:
             nic.set_indirection(message.indirection)
         else:
-            nic.set_equal(nic.queue_count)
+            nic.set_equal()
 
 
 def _add_filter(nic: Nic, message: ex.NicFilterAdd) -> None:

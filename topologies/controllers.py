@@ -8,15 +8,19 @@ import os
 import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from mininet.node import Controller, Node
 
+from ryu_apps.core import intent as intents
 from topologies.errors import LabError
-from topologies.lab import TUNNEL_OVERHEAD, Lab
+from topologies.lab import Lab
 from topologies.processes import end, listening, poll_until, spawn
+from vswitch.errors import ConfigError
+from vswitch.tunnel_formats import Format
 
 if TYPE_CHECKING:
     from topologies.nodes import VSwitch
@@ -138,7 +142,8 @@ class Orchestrator(LabController):
 
     intent: a YAML file; by default the intent follows from the network itself (`Lab.intent`).
     gro: whether the uplinks coalesce (on, off).
-    tunnel: the tunnel format.
+    tunnel: the tunnel format, a shipped one or one of
+    formats: tunnel formats by name, in numbers, or a YAML file of them (docs/reference/intent.md).
     proactive_reverse: whether the reverse flow's entry is installed with a flow's.
     port, rest_port: TCP ports for OpenFlow and REST; by default free ones, so that labs do not clash.
     """
@@ -152,24 +157,37 @@ class Orchestrator(LabController):
         intent: str | None = None,
         gro: bool | str | int = True,
         tunnel: str = "vxlan",
+        formats: Mapping[str, Mapping[str, Any]] | str | None = None,
         proactive_reverse: bool | str | int = True,
         lab: Lab | None = None,
         **params: Any,
     ) -> None:
         lab = lab or Lab.current()
-        if tunnel not in TUNNEL_OVERHEAD:
-            raise LabError(f"{name}: unknown tunnel format {tunnel!r}: there is {', '.join(TUNNEL_OVERHEAD)}")
         if lab.orchestrator:
             raise LabError(f"{name}: the lab has an orchestrator already, {lab.orchestrator.name}")
         self.gro = boolean(f"{name}: gro", gro)
         self.proactive_reverse = boolean(f"{name}: proactive_reverse", proactive_reverse)
-        self.tunnel_format = tunnel
         self.intent_file = Path(intent).absolute() if intent else None
-        if self.intent_file and not self.intent_file.is_file():
-            raise LabError(f"{name}: there is no intent file {intent}")
+        self.formats, self.tunnel = self._tunnels(name, tunnel, formats)
         self.rest_port = lab.reserve_port(rest_port, ip)
         super().__init__(name, lab, ip=ip, port=lab.reserve_port(port, ip), **params)
         lab.orchestrator = self
+
+    def _tunnels(
+        self, name: str, tunnel: str, formats: Mapping[str, Mapping[str, Any]] | str | None
+    ) -> tuple[Mapping[str, Mapping[str, Any]], Format]:
+        """The formats of the user's own, and the one that tunnels have; raises LabError."""
+        try:
+            if self.intent_file:
+                intent = intents.from_yaml(self.intent_file.read_bytes())
+            else:
+                own = intents.plain(Path(formats).read_bytes()) if isinstance(formats, str) else formats or {}
+                intent = intents.from_object({"formats": own, "tunnel": {"format": tunnel}})
+        except OSError as error:
+            raise LabError(f"{name}: cannot read {error.filename}: {error.strerror}") from None
+        except ConfigError as error:
+            raise LabError(f"{name}: {error}") from None
+        return intent.formats, intent.format_rows()[intent.tunnel.format]
 
     def start(self) -> None:
         """Start the controller; returns when it answers on its REST port."""

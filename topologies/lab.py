@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from topologies.errors import LabError
 from topologies.registry import LABS_DIR, Registry, remove_leftovers
+from vswitch.tunnel_formats import overhead
 
 if TYPE_CHECKING:
     from topologies.controllers import LabController, Orchestrator
@@ -30,8 +31,6 @@ SHM_DIR = Path("/dev/shm")
 MAX_INTERFACE_NAME = 15  # IFNAMSIZ - 1
 MAX_SOCKET_PATH = 107  # sun_path of unix(7), less the final zero byte
 FIRST_VNI = 42
-# Bytes from the wire's MTU to the VM's: outer IPv4, the tunnel's own headers, inner Ethernet.
-TUNNEL_OVERHEAD = {"vxlan": 20 + 8 + 8 + 14}
 
 
 class Lab:
@@ -166,7 +165,7 @@ class Lab:
         for switch in self.switches.values():
             switch.require_known_ports()
         self._require_unique_addresses()
-        self._require_fitting_mtu()
+        self._fit_mtus()
         self._validated = True
 
     def vnics(self) -> dict[str, TapIntf]:
@@ -192,22 +191,25 @@ class Lab:
                     f"{other} and {switch.name} have the same underlay address {switch.underlay_ip}"
                 )
 
-    def _require_fitting_mtu(self) -> None:
-        """A VM's frame, encapsulated, must fit the wires of its server: nothing fragments on the way.
+    def _fit_mtus(self) -> None:
+        """A VM's frame, encapsulated, must fit the wires of its server: nothing fragments on the way. A vNIC
+        that was given no MTU gets the largest.
 
         What a forwarding VM sends is cut to the MSS that was snooped: it may get and send larger packets.
         """
         if not self.orchestrator:
             return
-        overhead = TUNNEL_OVERHEAD[self.orchestrator.tunnel_format]
+        format = self.orchestrator.tunnel
         for name, vnic in self.vnics().items():
             wires = [wire for wire in self.wires if vnic.server in (wire.intf1.node, wire.intf2.node)]
+            if wires:
+                vnic.fit(min(wire.mtu for wire in wires) - overhead(format))
             for wire in wires:
-                most = wire.mtu - overhead
+                most = wire.mtu - overhead(format)
                 if vnic.mtu > most and vnic.node.role != "forwarding":
                     raise LabError(
                         f"{name}: an MTU of {vnic.mtu} does not fit the wire {wire} of MTU {wire.mtu}: "
-                        f"at most {most} does, as {self.orchestrator.tunnel_format} adds {overhead} bytes; "
+                        f"at most {most} does, as {format.name} adds {overhead(format)} bytes; "
                         "only a VM with role='forwarding' may have more"
                     )
 
@@ -220,7 +222,8 @@ class Lab:
             "virtual_networks": {name: {"vni": vni} for name, vni in self._vnis().items()},
             "servers": {name: self._server(switch) for name, switch in self.switches.items()},
             "vms": {name: self._vm(vnic) for name, vnic in self.vnics().items()},
-            "tunnel": {"format": orchestrator.tunnel_format},
+            "tunnel": {"format": orchestrator.tunnel.name},
+            "formats": {name: dict(numbers) for name, numbers in orchestrator.formats.items()},
             "offload": {"gro": orchestrator.gro},
             "proactive_reverse": orchestrator.proactive_reverse,
         }

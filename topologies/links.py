@@ -35,12 +35,21 @@ class TapIntf(Intf):
 
     network, vni: the virtual network that it is in, and that network's number if it was given.
     port: the switch's end.
+    mtu: in bytes. mtu_given: whether somebody asked for it.
     """
 
     mtu = DEFAULT_VM_MTU
+    mtu_given = False
     network: str
     vni: int | None
     port: SwitchPort
+
+    def fit(self, mtu: int) -> None:
+        """Take this MTU, unless another was asked for."""
+        if not self.mtu_given and mtu != self.mtu:
+            check_mtu(self.name, mtu)
+            self.mtu = mtu
+            self.cmd(f"ip link set dev {self.name} mtu {mtu}")
 
     @property
     def server(self) -> Any:
@@ -153,7 +162,7 @@ class TapLink(LabLink):
         intfName2: str | None = None,
         addr1: str | None = None,
         addr2: str | None = None,
-        mtu: int = DEFAULT_VM_MTU,
+        mtu: int | None = None,
         ip: str | None = None,
         network: str | None = None,
         vni: int | None = None,
@@ -172,13 +181,14 @@ class TapLink(LabLink):
         switch_port = switch.newPort() if switch_port is None else switch_port
         vm_name = check_interface_name(vm_name or f"{vm}-eth{vm_port}")
         switch_name = check_interface_name(switch_name or f"{switch}-eth{switch_port}")
+        given, mtu = mtu is not None, DEFAULT_VM_MTU if mtu is None else mtu
         check_mtu(vm_name, mtu)
         if not vm.vnics:
             address = vm.params.get("mac") or address
             vm.params["ip"] = ip = ip or vm.params.get("ip")  # Mininet gives it to the first interface
         make_tap(vm.pid, vm_name, address, int(mtu))
         vnic = TapIntf(vm_name, vm, vm_port, self, address, moveIntfFn=Link._ignore, ip=ip)
-        vnic.mtu = int(mtu)
+        vnic.mtu, vnic.mtu_given = int(mtu), given
         vnic.network = network or vm.network
         vnic.vni = vni if vni is not None or vnic.network != vm.network else vm.vni
         vnic.port = TapPort(switch_name, switch, switch_port, self, tap=vm_name, vm=vm)

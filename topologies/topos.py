@@ -8,7 +8,6 @@ from typing import Any
 from mininet.topo import Topo
 
 from topologies.errors import LabError
-from topologies.lab import TUNNEL_OVERHEAD
 from topologies.links import DEFAULT_WIRE_MTU, TapLink, WireLink
 from topologies.nodes import VM
 
@@ -41,7 +40,7 @@ class TwoServers(Topo):
                 ip=f"10.0.0.{number}/8",
                 mac=f"00:00:00:00:00:{number:02x}",
             )
-            self.addLink(vm, servers[(number - 1) % 2], cls=TapLink, mtu=mtu - TUNNEL_OVERHEAD["vxlan"])
+            self.addLink(vm, servers[(number - 1) % 2], cls=TapLink)
 
 
 class ForwardingVm(Topo):
@@ -84,7 +83,7 @@ class ForwardingVm(Topo):
                 mac=_mac(subnet, host),
                 defaultRoute=f"via 10.{subnet}.0.254",
             )
-            self.addLink(vm, switch, cls=TapLink, mtu=mtu - TUNNEL_OVERHEAD["vxlan"])
+            self.addLink(vm, switch, cls=TapLink)
 
 
 def _mac(subnet: int, host: int) -> str:

@@ -12,9 +12,7 @@ from vswitch.dataplane.formats import fill_row
 from vswitch.dataplane.parse import ETH_IPV4
 from vswitch.errors import ConfigError
 from vswitch.rows import first_free
-from vswitch.tunnel_formats import IP, SHIPPED, Format, check_format
-
-ETHERNET_HEADER = 14
+from vswitch.tunnel_formats import SHIPPED, Format, check_format
 
 
 class FormatTable:
@@ -90,8 +88,3 @@ def outer_headers(
     proto = format.outer_proto
     ip = struct.pack("!BBHHHBBHII", 0x45, 0, 0, 0, 0x4000, 64, proto, 0, local_ip, remote_ip)
     return ethernet + ip + format.opaque()
-
-
-def overhead(format: Format) -> int:
-    """How many bytes longer an IP packet is on the way, its own Ethernet header included if it has one."""
-    return 20 + format.opaque_len + (0 if format.inner == IP else ETHERNET_HEADER)

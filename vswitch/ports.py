@@ -17,13 +17,14 @@ from vswitch.dataplane.ports.tap_device import TapDevice, inside_namespace, name
 from vswitch.dataplane.ports.wire_file import WireEnd
 from vswitch.errors import ConfigError
 from vswitch.flow import PortCounters, PortInfo
-from vswitch.format_table import FormatTable, outer_headers, overhead
+from vswitch.format_table import FormatTable, outer_headers
 from vswitch.layout import Command, PortKind
 from vswitch.link_watch import LinkWatch
 from vswitch.nic import Nic
 from vswitch.openflow.spec import port_mac
 from vswitch.rings import CommandRing
 from vswitch.rows import first_free
+from vswitch.tunnel_formats import overhead
 
 
 class Port:

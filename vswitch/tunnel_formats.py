@@ -17,6 +17,7 @@ from vswitch.errors import ConfigError
 ETHERNET, IP = "ethernet", "ip"
 MAX_OPAQUE = 94
 """Bytes of an opaque field as it is sent: a tunnel's template, less outer Ethernet and IPv4."""
+OUTER_IP, ETHERNET_HEADER = 20, 14
 MAX_VALUE_LENGTH = 7
 """Bytes of an identifier: it is computed with in 64 bits with sign."""
 UDP = 17
@@ -93,6 +94,11 @@ class Format:
             known, byte = fixed.get(offset, (0, 0))
             fixed[offset] = (known | mask, byte | value)
         return fixed
+
+
+def overhead(format: Format) -> int:
+    """How many bytes longer an IP packet is on the way, its own Ethernet header included if it has one."""
+    return OUTER_IP + format.opaque_len + (0 if format.inner == IP else ETHERNET_HEADER)
 
 
 def check_format(new: Format, others: Iterable[Format] = ()) -> None:

@@ -29,7 +29,7 @@ from vswitch.openflow.instructions import ApplyActions, Instructions
 from vswitch.openflow.message import HEADER, Message
 from vswitch.openflow.messages import BarrierRequest, Experimenter, Hello
 from vswitch.openflow.oxm import BY_NAME, Match, Oxm
-from vswitch.tunnel_formats import IP, SHIPPED, Format, format_numbers
+from vswitch.tunnel_formats import IP, SHIPPED, Format, format_numbers, overhead
 
 OWN = Format(
     name="own", outer_proto=17, opaque_len=16, id_offset=2, id_length=2, id_value=50000, flow_id_offset=10,
@@ -37,7 +37,7 @@ OWN = Format(
 )  # fmt: skip
 """What a user adds by numbers: a header of eight bytes behind UDP."""
 FORMATS = {**SHIPPED, OWN.name: OWN}
-VM_MTU = WIRE_MTU - max(20 + format.opaque_len + 14 for format in FORMATS.values())
+VM_MTU = WIRE_MTU - max(map(overhead, FORMATS.values()))
 """The same for all, so that all carry the same segments."""
 LISTEN_PORT = 6640
 BESIDE = spec.TUNNEL_PORT_BASE + 5000

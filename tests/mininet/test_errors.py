@@ -202,16 +202,31 @@ def test_a_controllers_port_in_use(net):
 
 
 def test_a_missing_intent_file(net):
-    with pytest.raises(LabError, match=r"^c0: there is no intent file /nowhere/intent\.yaml$"):
+    with pytest.raises(LabError, match=r"^c0: cannot read /nowhere/intent\.yaml: No such file or directory$"):
         net.addController("c0", Orchestrator, intent="/nowhere/intent.yaml")
 
 
-def test_an_intent_that_the_controller_refuses(overlay, tmp_path):
+def test_an_intent_that_the_controller_would_refuse(net, tmp_path):
     intent = tmp_path / "intent.yaml"
     intent.write_text("virtual_networks: {blue: {vni: 99999999}}\n")
-    network = overlay(controller={"intent": str(intent)})
-    with pytest.raises(LabError, match=r"^c0 ended while it was starting: .*vni"):
-        network.start()
+    with pytest.raises(LabError, match=r"^c0: virtual_networks\.blue\.vni: 99999999 is out of range"):
+        net.addController("c0", Orchestrator, intent=str(intent))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"tunnel": "geneve"}, r"tunnel\.format: 'geneve' is not a known format \(allowed: .*vxlan\)"),
+        (
+            {"formats": {"mine": {"outer_proto": 6, "opaque_len": 4}}},
+            r"formats\.mine\.outer_proto: 6 is plain TCP",
+        ),
+        ({"formats": "/nowhere/formats.yaml"}, r"cannot read /nowhere/formats\.yaml: No such file"),
+    ],
+)
+def test_an_impossible_tunnel_format(net, options, sentence):
+    with pytest.raises(LabError, match=f"^c0: {sentence}"):
+        net.addController("c0", Orchestrator, **options)
 
 
 def test_the_controllers_python_is_missing(overlay, monkeypatch):

@@ -22,7 +22,7 @@ GRO_GAIN, FRAMEWORK_GAIN = 2.3, 1.8
 SPREAD, SAME_CODE = 0.15, 0.05
 
 OPTIONS = {
-    "runs": Option(integer(1, 1000), 5, 3, "how often each configuration is measured"),
+    "runs": Option(integer(1, 1000), 5, 1, "how often each configuration is measured"),
     "seconds": Option(integer(1, 3600), 3, 1, "length of a run"),
     "warmup": Option(number(0, 60), 0.5, 0.25, "seconds at the start of a run that do not count"),
     "flows": Option(integer(1, 128), 4, 4, "parallel TCP connections"),

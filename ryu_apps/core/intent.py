@@ -33,7 +33,7 @@ from ryu_apps.core.sections import (
 )
 from vswitch.errors import ConfigError
 from vswitch.openflow import spec
-from vswitch.tunnel_formats import SHIPPED, Format, check_format, format_numbers, parse_format
+from vswitch.tunnel_formats import IP, SHIPPED, Format, check_format, format_numbers, parse_format
 
 MAX_VNI = (1 << 24) - 1
 MAX_DPID = (1 << 64) - 1
@@ -64,6 +64,10 @@ class Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """All tunnel formats that a tunnel may have: the shipped ones and those of this intent."""
         own = {name: parse_format(name, numbers) for name, numbers in self.formats.items()}
         return SHIPPED | own
+
+    def tunnel_row(self) -> Format:
+        """The format of the tunnels."""
+        return self.format_rows()[self.tunnel.format]
 
     def queue_count(self, server: str) -> int:
         """Receive queues of a server's uplink."""
@@ -310,29 +314,51 @@ def _check_tunnels(intent: Intent) -> None:
             "tunnel.format", f"{intent.tunnel.format!r} is not a known format", checks.listing(sorted(rows))
         )
     row = rows[intent.tunnel.format]
-    if row.inner != "ethernet":
-        carries = [name for name, other in sorted(rows.items()) if other.inner == "ethernet"]
-        raise ConfigError(
-            "tunnel.format", f"{row.name} carries no Ethernet frames, as virtual networks need",
-            checks.listing(carries),
-        )  # fmt: skip
     for name, network in intent.virtual_networks.items():
-        if network.vni >= 1 << row.flow_id_bits:
+        if row.flow_id_bits and network.vni >= 1 << row.flow_id_bits:
             raise ConfigError(
                 f"virtual_networks.{name}.vni",
                 f"{network.vni} does not fit into the {row.flow_id_bits} bits of {row.name}",
                 f"1 to {(1 << row.flow_id_bits) - 1}",
             )
     for one, other in combinations(intent.servers, 2):
-        shared = intent.networks_of(one) & intent.networks_of(other)
+        shared = sorted(intent.networks_of(one) & intent.networks_of(other))
         for name, peer in ((one, other), (other, one)):
             for key in ("underlay_ip", "uplink_port"):
                 if shared and getattr(intent.servers[name], key) is None:
                     raise ConfigError(
                         f"servers.{name}.{key}",
-                        f"is missing, and virtual network {min(shared)} has VMs on {name} and on {peer}",
+                        f"is missing, and virtual network {shared[0]} has VMs on {name} and on {peer}",
                         "a value must be given",
                     )
+        if len(shared) > 1 and not row.flow_id_bits:
+            raise ConfigError(
+                "tunnel.format",
+                f"{row.name} has no flow identifier, and so carries one virtual network between two servers, "
+                f"but {' and '.join(shared)} have VMs on {one} and on {other}",
+                checks.listing(name for name, row in sorted(rows.items()) if row.flow_id_bits),
+            )
+        if row.inner == IP:
+            for carried in shared:
+                _check_bare_ip(intent, carried)
+
+
+def _check_bare_ip(intent: Intent, network: str) -> None:
+    """What the VMs of a network must be that crosses a tunnel without Ethernet headers."""
+    format = intent.tunnel.format
+    for name, vm in intent.vms.items():
+        if vm.network != network:
+            continue
+        if vm.ip is None or ":" in vm.ip:
+            what = "is missing" if vm.ip is None else f"{vm.ip} is IPv6"
+            why = f"{format} carries no Ethernet frames, so {name} is found by its address"
+            raise ConfigError(f"vms.{name}.ip", f"{what}; {why}", "an IPv4 address")
+        if vm.role == "forwarding":
+            raise ConfigError(
+                f"vms.{name}.role",
+                f"{format} carries no Ethernet frames, so nobody on another server can send through {name}",
+                "terminating, or a format that carries Ethernet frames",
+            )
 
 
 _CHECKS: tuple[Callable[[Intent], None], ...] = (

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ryu_apps.core import checks
-from ryu_apps.core.sections import NicPolicy, QueuePolicy, RssPolicy, Selector
+from ryu_apps.core.sections import VM, NicPolicy, QueuePolicy, RssPolicy, Selector
 from vswitch.errors import ConfigError
 from vswitch.indirection import equal_table, weighted_table
 from vswitch.nic_match import MAX_PRIORITY, PROTOCOLS, has_ports, kind_of
 from vswitch.openflow import experimenter as ex
 from vswitch.openflow import spec
 from vswitch.openflow.experimenter import INDIRECTION_LENGTH, MAX_COMPLETION, MAX_QUEUES, PacketMatch
+from vswitch.tunnel_formats import IP
 
 if TYPE_CHECKING:
     from ryu_apps.core.intent import Intent
@@ -163,6 +164,9 @@ def _check_selector(intent: Intent, server: str, path: str, selector: Selector) 
                 raise ConfigError(f"{path}.{name}", f"vm tells the {name} already", "one of them")
     if selector.network is not None:
         checks.known(f"{path}.network", selector.network, intent.virtual_networks, "virtual network")
+        if _vni(intent, selector.network) is None:
+            what = f"{intent.tunnel.format} has no flow identifier, so packets tell no network"
+            raise ConfigError(f"{path}.network", what, "vm, dst_ip, …")
     if selector.dst_mac is not None:
         mac = checks.mac(f"{path}.dst_mac", selector.dst_mac)
         _check_here(intent, server, f"{path}.dst_mac", _owners(intent, selector.network, mac=mac))
@@ -270,17 +274,29 @@ def _canonical(path: str, selector: Selector) -> Selector:
 
 def packet_match(intent: Intent, selector: Selector) -> PacketMatch:
     """What a selector says, in the switch's words."""
-    vm = intent.vms[selector.vm] if selector.vm is not None else None
-    network = vm.network if vm else selector.network
+    by_vm = PacketMatch() if selector.vm is None else vm_match(intent, intent.vms[selector.vm])
+    network = selector.network
     return PacketMatch(
-        dst_mac=vm.mac if vm else selector.dst_mac,
+        dst_mac=by_vm.dst_mac or selector.dst_mac,
         protocol=selector.protocol,
         src_ip=selector.src_ip,
-        dst_ip=selector.dst_ip,
+        dst_ip=selector.dst_ip or by_vm.dst_ip,
         src_port=selector.src_port,
         dst_port=selector.dst_port,
-        vni=None if network is None else intent.virtual_networks[network].vni,
+        vni=by_vm.vni if network is None else _vni(intent, network),
     )
+
+
+def vm_match(intent: Intent, vm: VM) -> PacketMatch:
+    """What goes to a VM, as it comes from the wire: without what the tunnels' format does not carry."""
+    by_ip = intent.tunnel_row().inner == IP and vm.ip is not None
+    vni = _vni(intent, vm.network)
+    return PacketMatch(dst_ip=vm.ip, vni=vni) if by_ip else PacketMatch(dst_mac=vm.mac, vni=vni)
+
+
+def _vni(intent: Intent, network: str) -> int | None:
+    """The number of a virtual network, where packets from the wire tell it."""
+    return intent.virtual_networks[network].vni if intent.tunnel_row().flow_id_bits else None
 
 
 def nic_settings(intent: Intent, server: str) -> Iterator[ex.Setting]:

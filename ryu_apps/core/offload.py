@@ -18,7 +18,6 @@ import msgspec
 from ryu_apps.core import nics
 from ryu_apps.core.sections import HAND_SET, VM, NicPolicy
 from vswitch.openflow import experimenter as ex
-from vswitch.openflow.experimenter import PacketMatch
 
 if TYPE_CHECKING:
     from ryu_apps.core.intent import Intent
@@ -112,7 +111,7 @@ def _derived(intent: Intent, server: str, port: int) -> Iterator[Decision]:
         return
     for_queues = () if len(left) == count else left
     for name, vm in _vms(intent, server):
-        match = PacketMatch(dst_mac=vm.mac, vni=intent.virtual_networks[vm.network].vni)
+        match = nics.vm_match(intent, vm)
         if vm.lro is not None:
             yield Decision(
                 ex.LroRuleAdd(port, match, for_queues, vm.lro, HAND_SET), f"set by hand in vms.{name}.lro"

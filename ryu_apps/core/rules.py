@@ -6,22 +6,29 @@ unicast packet goes straight to the server of its destination, and one for a MAC
 dropped. Broadcast and multicast are replicated by the sender's switch (head-end replication): to its own
 VMs of the network and once to each server that has others. What came through a tunnel is flooded to local
 VMs only, so no packet can go round.
+
+A tunnel format that carries IP packets without Ethernet headers brings to a server what goes to the IP
+addresses of its VMs, and nothing else. Who asks by ARP for a VM on another server is answered by the switch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+import ipaddress
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 
 from ryu_apps.core import offload
 from ryu_apps.core.intent import Intent
 from ryu_apps.core.nics import nic_settings
+from ryu_apps.core.sections import VM
 from vswitch.openflow import spec
 from vswitch.openflow.actions import Action, Output, SetField
+from vswitch.openflow.constants import Port
 from vswitch.openflow.experimenter import FormatAdd, Setting, TunnelAdd
 from vswitch.openflow.instructions import ApplyActions, GotoTable, Instruction, Instructions, WriteMetadata
 from vswitch.openflow.oxm import BY_NAME, Canonical, Match, Oxm
 from vswitch.openflow.spec import Cookie, Priority, Table
+from vswitch.tunnel_formats import IP
 
 MULTICAST = (0x0100_0000_0000, 0x0100_0000_0000)
 """(value, mask) of eth_dst: the group bit, that is broadcast and multicast."""
@@ -31,6 +38,8 @@ COOKIE_MASK = 0xFF << 56
 """The cookies of all our rules (spec.Cookie) and of no other application's."""
 
 MAX_INDEXED_DPID = 0xFFFF
+ETH_IPV4, ETH_ARP = 0x0800, 0x0806
+ARP_REQUEST, ARP_REPLY = 1, 2
 
 RuleKey = tuple[int, int, Canonical]
 
@@ -122,8 +131,8 @@ def _tunnels(intent: Intent, server: str) -> Iterator[TunnelAdd]:
             format=intent.tunnel.format,
             local_ip=local.underlay_ip,
             remote_ip=remote.underlay_ip,
-            local_mac=spec.port_mac(local.dpid, local.uplink_port),
-            remote_mac=spec.port_mac(remote.dpid, remote.uplink_port),
+            local_mac=_uplink_mac(intent, server),
+            remote_mac=_uplink_mac(intent, peer),
             uplink_port=local.uplink_port,
         )
 
@@ -155,8 +164,9 @@ def _classification(intent: Intent, server: str, network: str) -> Iterator[Rule]
         yield _rule(
             Table.CLASSIFICATION, Priority.DEFAULT, Match.of(in_port=port), Cookie.CLASSIFY_PORT, vni, *enter
         )
+    tunnel_id = {"tunnel_id": vni} if intent.tunnel_row().flow_id_bits else {}
     for port in _tunnel_ports(intent, server, network):
-        match = Match.of(in_port=port, tunnel_id=vni)
+        match = Match.of(in_port=port, **tunnel_id)
         yield _rule(Table.CLASSIFICATION, Priority.DEFAULT, match, Cookie.CLASSIFY_TUNNEL, vni, *enter)
 
 
@@ -166,9 +176,16 @@ def _forwarding(intent: Intent, server: str, network: str) -> Iterator[Rule]:
     for vm in intent.vms.values():
         if vm.network == network:
             next_hop = vm.port if vm.server == server else tunnel_port(intent, vm.server)
-            match = Match.of(metadata=metadata, eth_dst=int(vm.mac.replace(":", ""), 16))
+            match = Match.of(metadata=metadata, eth_dst=number(vm.mac))
             yield _rule(
                 Table.FORWARDING, Priority.HOST, match, Cookie.FORWARD_UNICAST, vni, *_to_next_hop(next_hop)
+            )
+    if intent.tunnel_row().inner == IP and peers(intent, server, network):
+        frame = {"eth_dst": number(_uplink_mac(intent, server)), "eth_type": ETH_IPV4}
+        for vm in _vms(intent, network, server):
+            match = Match.of(metadata=metadata, ipv4_dst=_address(vm), **frame)
+            yield _rule(
+                Table.FORWARDING, Priority.HOST, match, Cookie.FORWARD_UNICAST, vni, *_to_next_hop(vm.port)
             )
     match = Match.of(metadata=metadata, eth_dst=MULTICAST)
     flood = _to_next_hop(spec.FLOOD_NEXT_HOP)
@@ -177,23 +194,62 @@ def _forwarding(intent: Intent, server: str, network: str) -> Iterator[Rule]:
 
 def _output(intent: Intent, server: str, network: str) -> Iterator[Rule]:
     vni = intent.virtual_networks[network].vni
+    row = intent.tunnel_row()
     local = tuple(Output(port) for port in _local_ports(intent, server, network))
     tunnels = tuple(Output(port) for port in _tunnel_ports(intent, server, network))
-    set_tunnel = SetField(Oxm(BY_NAME["tunnel_id"], vni))
+    set_tunnel = (SetField(Oxm(BY_NAME["tunnel_id"], vni)),) if row.flow_id_bits else ()
 
-    def rule(next_hop: int, *actions: Action, priority: int = Priority.DEFAULT, **in_port: int) -> Rule:
-        match = Match.of(metadata=spec.output_metadata(vni, next_hop), **in_port)
-        return _rule(Table.OUTPUT, priority, match, Cookie.OUTPUT, vni, ApplyActions(actions))
+    def rule(next_hop: int, *actions: Action, priority: int = Priority.DEFAULT, **match: int) -> Rule:
+        fields = Match.of(metadata=spec.output_metadata(vni, next_hop), **match)
+        return _rule(Table.OUTPUT, priority, fields, Cookie.OUTPUT, vni, ApplyActions(actions))
 
     for output in local:
         yield rule(output.port, output)
     for output in tunnels:
-        yield rule(output.port, set_tunnel, output)
+        yield rule(output.port, *set_tunnel, output)
+    if row.inner == IP:
+        yield rule(spec.FLOOD_NEXT_HOP, *local)
+        yield from _frames_of_bare_ip(intent, server, network, rule)
+        return
     # A switch never outputs to in_port, so the sender is left out of these without a rule for each.
-    remote: tuple[Action, ...] = (set_tunnel, *tunnels) if tunnels else ()
+    remote: tuple[Action, ...] = (*set_tunnel, *tunnels) if tunnels else ()
     yield rule(spec.FLOOD_NEXT_HOP, *local, *remote)
     for output in tunnels:
         yield rule(spec.FLOOD_NEXT_HOP, *local, priority=Priority.FLOOD, in_port=output.port)
+
+
+def _frames_of_bare_ip(
+    intent: Intent, server: str, network: str, rule: Callable[..., Rule]
+) -> Iterator[Rule]:
+    """Packets of tunnels get their VM's address, and VMs' requests for addresses elsewhere an answer."""
+    for vm in _vms(intent, network, server):
+        for port in _tunnel_ports(intent, server, network):
+            to_vm = _set("eth_dst", number(vm.mac)), Output(vm.port)
+            yield rule(vm.port, *to_vm, priority=Priority.FLOOD, in_port=port)
+        for remote in _vms(intent, network):
+            if remote.server != server:
+                request = {"eth_type": ETH_ARP, "arp_op": ARP_REQUEST, "arp_tpa": _address(remote)}
+                for next_hop in (spec.FLOOD_NEXT_HOP, tunnel_port(intent, remote.server)):
+                    answer = _arp_reply(vm, remote)
+                    yield rule(next_hop, *answer, priority=Priority.HOST, in_port=vm.port, **request)
+
+
+def _arp_reply(asker: VM, owner: VM) -> tuple[Action, ...]:
+    """Make a request an answer, and send it back where it came from."""
+    fields = {
+        "eth_src": number(owner.mac),
+        "eth_dst": number(asker.mac),
+        "arp_op": ARP_REPLY,
+        "arp_sha": number(owner.mac),
+        "arp_spa": _address(owner),
+        "arp_tha": number(asker.mac),
+        "arp_tpa": _address(asker),
+    }
+    return (*(_set(name, value) for name, value in fields.items()), Output(Port.IN_PORT))
+
+
+def _set(name: str, value: int) -> SetField:
+    return SetField(Oxm(BY_NAME[name], value))
 
 
 def _rule(
@@ -207,8 +263,30 @@ def _to_next_hop(next_hop: int) -> tuple[WriteMetadata, GotoTable]:
 
 
 def _local_ports(intent: Intent, server: str, network: str) -> list[int]:
-    return sorted(vm.port for vm in intent.vms.values() if vm.server == server and vm.network == network)
+    return sorted(vm.port for vm in _vms(intent, network, server))
 
 
 def _tunnel_ports(intent: Intent, server: str, network: str) -> list[int]:
     return sorted(tunnel_port(intent, peer) for peer in peers(intent, server, network))
+
+
+def _vms(intent: Intent, network: str, server: str | None = None) -> list[VM]:
+    """The VMs of a network (on one server)."""
+    return [vm for vm in intent.vms.values() if vm.network == network and server in (None, vm.server)]
+
+
+def _uplink_mac(intent: Intent, server: str) -> str:
+    """What its tunnels' packets are addressed to, also after they were taken out."""
+    end = intent.servers[server]
+    assert end.uplink_port  # intent._check_tunnels
+    return spec.port_mac(end.dpid, end.uplink_port)
+
+
+def _address(vm: VM) -> int:
+    """A VM's IPv4 address."""
+    return int(ipaddress.IPv4Address(vm.ip))
+
+
+def number(mac: str) -> int:
+    """A MAC address as a number."""
+    return int(mac.replace(":", ""), 16)

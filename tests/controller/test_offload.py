@@ -303,7 +303,7 @@ FILTERS, RULES = "nic__s1__filters", "nic__s1__rules"
         ("formats__mine", {**NEW, "flow_id_offset": 10}, "formats.mine.flow_id_offset: bytes 10 to 13 leave"),
         ("formats__mine", {**NEW, "id_value": 0x2000_6558},
          "formats.mine.id_value: a packet of protocol 47 could be of mine and of gre"),
-        ("tunnel", {"format": "ipip"}, "tunnel.format: ipip carries no Ethernet frames"),
+        ("tunnel", {"format": "ipip"}, "nic.s1.filters[2].network: ipip has no flow identifier, so packets"),
         ("virtual_networks__blue__vni", 1 << 23, None),
     ],
 )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +13,9 @@ from ryu_apps.core.intent import Intent, from_object
 from ryu_apps.core.lookup import Exit, outputs, receivers
 from ryu_apps.core.rules import COOKIE, COOKIE_MASK, desired_state, desired_states, tunnel_port
 from tests.controller.strategies import intents
-from vswitch.openflow.experimenter import LroSet, from_wire, to_wire
+from vswitch.errors import ConfigError
+from vswitch.openflow.constants import Port
+from vswitch.openflow.experimenter import LroRuleAdd, LroSet, PacketMatch, from_wire, to_wire
 from vswitch.openflow.oxm import Match
 
 BROADCAST = 0xFFFF_FFFF_FFFF
@@ -105,6 +108,45 @@ def overlap(one: Match, other: Match) -> bool:
     )
 
 
+IP_VMS = {
+    "vm1": {"server": "s1", "port": 2, "network": "blue", "mac": "00:00:00:00:00:01", "ip": "10.0.0.1"},
+    "vm2": {"server": "s2", "port": 2, "network": "blue", "mac": "00:00:00:00:00:02", "ip": "10.0.0.2"},
+    "vm3": {"server": "s1", "port": 3, "network": "blue", "mac": "00:00:00:00:00:03", "ip": "10.0.0.3"},
+}
+BARE = {"outer_proto": 253, "opaque_len": 4, "flow_id_offset": 0, "flow_id_length": 4, "inner": "ip"}
+bare_ip = pytest.mark.parametrize(("format", "tunnel_id"), [("ipip", 0), ("bare", 42)])
+
+
+def over_bare_ip(format: str, **sections: object) -> Intent:
+    return two_servers(**{"vms": IP_VMS, "formats": {"bare": BARE}, "tunnel": {"format": format}, **sections})
+
+
+@bare_ip
+def test_bare_ip_reaches_the_vm_of_its_address(format: str, tunnel_id: int) -> None:
+    """The frame that comes out of such a tunnel is addressed to the tunnel's end; it gets the VM's."""
+    intent = over_bare_ip(format)
+    s1, s2 = desired_states(intent).values()
+    (to_s2,), (to_s1,) = s1.tunnels, s2.tunnels
+    packet = {"eth_type": 0x0800, "ipv4_dst": 0x0A000002}
+    assert outputs(s1, in_port=2, eth_dst=2, **packet) == [Exit(to_s2, tunnel_id)]
+    tunnel_mac = int(s2.tunnels[to_s1].local_mac.replace(":", ""), 16)
+    arrived = {"in_port": to_s1, "tunnel_id": tunnel_id, "eth_dst": tunnel_mac, "eth_type": 0x0800}
+    assert outputs(s2, **arrived, ipv4_dst=0x0A000002) == [Exit(2, tunnel_id)]
+    (rule,) = (r for r in s2.rules.values() if "eth_dst" in str(r.instructions) and "IN_PORT" not in str(r))
+    assert "00:00:00:00:00:02" in str(rule.instructions)
+    for address in (0x0A000001, 0x0A000003, 0x0A000009):
+        assert outputs(s2, **arrived, ipv4_dst=address) == []
+
+
+@bare_ip
+def test_arp_for_vms_elsewhere_is_answered_and_floods_stay_here(format: str, tunnel_id: int) -> None:
+    s1, _ = desired_states(over_bare_ip(format)).values()
+    request = {"in_port": 2, "eth_dst": BROADCAST, "eth_type": 0x0806, "arp_op": 1}
+    assert outputs(s1, **request, arp_tpa=0x0A000002) == [Exit(Port.IN_PORT, 0)]
+    assert outputs(s1, **request, arp_tpa=0x0A000003) == [Exit(3, 0)]
+    assert outputs(s1, **{**request, "eth_dst": 2}, arp_tpa=0x0A000002) == [Exit(Port.IN_PORT, 0)]
+
+
 @given(intents())
 def test_all_our_rules_carry_our_cookie(intent: Intent) -> None:
     for state in desired_states(intent).values():
@@ -154,3 +196,47 @@ def test_gro_is_off_where_it_is_overridden() -> None:
     intent = two_servers(offload=offload)
     assert list(desired_state(intent, "s1").settings.values()) == [LroSet(1, 0, "off")]
     assert desired_state(intent, "s2").settings == {}
+
+
+def test_without_an_identifier_one_network_is_carried_between_two_servers() -> None:
+    """Others may be where no tunnel is needed."""
+    red = {"red": {"vni": 43}, "blue": {"vni": 42}}
+    vms = {name: {**vm, "network": "red", "port": 9} for name, vm in IP_VMS.items()}
+    over_bare_ip("ipip", virtual_networks=red, vms={**IP_VMS, "red1": vms["vm1"]})
+    with pytest.raises(ConfigError) as caught:
+        both = {**IP_VMS, "red1": vms["vm1"], "red2": vms["vm2"]}
+        over_bare_ip("ipip", virtual_networks=red, vms=both)
+    assert str(caught.value) == (
+        "tunnel.format: ipip has no flow identifier, and so carries one virtual network between two servers, "
+        "but blue and red have VMs on s1 and on s2 "
+        "(allowed: bare, gre, gre16, mplsogre, mplsoudp, slots, vxlan)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {"ip": None},
+            "vms.vm2.ip: is missing; ipip carries no Ethernet frames, so vm2 is found by its address",
+        ),
+        ({"ip": "fd00::2"}, "vms.vm2.ip: fd00::2 is IPv6; ipip carries no Ethernet frames"),
+        (
+            {"role": "forwarding"},
+            "vms.vm2.role: ipip carries no Ethernet frames, so nobody on another server",
+        ),
+    ],
+)
+def test_what_bare_ip_needs_of_vms(change: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        over_bare_ip("ipip", vms={**IP_VMS, "vm2": {**IP_VMS["vm2"], **change}})
+    assert str(caught.value).startswith(sentence)
+
+
+def test_rules_for_a_vm_match_what_bare_ip_carries() -> None:
+    """Neither MAC addresses nor, without identifier, virtual networks."""
+    nic = {"s2": {"lro": [{"lro": "rules"}], "rules": [{"vm": "vm2"}]}}
+    for format, vni in (("ipip", None), ("bare", 42)):
+        settings = desired_state(over_bare_ip(format, nic=nic), "s2").settings.values()
+        (rule,) = (setting for setting in settings if isinstance(setting, LroRuleAdd))
+        assert rule.match == PacketMatch(dst_ip="10.0.0.2", vni=vni)

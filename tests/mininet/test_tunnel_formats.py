@@ -48,6 +48,18 @@ def test_a_format_of_the_users_own(overlay, tmp_path):
     assert tunnel["tx_packets"] > 0 and "mine" in network.s1.control("formats")
 
 
+def test_ip_in_ip_between_vms(overlay):
+    """Which carries no ARP: the switches answer. And the connection passes, coalesced."""
+    network = overlay(controller={"tunnel": "ipip"}).start()
+    assert network.loss() == 0
+    assert network.vm1.tap.mtu == 1480
+    neighbour = network.vm1.cmd(f"ip neighbour show {network.vm2.IP()}")
+    assert network.vm2.MAC() in neighbour
+    assert '"error"' not in network.vm1.cmd(f"iperf3 -c {network.vm2.IP()} -n 100M -J")
+    counts = network.s2.control("counters")["reasons"]
+    assert counts["gro_merged"] > 0
+
+
 def test_the_mn_line_with_another_format():
     line = ("--topo", "two_servers", "--switch", "vswitch", "--controller", "orchestrator,tunnel=gre")
     assert line[:4] == TWO_SERVERS[:4]

@@ -105,6 +105,7 @@ _PORTS = {f"{protocol}_{end}" for protocol in ("tcp", "udp", "sctp") for end in 
     "icmpv6_type",
     "icmpv6_code",
 }
+_ARP_FIELDS = {"arp_op", "arp_spa", "arp_tpa", "arp_sha", "arp_tha"}
 _NOTHING: frozenset[Any] = frozenset()
 
 TABLES: dict[int, TableSpec] = {
@@ -139,11 +140,12 @@ TABLES: dict[int, TableSpec] = {
         ),
         TableSpec(
             Table.OUTPUT,
-            "next hop to tunnel id and port; in_port tells flooded packets of tunnels from those of VMs",
-            frozenset({"metadata", "in_port"}),
+            "next hop to tunnel id and port; in_port tells flooded packets of tunnels from those of VMs. For "
+            "tunnels that carry no Ethernet frames it gives packets one, and answers ARP",
+            frozenset({"metadata", "in_port", "eth_type", "arp_op", "arp_tpa"}),
             frozenset({InstructionType.APPLY_ACTIONS, InstructionType.WRITE_ACTIONS}),
             frozenset({ActionType.OUTPUT, ActionType.SET_FIELD}),
-            frozenset({"tunnel_id"}),
+            frozenset({"tunnel_id", "eth_dst", "eth_src"} | _ARP_FIELDS),
             _NOTHING,
         ),
     )

@@ -2,8 +2,9 @@
 """Which cached flows would a new rule catch? Answered by indexes, not by looking at every flow.
 
 For each table there is, for the masks of rules that were added to it of late, a dictionary from what the
-flows have under these masks to the flows. It is built when it is first asked for, kept up to date, and
-dropped when nobody asks any more.
+flows have under these masks to the flows. It is begun when it is first asked for, and each question takes
+some more flows in, so that none lasts; until it is complete, all flows are looked at. It is kept up to date,
+and dropped when nobody asks any more.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 SMALL = 64
 """With so few flows in a table, looking at each is as good."""
 
+BUILD_STEP = 8192
+"""Flows that one question takes into an index; some ten milliseconds."""
+
 MAX_INDEXES = 8
 """Of one table."""
 
@@ -31,21 +35,74 @@ _Plan = tuple[tuple[int, int, int], ...]
 """For each mask: (index into the key, mask, bits to add): what a flow has under it."""
 
 
-class _MaskIndex:
-    """The flows of one table by what they have under some masks."""
+class _Kind:
+    """The flows whose packets came to a table alike: what they had there follows from the key in one way."""
 
-    def __init__(self, masks: Masks) -> None:
-        self.masks = masks
+    def __init__(self, step: Step) -> None:
+        self.written = step.written
+        self.unknown = step.unknown
+        self.flows: set[CachedFlow] = set()
+
+    def plan(self, masks: Masks) -> _Plan | None:
+        """How to tell what a flow has under `masks`; None when its key does not tell."""
+        written = {index: (bits, value) for index, bits, value in self.written}
+        plan = []
+        for index, mask in masks:
+            if self.unknown >> index & 1:
+                return None
+            bits, value = written.get(index, (0, 0))
+            if index == IN_PHY_PORT:
+                index = IN_PORT
+            if index >= KEY_FIELDS:
+                index, bits = IN_PORT, mask
+            plan.append((index, mask & ~bits, value & mask))
+        return tuple(plan)
+
+    def having(self, masks: Masks, values: tuple[int, ...]) -> Iterable[CachedFlow]:
+        """The flows that have these values under `masks`; all, when their keys do not tell."""
+        flows: Iterable[CachedFlow] = self.flows
+        plan = self.plan(masks)
+        if plan is None:
+            return flows
+        for (index, mask, added), value in zip(reversed(plan), reversed(values), strict=True):
+            wanted = value & mask
+            if wanted | added != value:
+                return ()
+            if mask:  # the last fields of a key, which differ most, come first
+                flows = [flow for flow in flows if flow.key[index] & mask == wanted]
+        return flows
+
+
+class _MaskIndex:
+    """The flows of one table by what they have under some masks.
+
+    missing: the flows that are still to be taken in; the index keeps the set.
+    """
+
+    def __init__(self, masks: Masks, missing: set[CachedFlow]) -> None:
         self.unasked = 0  # flows that were added since the last question
-        self.flows = 0
-        self._plans: dict[Translation, _Plan] = {}
-        self._untold: set[Translation] = set()  # those whose flows' keys do not tell what they have
+        self._masks = masks
+        self._missing = missing
+        self._plans: dict[_Kind, _Plan | None] = {}
         self._found: dict[int, CachedFlow | set[CachedFlow]] = {}  # by hash; most have but one
 
-    def add(self, flow: CachedFlow, step: Step) -> None:
+    @property
+    def complete(self) -> bool:
+        """Whether find() finds every flow."""
+        return not self._missing
+
+    def extend(self, kinds: dict[Translation, _Kind]) -> None:
+        """Take in some of the flows that are missing."""
+        for _ in range(min(BUILD_STEP, len(self._missing))):
+            flow = self._missing.pop()
+            self._take_in(flow, kinds[flow.translation])
+
+    def add(self, flow: CachedFlow, kind: _Kind) -> None:
         self.unasked += 1
-        self.flows += 1
-        plan = self._plan(flow.translation, step)
+        self._take_in(flow, kind)
+
+    def _take_in(self, flow: CachedFlow, kind: _Kind) -> None:
+        plan = self._plan(kind)
         if plan is not None:
             place = _hash(flow, plan)
             there = self._found.setdefault(place, flow)
@@ -54,9 +111,11 @@ class _MaskIndex:
             elif there is not flow:
                 self._found[place] = {there, flow}
 
-    def remove(self, flow: CachedFlow, step: Step) -> None:
-        self.flows -= 1
-        plan = self._plan(flow.translation, step)
+    def remove(self, flow: CachedFlow, kind: _Kind) -> None:
+        if flow in self._missing:
+            self._missing.remove(flow)
+            return
+        plan = self._plan(kind)
         if plan is not None:
             place = _hash(flow, plan)
             there = self._found[place]
@@ -65,89 +124,83 @@ class _MaskIndex:
             else:
                 del self._found[place]
 
-    def forget(self, translation: Translation) -> None:
-        self._plans.pop(translation, None)
-        self._untold.discard(translation)
+    def forget(self, kind: _Kind) -> None:
+        self._plans.pop(kind, None)
 
     def find(self, values: tuple[int, ...]) -> Iterator[CachedFlow]:
         """The flows that have these values, perhaps; others may be among them."""
-        self.unasked = 0
         there = self._found.get(hash(values), ())
         yield from there if isinstance(there, (set, tuple)) else (there,)
-        for translation in self._untold:
-            yield from translation.flows
-
-    def _plan(self, translation: Translation, step: Step) -> _Plan | None:
-        plan = self._plans.get(translation)
-        if plan is None and translation not in self._untold:
-            plan = _plan(self.masks, step)
+        for kind, plan in self._plans.items():
             if plan is None:
-                self._untold.add(translation)
-            else:
-                self._plans[translation] = plan
-        return plan
+                yield from kind.flows
+
+    def _plan(self, kind: _Kind) -> _Plan | None:
+        if kind not in self._plans:
+            self._plans[kind] = kind.plan(self._masks)
+        return self._plans[kind]
 
 
 class _TableIndex:
     """The flows that were looked up in one table."""
 
     def __init__(self) -> None:
-        self.steps: dict[Translation, Step] = {}
         self.flows = 0
-        self.by_masks: dict[Masks, _MaskIndex] = {}  # the longest unasked first
+        self._rules: dict[Translation, Rule | None] = {}  # that its flows went to
+        self._kinds: dict[Translation, _Kind] = {}
+        self._kinds_by_step: dict[tuple[object, int], _Kind] = {}
+        self._by_masks: dict[Masks, _MaskIndex] = {}  # the longest unasked first
 
     def captured_by(self, rule: Rule) -> Iterator[CachedFlow]:
         """The flows that the rule, which is new, takes from the rules that they went to."""
         masks = tuple(pair for pair in rule.masks if pair[0] < OUTSIDE)
         values = rule.values[: len(masks)]
         for flow in self._matching(masks, values):
-            loser = self.steps[flow.translation].rule
+            loser = self._rules[flow.translation]
             if loser is None or rule.priority > loser.priority:
                 yield flow
 
-    def _matching(self, masks: Masks, values: tuple[int, ...]) -> Iterable[CachedFlow]:
-        if not masks:
-            return [flow for translation in self.steps for flow in translation.flows]
-        if self.flows <= SMALL:
-            return list(self._scan(masks, values))
-        index = self.by_masks.pop(masks, None) or self._build(masks)
-        self.by_masks[masks] = index
-        return list(index.find(values))
+    def _matching(self, masks: Masks, values: tuple[int, ...]) -> list[CachedFlow]:
+        if masks and self.flows > SMALL:
+            index = self._by_masks.pop(masks, None) or self._begin(masks)
+            self._by_masks[masks] = index
+            index.unasked = 0
+            if index.complete:
+                return list(index.find(values))
+            index.extend(self._kinds)
+        return [flow for kind in self._kinds_by_step.values() for flow in kind.having(masks, values)]
 
-    def _scan(self, masks: Masks, values: tuple[int, ...]) -> Iterator[CachedFlow]:
-        for translation, step in self.steps.items():
-            plan = _plan(masks, step)
-            for flow in translation.flows:
-                if plan is None or _values(flow, plan) == values:
-                    yield flow
+    def _begin(self, masks: Masks) -> _MaskIndex:
+        if len(self._by_masks) >= MAX_INDEXES:
+            del self._by_masks[next(iter(self._by_masks))]
+        return _MaskIndex(masks, set().union(*(kind.flows for kind in self._kinds_by_step.values())))
 
-    def _build(self, masks: Masks) -> _MaskIndex:
-        if len(self.by_masks) >= MAX_INDEXES:
-            del self.by_masks[next(iter(self.by_masks))]
-        index = _MaskIndex(masks)
-        for translation, step in self.steps.items():
-            for flow in translation.flows:
-                index.add(flow, step)
-        return index
-
-    def add(self, flow: CachedFlow) -> None:
+    def add(self, flow: CachedFlow, step: Step) -> None:
         self.flows += 1
-        if self.by_masks:
-            step = self.steps[flow.translation]
-            for masks, index in list(self.by_masks.items()):
-                index.add(flow, step)
-                if index.unasked > PATIENCE * max(self.flows, SMALL):
-                    del self.by_masks[masks]
+        kind = self._kinds.get(flow.translation)
+        if kind is None:
+            how = step.written, step.unknown
+            kind = self._kinds_by_step.get(how) or self._kinds_by_step.setdefault(how, _Kind(step))
+            self._kinds[flow.translation] = kind
+            self._rules[flow.translation] = step.rule
+        kind.flows.add(flow)
+        for masks, index in list(self._by_masks.items()):
+            index.add(flow, kind)
+            if index.unasked > PATIENCE * max(self.flows, SMALL):
+                del self._by_masks[masks]
 
     def remove(self, flow: CachedFlow) -> None:
         self.flows -= 1
-        for index in self.by_masks.values():
-            index.remove(flow, self.steps[flow.translation])
-
-    def forget(self, translation: Translation) -> None:
-        del self.steps[translation]
-        for index in self.by_masks.values():
-            index.forget(translation)
+        kind = self._kinds[flow.translation]
+        kind.flows.remove(flow)
+        for index in self._by_masks.values():
+            index.remove(flow, kind)
+        if not flow.translation.flows:
+            del self._kinds[flow.translation], self._rules[flow.translation]
+        if not kind.flows:
+            del self._kinds_by_step[kind.written, kind.unknown]
+            for index in self._by_masks.values():
+                index.forget(kind)
 
 
 class FlowIndex:
@@ -157,23 +210,13 @@ class FlowIndex:
         self._tables: dict[int, _TableIndex] = {}
 
     def add(self, flow: CachedFlow) -> None:
-        """`flow` is in the `flows` of its translation already."""
-        translation = flow.translation
-        first = len(translation.flows) == 1
-        for step in translation.steps:
-            table_id = step.table.table_id
-            if first:
-                self._tables.setdefault(table_id, _TableIndex()).steps[translation] = step
-            self._tables[table_id].add(flow)
+        for step in flow.translation.steps:
+            self._tables.setdefault(step.table.table_id, _TableIndex()).add(flow, step)
 
     def remove(self, flow: CachedFlow) -> None:
         """`flow` is in the `flows` of its translation no more."""
-        translation = flow.translation
-        for step in translation.steps:
-            table = self._tables[step.table.table_id]
-            table.remove(flow)
-            if not translation.flows:
-                table.forget(translation)
+        for step in flow.translation.steps:
+            self._tables[step.table.table_id].remove(flow)
 
     def captured_by(self, rule: Rule) -> Iterable[CachedFlow]:
         """The flows that a new rule takes from the rules that they went to; others may be among them."""
@@ -181,26 +224,6 @@ class FlowIndex:
         return () if table is None else table.captured_by(rule)
 
 
-def _plan(masks: Masks, step: Step) -> _Plan | None:
-    """How to tell what a flow has under `masks` at `step`; None when its key does not tell."""
-    written = {index: (bits, value) for index, bits, value in step.written}
-    plan = []
-    for index, mask in masks:
-        if step.unknown >> index & 1:
-            return None
-        bits, value = written.get(index, (0, 0))
-        if index == IN_PHY_PORT:
-            index = IN_PORT
-        if index >= KEY_FIELDS:
-            index, bits = IN_PORT, mask
-        plan.append((index, mask & ~bits, value & mask))
-    return tuple(plan)
-
-
-def _values(flow: CachedFlow, plan: _Plan) -> tuple[int, ...]:
-    key = flow.key
-    return tuple([key[index] & mask | added for index, mask, added in plan])
-
-
 def _hash(flow: CachedFlow, plan: _Plan) -> int:
-    return hash(_values(flow, plan))
+    key = flow.key
+    return hash(tuple([key[index] & mask | added for index, mask, added in plan]))

@@ -40,11 +40,11 @@ class Meters:
         row = self._settings[index]
         row["used"], row["in_packets"], row["bands"] = 1, int(config.in_packets), len(config.bands)
         for number, band in enumerate(config.bands):
-            # kbit/s are bytes/ns by 1000 / 8 / 1e9; without a burst, what comes in a tenth of a second passes
-            # at once, and a large frame in any case
+            # kbit/s are bytes/ns by 1000 / 8 / 1e9. Without a burst, what comes in a second passes at once
+            # (as in Open vSwitch: lib/dpif-netdev.c, dpif_netdev_meter_set), and a large frame in any case.
             unit, scale, least = (1.0, 1e-9, 1) if config.in_packets else (125.0, 125e-9, MAX_MTU * 8e-3)
             row["rate"][number] = band.rate * scale
-            row["burst"][number] = (band.burst or max(band.rate / 10, least)) * unit
+            row["burst"][number] = (band.burst or max(band.rate, least)) * unit
             row["prec_level"][number] = band.prec_level
         self._commands.give(Command.METER, index)
 

@@ -12,8 +12,17 @@ from vswitch.openflow import messages as m
 from vswitch.openflow import multipart as mp
 from vswitch.openflow.actions import Output, SetField
 from vswitch.openflow.connection import Connection
-from vswitch.openflow.constants import FlowModCommand, MultipartType, Port
+from vswitch.openflow.constants import (
+    FlowModCommand,
+    GroupModCommand,
+    GroupType,
+    MeterFlag,
+    MeterModCommand,
+    MultipartType,
+    Port,
+)
 from vswitch.openflow.flow_mod import FlowMod
+from vswitch.openflow.groups import GroupMod
 from vswitch.openflow.instructions import (
     ApplyActions,
     GotoTable,
@@ -21,6 +30,7 @@ from vswitch.openflow.instructions import (
     WriteActions,
     WriteMetadata,
 )
+from vswitch.openflow.meters import MeterMod
 from vswitch.openflow.oxm import BY_NAME, Match, Oxm
 
 
@@ -119,8 +129,19 @@ def set_tunnel(tunnel_id):
     return SetField(Oxm(BY_NAME["tunnel_id"], tunnel_id))
 
 
+def group(group_id, *buckets, kind=GroupType.ALL, command=GroupModCommand.ADD):
+    return GroupMod(command, group_id, kind, buckets)
+
+
+def meter(meter_id, *bands, flags=MeterFlag.KBPS, command=MeterModCommand.ADD):
+    return MeterMod(command, meter_id, flags, bands)
+
+
 goto = GotoTable
 metadata = WriteMetadata
 TO_CONTROLLER = ApplyActions((Output(Port.CONTROLLER),))
 
-__all__ = ["TO_CONTROLLER", "FakeSwitch", "Peer", "add", "delete", "goto", "m", "metadata", "out", "write"]
+__all__ = [
+    "TO_CONTROLLER", "FakeSwitch", "Peer", "add", "delete", "goto", "group", "m", "metadata", "meter", "out",
+    "set_tunnel", "write",
+]  # fmt: skip

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from tests.protocol.fake_datapath import tap
-from tests.protocol.harness import add, out
+from tests.protocol.harness import add, group, out
 from vswitch.agent.groups import MAX_CHAIN, GroupTable
 from vswitch.agent.ports import PortTable
 from vswitch.openflow import actions as a
@@ -33,10 +33,6 @@ def to(*ports, **fields):
 
 def chain(*group_ids, **fields):
     return Bucket(tuple(a.Group(group_id) for group_id in group_ids), **fields)
-
-
-def group(group_id, *buckets, kind=GroupType.ALL, command=GroupModCommand.ADD):
-    return GroupMod(command, group_id, kind, buckets)
 
 
 def remove(group_id):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.protocol.harness import add, out
+from tests.protocol.harness import add, meter, out
 from vswitch.agent import meters
 from vswitch.errors import VSwitchError
 from vswitch.flow import Band as DatapathBand
@@ -27,10 +27,6 @@ from vswitch.openflow.meters import Band, MeterConfig, MeterFeatures, MeterMod, 
 from vswitch.openflow.multipart import MultipartRequest
 
 DROP, REMARK = MeterBandType.DROP, MeterBandType.DSCP_REMARK
-
-
-def meter(meter_id, *bands, flags=MeterFlag.KBPS, command=MeterModCommand.ADD):
-    return MeterMod(command, meter_id, flags, bands)
 
 
 def remove(meter_id):

@@ -11,22 +11,18 @@ from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Dot1Q, Ether
 
 from tests.protocol.frames import arp_request, later_fragment, tcp, udp
-from tests.protocol.harness import add, goto, m, metadata, out
+from tests.protocol.harness import add, goto, group, m, metadata, meter, out
 from vswitch.agent.normal import AGING_NS, MAX_ADDRESSES, MacTable
 from vswitch.flow import Meter as MeterOp
 from vswitch.flow import Output, Restore, Save
 from vswitch.openflow import actions as of
 from vswitch.openflow.constants import GroupModCommand, GroupType, MeterModCommand, PacketInReason, Port
-from vswitch.openflow.groups import Bucket, GroupMod
+from vswitch.openflow.groups import Bucket
 from vswitch.openflow.instructions import ApplyActions, Meter, WriteActions
-from vswitch.openflow.meters import Band, MeterMod
+from vswitch.openflow.meters import Band
 from vswitch.openflow.oxm import BY_NAME, Oxm
 
 GROUP = ApplyActions((of.Group(1),))
-
-
-def group(kind, *buckets, command=GroupModCommand.ADD, group_id=1):
-    return GroupMod(command, group_id, kind, buckets)
 
 
 def bucket(*actions, **fields):
@@ -58,7 +54,7 @@ def programs(datapath):
 
 def test_all_gives_each_bucket_a_copy(switch, datapath):
     switch.says(
-        group(GroupType.ALL, bucket(dst(1), 2), bucket(3)),
+        group(1, bucket(dst(1), 2), bucket(3)),
         add({"in_port": 1}, ApplyActions((of.Group(1), of.Output(2)))),
     )
     datapath.take_sent()
@@ -70,7 +66,7 @@ def test_all_gives_each_bucket_a_copy(switch, datapath):
 
 def test_copies_are_made_only_where_something_follows(switch, datapath):
     switch.says(
-        group(GroupType.ALL, bucket(2), bucket(dst(1), 2), bucket(dst(2), 3)),
+        group(1, bucket(2), bucket(dst(1), 2), bucket(dst(2), 3)),
         add({"in_port": 1}, GROUP),
     )
     switch.receives(1)
@@ -82,7 +78,7 @@ def test_copies_are_made_only_where_something_follows(switch, datapath):
 @pytest.mark.parametrize("weights", [(1, 1), (1, 2), (1, 2, 3), (5, 0, 5)])
 def test_select_shares_by_weight(switch, weights):
     buckets = [bucket(2 if n % 2 else 3, weight=weight) for n, weight in enumerate(weights)]
-    switch.says(group(GroupType.SELECT, *buckets), add({"in_port": 1}, GROUP))
+    switch.says(group(1, *buckets, kind=GroupType.SELECT), add({"in_port": 1}, GROUP))
     flows = 1500
     ports = [switch.receives(1, flow(n)) for n in range(flows)]
     expected = sum(weight for n, weight in enumerate(weights) if n % 2) / sum(weights)
@@ -97,7 +93,7 @@ def test_select_moves_only_the_flows_of_a_bucket_that_dies(switch, datapath):
         bucket(3, weight=1, watch_port=3),
         bucket(Port.IN_PORT, weight=1),
     ]
-    switch.says(group(GroupType.SELECT, *buckets), add({"in_port": 1}, GROUP))
+    switch.says(group(1, *buckets, kind=GroupType.SELECT), add({"in_port": 1}, GROUP))
     before = [switch.receives(1, flow(n)) for n in range(100)]
     datapath.set_up(2, False)
     switch.of.refresh_ports()
@@ -108,7 +104,8 @@ def test_select_moves_only_the_flows_of_a_bucket_that_dies(switch, datapath):
 
 def test_failover_follows_the_links_of_cached_flows(switch, datapath):
     switch.says(
-        group(GroupType.FF, bucket(2, watch_port=2), bucket(3, watch_port=3)), add({"in_port": 1}, GROUP)
+        group(1, bucket(2, watch_port=2), bucket(3, watch_port=3), kind=GroupType.FF),
+        add({"in_port": 1}, GROUP),
     )
     assert switch.receives(1) == [2]
     datapath.set_up(2, False)
@@ -119,15 +116,17 @@ def test_failover_follows_the_links_of_cached_flows(switch, datapath):
 
 
 def test_changed_group_changes_cached_flows(switch):
-    switch.says(group(GroupType.INDIRECT, bucket(2)), add({"in_port": 1}, GROUP))
+    switch.says(group(1, bucket(2), kind=GroupType.INDIRECT), add({"in_port": 1}, GROUP))
     assert switch.receives(1) == [2]
-    switch.says(group(GroupType.INDIRECT, bucket(3), command=GroupModCommand.MODIFY))
+    switch.says(group(1, bucket(3), command=GroupModCommand.MODIFY, kind=GroupType.INDIRECT))
     assert switch.receives(1) == [3]
     assert switch.slowpath.misses == 1
 
 
 def test_group_wins_over_output_in_an_action_set(switch):
-    switch.says(group(GroupType.INDIRECT, bucket(2)), add({}, WriteActions((of.Output(3), of.Group(1)))))
+    switch.says(
+        group(1, bucket(2), kind=GroupType.INDIRECT), add({}, WriteActions((of.Output(3), of.Group(1))))
+    )
     assert switch.receives(1) == [2]
 
 
@@ -143,7 +142,7 @@ def test_action_set_has_its_order(switch, datapath):
 
 
 def test_packet_in_of_a_group_has_no_cookie(switch):
-    switch.says(group(GroupType.INDIRECT, bucket(Port.CONTROLLER)), add({}, GROUP, cookie=9))
+    switch.says(group(1, bucket(Port.CONTROLLER), kind=GroupType.INDIRECT), add({}, GROUP, cookie=9))
     switch.receives(1)
     (packet_in,) = switch.hears()
     assert (packet_in.reason, packet_in.cookie) == (PacketInReason.ACTION, 0xFFFF_FFFF_FFFF_FFFF)
@@ -208,28 +207,24 @@ def test_mac_table_is_bounded():
 # --- meters ----------------------------------------------------------------------------------------------
 
 
-def meter(*bands, command=MeterModCommand.ADD):
-    return MeterMod(command, 1, bands=bands)
-
-
 DROP, REMARK = Band(1, 1000), Band(2, 1000, prec_level=1)
 
 
 def test_meter_comes_before_the_actions(switch, datapath):
-    switch.says(meter(DROP), add({"in_port": 1}, out(2), Meter(1)))
+    switch.says(meter(1, DROP), add({"in_port": 1}, out(2), Meter(1)))
     assert switch.receives(1) == [2]
     assert programs(datapath) == [(MeterOp(1), Output(2))]
 
 
 def test_dscp_after_a_remarking_meter_is_not_cached(switch, datapath):
     switch.says(
-        meter(DROP),
+        meter(1, DROP),
         add({"in_port": 1}, Meter(1), goto(1)),
         add({"eth_type": 0x800, "ip_dscp": 0}, out(2), table_id=1),
     )
     assert switch.receives(1) == [2]
     assert len(datapath.entries) == 1
-    switch.says(meter(REMARK, command=MeterModCommand.MODIFY))
+    switch.says(meter(1, REMARK, command=MeterModCommand.MODIFY))
     assert datapath.entries == {}
     assert switch.receives(1) == [2]
     assert datapath.entries == {} and switch.slowpath.uncacheable == 1

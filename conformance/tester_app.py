@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,6 @@ from ryu.lib import hub
 from ryu.tests.switch import tester
 
 from conformance.tester import PLAN_VARIABLE
-
-# The load generator's tick. Ryu's 10 ms is too short for a green thread: it then sends 5 to 8 % less than the
-# test says, of the 10 % by which a measured rate may differ.
-tester.CONTINUOUS_THREAD_INTVL = 0.05
 
 
 class Sender(tester.OpenFlowSw):
@@ -83,6 +80,19 @@ class PlannedTester(tester.OfTester):
             passed = False
         self.waiter = None
         return passed
+
+    def _send_packet_thread(self, arg: dict[str, Any]) -> None:
+        """One tick of the load: as many packets as the time since the last tick is worth.
+
+        The stock one takes every tick to come in time, and so sends up to a tenth less than the test says: as
+        much as a measured rate may differ.
+        """
+        now = time.monotonic()
+        tick = tester.CONTINUOUS_THREAD_INTVL
+        rate = arg.setdefault("rate", arg["packet_counter_inc"] / tick)
+        arg["packet_counter_inc"] = rate * (now - arg.get("last", now - tick))
+        arg["last"] = now
+        super()._send_packet_thread(arg)
 
     def _shorten(self, test: Any) -> None:
         """Give rate tests the plan's length, if it has one."""

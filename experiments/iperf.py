@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from experiments.errors import ExperimentError
 from experiments.metrics import Measurement
-from experiments.system import wait_until
+from experiments.system import run_in, wait_until
 from topologies.processes import end, listening, spawn
 
 if TYPE_CHECKING:
@@ -101,11 +101,7 @@ def _start_unpaced(client: Endpoint) -> None:
     default of some kernels, keeps pacing by a timer for each super-frame, under any other algorithm too: it
     costs a third of the sender's core. A namespace's default may be Reno only (TCP_CONG_NON_RESTRICTED).
     """
-    command = "echo reno > /proc/sys/net/ipv4/tcp_congestion_control"
-    argv = ["nsenter", f"--target={client.pid}", "--net", "--", "sh", "-c", command]
-    result = subprocess.run(argv, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise ExperimentError(f"cannot set the congestion control of the sender: {result.stderr.strip()}")
+    run_in(client.pid, "sh", "-c", "echo reno > /proc/sys/net/ipv4/tcp_congestion_control")
 
 
 def _client(client: Endpoint, server: Endpoint, load: Load, output: IO[bytes]) -> subprocess.Popen:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.blaster import TARGET_PORT
 from experiments.errors import ExperimentError
 from experiments.metrics import Measurement
-from experiments.system import project_environment
+from experiments.system import project_environment, run_in
 from topologies.processes import end, spawn
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ class PacketLoad:
     def run(self, back_end: BackEnd) -> Measurement:
         bed = as_bed(back_end)
         client, _ = bed.endpoints()
-        _segment_before(client.pid, bed.INTERFACE)
+        # the kernel is to cut large datagrams before they reach the interface
+        run_in(client.pid, "ethtool", "-K", bed.INTERFACE, "tx-udp-segmentation", "off")
         with blast(bed, seconds=self.warmup_s + self.seconds + 0.25, flood=True) as sender:
             time.sleep(self.warmup_s)
             before, began = delivered(bed), time.monotonic()
@@ -89,15 +90,6 @@ def blast(bed: Bed, seconds: float, flood: bool = False, **options: float) -> It
     finally:
         end(process)
         process.stdout.close()
-
-
-def _segment_before(pid: int, interface: str) -> None:
-    """Have large datagrams cut before they reach an interface in the namespace of process `pid`."""
-    command = ["ethtool", "-K", interface, "tx-udp-segmentation", "off"]
-    argv = ["nsenter", f"--target={pid}", "--net", "--", *command]
-    result = subprocess.run(argv, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise ExperimentError(f"cannot switch off UDP segmentation at {interface}: {result.stderr.strip()}")
 
 
 def delivered(bed: Bed) -> int:

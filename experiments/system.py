@@ -63,6 +63,18 @@ def wait_until(condition: Callable[[], object], timeout_s: float, failure: str) 
         raise ExperimentError(failure)
 
 
+def run_in(pid: int, *argv: str) -> str:
+    """Run a command in the network and mount namespaces of process `pid` and return what it printed.
+
+    Raises ExperimentError with what it complained about when it fails.
+    """
+    command = ["nsenter", f"--target={pid}", "--net", "--mount", "--", *argv]
+    result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    if result.returncode:
+        raise ExperimentError(f"{' '.join(argv)}: {result.stderr.strip() or result.stdout.strip()}")
+    return result.stdout
+
+
 class Namespace:
     """A network namespace without a name (with its own /sys), held by a sleeping process `pid`."""
 
@@ -80,14 +92,8 @@ class Namespace:
             raise ExperimentError(f"cannot make a network namespace: {reason}")
 
     def run(self, *argv: str) -> str:
-        """Run a command in the namespace and return what it printed; raise when it fails."""
-        command = ["nsenter", f"--target={self.pid}", "--net", "--mount", "--", *argv]
-        result = subprocess.run(
-            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
-        )
-        if result.returncode:
-            raise ExperimentError(f"{' '.join(argv)}: {result.stderr.strip() or result.stdout.strip()}")
-        return result.stdout
+        """Run a command in the namespace and return what it printed, as `run_in`."""
+        return run_in(self.pid, *argv)
 
     def ip(self, *commands: str) -> None:
         """Run several `ip` commands, e.g. `"link set lo up"`, in one process."""

@@ -30,12 +30,14 @@ COLOURS = {"vswitch": "#0072B2", "kernel": "#E69F00", "bridge": "#E69F00", "ovs-
 LIGHT = {"#0072B2": "#56B4E9"}  # the same switch without GRO
 TABLE_WIDTH = 120
 ALWAYS_SHOWN = {"switch", "gro", "flows", "wire"}
-SHOWN_WHEN_NARROW = 3  # columns behind the configuration's, where a terminal is narrower than the table
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns of a summary's table: the configuration's keys, and then the metrics'."""
+    """The columns of a summary's table: the configuration's keys, and then the metrics'.
+
+    baseline: the switch that the others are compared with; empty when there are no others.
+    """
 
     keys: tuple[str, ...]
     primary: tuple[str, ...]  # a metric for each kind of row
@@ -44,10 +46,16 @@ class Layout:
 
     @property
     def columns(self) -> tuple[str, ...]:
+        others = tuple(METRICS[name].heading for name in self.others)
+        return (*self.foremost, *others, "runs")
+
+    @property
+    def foremost(self) -> tuple[str, ...]:
+        """The columns that also a terminal shows that is narrower than the table."""
         heads = tuple(HEADINGS.get(key, key) for key in self.keys)
         primary = METRICS[self.primary[0]].heading if len(self.primary) == 1 else "measured"
-        others = tuple(METRICS[name].heading for name in self.others)
-        return (*heads, primary, "interval", f"ratio to {self.baseline.partition('-')[0]}", *others, "runs")
+        ratio = (f"ratio to {self.baseline.partition('-')[0]}",) if self.baseline else ()
+        return (*heads, primary, "interval", *ratio)
 
 
 def layout(summary: dict[str, Any]) -> Layout:
@@ -61,9 +69,9 @@ def layout(summary: dict[str, Any]) -> Layout:
     groups = list(_by_config(summary))
     primary = tuple(dict.fromkeys(group[0]["metric"] for group in groups))
     others = tuple(dict.fromkeys(row["metric"] for group in groups for row in group[1:]))
-    return Layout(
-        tuple(keys), primary, tuple(name for name in others if name not in primary), summary["baseline"]
-    )
+    switches = {config["switch"] for config in configs}
+    baseline = summary["baseline"] if len(switches) > 1 and summary["baseline"] in switches else ""
+    return Layout(tuple(keys), primary, tuple(name for name in others if name not in primary), baseline)
 
 
 def _by_config(summary: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
@@ -90,7 +98,7 @@ def write_report(summary: dict[str, Any], experiment: Experiment, folder: Path, 
         Console(file=file, width=TABLE_WIDTH).print(rich_table(summary, rows, experiment.title))
     if not console.is_terminal:
         console.width = TABLE_WIDTH
-    narrow = len(layout(summary).keys) + SHOWN_WHEN_NARROW
+    narrow = len(layout(summary).foremost)
     (folder / "table.md").write_text(markdown_table(summary, rows))
     plot(summary, experiment.title, folder)
     shown = None if console.width >= TABLE_WIDTH else narrow
@@ -115,7 +123,7 @@ def _cells(rows: list[dict[str, Any]], columns: Layout, ratios: dict[str, Any]) 
         *(_cell(key, config.get(key, "")) for key in columns.keys),
         metric.text(first["median"]) + unit,
         f"{metric.text(first['low'])} - {metric.text(first['high'])}",
-        _ratio_to_baseline(config, columns.baseline, ratios),
+        *((_ratio_to_baseline(config, columns.baseline, ratios),) if columns.baseline else ()),
         *others,
         str(first["runs"]) if first["valid"] else f"{first['runs']} INVALID",
     )

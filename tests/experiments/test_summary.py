@@ -113,6 +113,13 @@ def test_the_table_compares_with_the_kernel():
     assert markdown_table(summary, rows).count("\n") == len(rows) + 2
 
 
+def test_a_table_of_one_switch_compares_with_nothing():
+    plan = overlay_plan(switches=("vswitch",))
+    summary = summary_of(plan, rounds(plan))
+    heading = markdown_table(summary, table_rows(summary)).splitlines()[0]
+    assert "ratio" not in heading and "cores" in heading
+
+
 def test_the_table_marks_invalid_rows():
     plan = overlay_plan(switches=("kernel",), flows=(1,))
     rows = table_rows(summary_of(plan, [[sample(plan.cases[0], 0, reasons=("late",))]]))

@@ -13,7 +13,7 @@ import struct
 
 from vswitch import layout
 from vswitch.dataplane.memory import Memory
-from vswitch.dataplane.ports import packet
+from vswitch.dataplane.ports import features, packet
 from vswitch.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,9 @@ IFF_UP, IFF_RUNNING = 0x1, 0x40
 ARPHRD_ETHER = 1
 UDP_GSO_SINCE = (6, 2)
 """Kernels that know VIRTIO_NET_HDR_GSO_UDP_L4."""
+
+JOINS_DATAGRAMS = "rx-udp-gro-forwarding"
+"""The feature of interfaces (Linux 5.12) by which GRO makes super-frames of UDP, too, so of UDP tunnels."""
 
 RECEIVE_BUFFER = 8 << 20
 """Bytes of super-frames that wait for the switch; the kernel doubles it."""
@@ -104,6 +107,10 @@ class PacketDevice:
         membership = struct.pack("iHH8x", index, PACKET_MR_PROMISC, 0)
         self._socket.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, membership)
         self._index = index
+        try:
+            features.enable(self._socket, self.interface, JOINS_DATAGRAMS)
+        except OSError as error:
+            log.info("%s: UDP comes datagram by datagram: %s", self.interface, error.strerror)
 
     def map(self, memory: Memory, row) -> None:
         """Map the ring, and fill the socket's row."""

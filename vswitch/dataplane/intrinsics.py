@@ -273,6 +273,7 @@ _SIGNATURES = {
     "sendmmsg": _I32(_I32, _PTR, _I32, _I32),
     "getsockopt": _I32(_I32, _I32, _I32, _PTR, _PTR),
     "ppoll": _I32(_PTR, _I64, _PTR, _PTR),
+    "sched_yield": _I32(),
     "clock_gettime": _I32(_I32, _PTR),
     "__errno_location": _PTR(),
 }
@@ -293,6 +294,7 @@ def _foreign(name):
 _read, _write, _writev, _ppoll = _foreign("read"), _foreign("write"), _foreign("writev"), _foreign("ppoll")
 _readv, _sendmmsg, _getsockopt = _foreign("readv"), _foreign("sendmmsg"), _foreign("getsockopt")
 _clock_gettime, _errno_location = _foreign("clock_gettime"), _foreign("__errno_location")
+_sched_yield = _foreign("sched_yield")
 
 if INTERPRETED:
 
@@ -388,6 +390,12 @@ def sys_ppoll(mem, pollfds_offset, count, timespec_offset, timeout_ns):
     store64(mem, timespec_offset + 8, timeout_ns % 1_000_000_000)
     timespec = address(mem, timespec_offset)
     return np.int64(_ppoll(address(mem, pollfds_offset), np.int64(count), timespec, 0))
+
+
+@njit
+def sys_yield():
+    """sched_yield(2): who waits for this core runs first; returns at once if nobody does."""
+    return np.int64(_sched_yield())
 
 
 @njit

@@ -9,9 +9,8 @@ Sending: frames are staged, headers copied and payload by reference, and given t
 `flush`, which has to come before the memory that they refer to is released.
 """
 
-from numba import njit
-
 from vswitch.dataplane import checksum
+from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.formats import find_tunnel
 from vswitch.dataplane.intrinsics import (
     MESSAGE,
@@ -38,6 +37,7 @@ from vswitch.dataplane.intrinsics import (
     sys_readv,
     sys_sendmmsg,
 )
+from vswitch.dataplane.outgoing import write_packet
 from vswitch.dataplane.parse import ETH_HEADER, ETH_IPV4, ETH_VLAN, VLAN_TAG
 from vswitch.dataplane.ports import vnet
 from vswitch.dataplane.ports.tap import EAGAIN, ENOBUFS, POOL_HEADROOM
@@ -79,7 +79,7 @@ LARGE = 4096
 # Receiving
 
 
-@njit(cache=True)
+@compiled
 def receive(mem, t, place):
     """Take frames, up to BURST, as packet rows; their slots and buffers stay held until `release`."""
     socket = t["sockets"][place]
@@ -111,12 +111,12 @@ def receive(mem, t, place):
     return count
 
 
-@njit(cache=True)
+@compiled
 def _slot(socket, number):
     return socket["ring"] + (number & (RING_SLOTS - 1)) * RING_SLOT_SIZE
 
 
-@njit(cache=True)
+@compiled
 def _take(mem, t, socket, slot, row):
     """Make packet row `row` of a frame that stands whole in its slot; 1, or 0 when it does not."""
     length = load_le32(mem, slot + 4)
@@ -129,7 +129,7 @@ def _take(mem, t, socket, slot, row):
     return 1
 
 
-@njit(cache=True)
+@compiled
 def _take_large(mem, t, place, slot, row):
     """Make packet row `row` of a frame that goes on behind its slot, by reading it whole; 1 or 0."""
     socket = t["sockets"][place]
@@ -150,7 +150,7 @@ def _take_large(mem, t, place, slot, row):
     return 1
 
 
-@njit(cache=True)
+@compiled
 def _hold(t, place, buffer):
     """Take the topmost free buffer until `release`."""
     socket = t["sockets"][place]
@@ -160,7 +160,7 @@ def _hold(t, place, buffer):
     socket["large_count"] += 1
 
 
-@njit(cache=True)
+@compiled
 def _segments_of_tunnel(mem, t, slot):
     """How many frames a super-frame of one of our tunnels' other ends (see tso.py) stands for; or 0."""
     frame = slot + load_le16(mem, slot + TP_MAC)
@@ -180,7 +180,7 @@ def _segments_of_tunnel(mem, t, slot):
     return -((UDP_OUTER - load_le32(mem, slot + 4)) // load_le16(mem, frame - vnet.HEADER + 4))
 
 
-@njit(cache=True)
+@compiled
 def _take_series(mem, t, place, slot, row, segments):
     """Make packet rows of a tunnel's frames: read them with gaps between, and put outer headers there."""
     socket = t["sockets"][place]
@@ -216,7 +216,7 @@ def _take_series(mem, t, place, slot, row, segments):
     return segments
 
 
-@njit(cache=True)
+@compiled
 def _set_lengths(mem, l3, length):
     """Make IPv4 and UDP headers right for `length` bytes behind them; the UDP checksum stays partial."""
     store16(mem, l3 + 2, 28 + length)
@@ -225,7 +225,7 @@ def _set_lengths(mem, l3, length):
     store16(mem, l3 + 24, 8 + length)
 
 
-@njit(cache=True)
+@compiled
 def _describe(mem, t, socket, slot, packet, frame, length):
     """Fill in the row of the frame at `frame`, behind its virtio-net header; put its VLAN tag back."""
     vnet.read(mem, frame - vnet.HEADER, packet)
@@ -243,7 +243,7 @@ def _describe(mem, t, socket, slot, packet, frame, length):
     _place(t, socket, packet, frame, length)
 
 
-@njit(cache=True)
+@compiled
 def _place(t, socket, packet, frame, length):
     port = t["ports"][socket["port"]]
     packet["offset"] = frame
@@ -257,7 +257,7 @@ def _place(t, socket, packet, frame, length):
     port["rx_bytes"] += length
 
 
-@njit(cache=True)
+@compiled
 def release(mem, t, place):
     """Give the slots of the last burst back to the kernel, and our references to its pool buffers."""
     socket = t["sockets"][place]
@@ -269,7 +269,7 @@ def release(mem, t, place):
     socket["large_count"] = 0
 
 
-@njit(cache=True)
+@compiled
 def clear_error(mem, t, place):
     """An interface that went down leaves an error at its socket; without this, ppoll would not wait."""
     sys_clear_error(mem, t["sockets"][place]["fd"], WAKE_OFFSET + 8)
@@ -278,7 +278,7 @@ def clear_error(mem, t, place):
 # Sending
 
 
-@njit(cache=True)
+@compiled
 def send(mem, t, index):
     """Stage `t['outgoing']` as it is: a super-frame is segmented by whoever has to, if anyone."""
     out = t["outgoing"]
@@ -294,8 +294,7 @@ def send(mem, t, index):
     at = stage(mem, t, place, out["range_count"])
     vnet.write(mem, at - vnet.HEADER, out)
     if out["bytes"] <= HEAD_ROOM:
-        copy(mem, at, out["header"], out["header_len"])
-        _gather(mem, t, at + out["header_len"])
+        write_packet(mem, t, at)
         for index in range(out["bytes"], SHORTEST):
             store8(mem, at + index, 0)
         publish(mem, t, place, max(out["bytes"], SHORTEST))
@@ -308,15 +307,7 @@ def send(mem, t, index):
         flush(mem, t, place)
 
 
-@njit(cache=True)
-def _gather(mem, t, target):
-    for number in range(t["outgoing"]["range_count"]):
-        piece = t["ranges"][number]
-        copy(mem, target, piece["offset"], piece["length"])
-        target += piece["length"]
-
-
-@njit(cache=True)
+@compiled
 def stage(mem, t, place, pieces):
     """Where the headers of the next frame are to be written; HEAD_ROOM bytes, behind a virtio-net header.
 
@@ -330,7 +321,7 @@ def stage(mem, t, place, pieces):
     return socket["staging"] + HEADS_OFFSET + socket["staged"] * STAGED_HEAD + vnet.HEADER
 
 
-@njit(cache=True)
+@compiled
 def add_piece(mem, t, place, offset, length):
     """The frame continues at mem[offset:offset+length], which has to stay until `flush`."""
     socket = t["sockets"][place]
@@ -338,7 +329,7 @@ def add_piece(mem, t, place, offset, length):
     socket["iovs"] += 1
 
 
-@njit(cache=True)
+@compiled
 def publish(mem, t, place, head_len):
     """Complete the staged frame, of which `head_len` bytes were written where `stage` said."""
     socket = t["sockets"][place]
@@ -351,7 +342,7 @@ def publish(mem, t, place, head_len):
     t["staged_frames"] += 1
 
 
-@njit(cache=True)
+@compiled
 def flush_all(mem, t):
     """Send what was staged at any port."""
     if t["staged_frames"] == 0:
@@ -360,7 +351,7 @@ def flush_all(mem, t):
         flush(mem, t, place)
 
 
-@njit(cache=True)
+@compiled
 def flush(mem, t, place):
     """Give the staged frames to the kernel. What it refuses is counted."""
     socket = t["sockets"][place]
@@ -378,7 +369,7 @@ def flush(mem, t, place):
     socket["iovs"] = 0
 
 
-@njit(cache=True)
+@compiled
 def _count_sent(mem, t, socket, first, count):
     port = t["ports"][socket["port"]]
     port["tx_packets"] += count
@@ -387,7 +378,7 @@ def _count_sent(mem, t, socket, first, count):
         port["tx_bytes"] += length - vnet.HEADER
 
 
-@njit(cache=True)
+@compiled
 def _count_refused(t, socket, waiting, error):
     """Count the frame that the kernel refused, or all that wait when it has no room; their number."""
     port = t["ports"][socket["port"]]

@@ -21,6 +21,12 @@ from experiments.plan import Case, Config, Experiment, Plan, Ratio
 BACK_ENDS: dict[str, type[BackEnd]] = {kind.name: kind for kind in (VSwitchBed, BridgeBed, OvsBed)}
 BASELINE = "bridge"
 TCP, UDP = "TCP", "UDP 64 bytes"
+BARS = {
+    ("vswitch", "ovs-userspace", TCP): 6.0,
+    ("vswitch", "bridge", TCP): 0.2,
+    ("vswitch", "ovs-userspace", UDP): 1.5,
+}
+"""What the ratios are to be at least."""
 
 OPTIONS = {
     "runs": Option(integer(1, 1000), 5, 3, "how often each configuration is measured"),
@@ -52,7 +58,12 @@ def plan(options: dict[str, Any]) -> Plan:
         }
         cases += [Case(config, switch, load) for switch, config in configs.items()]
         ratios += [
-            Ratio(f"{top} / {bottom}, {name}", configs[top], configs[bottom])
+            Ratio(
+                f"{top} / {bottom}, {name}",
+                configs[top],
+                configs[bottom],
+                at_least=BARS.get((top, bottom, name)),
+            )
             for top, bottom in (
                 ("vswitch", "ovs-userspace"),
                 ("vswitch", "bridge"),

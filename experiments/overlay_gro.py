@@ -25,6 +25,11 @@ BACK_ENDS: dict[str, type[BackEnd]] = {
 MEMORY, VETH = "memory", "veth"
 GRO_STATES = {"vswitch": (True, False), "kernel": (True,), "ovs-userspace": (False,)}
 BASELINE = "kernel"
+BARS = {
+    (VETH, "vswitch / kernel"): 0.5,
+    (VETH, "vswitch / ovs-userspace"): 4.0,
+}
+"""What the ratios with the switch over a wire are to be at least."""
 
 OPTIONS = {
     "runs": Option(integer(1, 1000), 5, 3, "how often each configuration is measured"),
@@ -87,7 +92,7 @@ def _ratios(configs: dict[tuple[str, str, bool], Config], wire: str, suffix: str
     if wire == MEMORY:
         pairs["ovs-userspace / kernel"] = ((*ovs, False), (*kernel, True))
     return [
-        Ratio(f"{label}, {suffix}", configs[top], configs[bottom])
+        Ratio(f"{label}, {suffix}", configs[top], configs[bottom], at_least=BARS.get((wire, label)))
         for label, (top, bottom) in pairs.items()
         if top in configs and bottom in configs
     ]

@@ -105,3 +105,6 @@ class VSwitchOverVeth(VSwitchOverlay):
         for intf in (link.intf1, link.intf2):
             intf.cmd("ip link set", intf.name, "mtu", WIRE_MTU)
             intf.cmd("ethtool -K", intf.name, "tx off tso off gso off gro on")
+
+    def quick_variants(self) -> list[Variant]:
+        return [Variant(window=SMALL_WINDOW)]

@@ -20,10 +20,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from experiments.errors import ExperimentError
-from experiments.iperf import PORT, Load
+from experiments.iperf import PORT, Load, transfer
 from experiments.metrics import Measurement, Workload
 from experiments.options import Option, choice, default_cores, integer, number, server_cores
-from experiments.peers.base import BackEnd
+from experiments.peers.base import SMALL_WINDOW, BackEnd
 from experiments.peers.nic import Policy, VSwitchNic
 from experiments.plan import Case, Config, Experiment, Plan, Ratio
 from experiments.system import wait_until
@@ -128,8 +128,8 @@ class Transfer:
         return self.load.run(back_end)
 
     @staticmethod
-    def _values(transfer: dict[str, float], density: dict[str, float]) -> dict[str, float]:
-        return transfer | density
+    def _values(transferred: dict[str, float], density: dict[str, float]) -> dict[str, float]:
+        return transferred | density
 
     def shortened(self, seconds: int) -> Transfer:
         return replace(self, load=self.load.shortened(seconds))
@@ -144,24 +144,26 @@ class BesideAnother(Transfer):
             return super()._load(back_end)
 
     @staticmethod
-    def _values(transfer: dict[str, float], density: dict[str, float]) -> dict[str, float]:
-        return density | transfer
+    def _values(transferred: dict[str, float], density: dict[str, float]) -> dict[str, float]:
+        return density | transferred
 
 
 @dataclass(frozen=True)
 class UnderChanges:
     """A transfer while the NIC's settings change all the time.
 
-    packets_lost: what the switches dropped or the wire lost. changes: how often they changed.
+    packets_lost: what the switches dropped or the wire lost. changes: how often they changed. The sockets'
+    buffers are small, so that no queue in the sending VM's own kernel overflows, which would look alike.
     """
 
     load: Load
 
     def run(self, back_end: BackEnd) -> Measurement:
         assert isinstance(back_end, VSwitchNic)
+        client, server = back_end.endpoints()
         before = back_end.lost()
         with back_end.changing(CHANGES) as changes:
-            measured = self.load.run(back_end)
+            measured = transfer(replace(client, window=SMALL_WINDOW), server, self.load)
         lost = {"packets_lost": back_end.lost() - before, "changes": len(changes)}
         return replace(measured, values=measured.values | lost)
 

@@ -94,8 +94,8 @@ def test_a_super_frame_becomes_what_its_segments_would(sent, program, band):
     assert result == tuple(map(sorted, expected))
 
 
-KINDS = ["eth_type", "ip_proto", "icmpv6_type", "mpls_bos"]
-"""Fields that tell what follows: another value makes another packet of the same bytes."""
+KINDS = ["eth_type", "ip_proto", "icmpv6_type", "mpls_bos", "PopMpls"]
+"""What says what follows: another value makes another packet of the same bytes."""
 
 
 def readable(frame):

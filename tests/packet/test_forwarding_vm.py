@@ -57,7 +57,7 @@ class Network:
 
     def __init__(self, wire: str, monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(datapath, "TapDevice", SocketTap)
+            patch.setattr("vswitch.ports.TapDevice", SocketTap)
             self.first = datapath.Datapath(
                 1, [parse_port(f"{CLIENT}=tap:c"), parse_port(f"{SERVER}=tap:s"), self._wire(wire)]
             )

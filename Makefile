@@ -31,8 +31,9 @@ lint: setup  ## ruff and mypy
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
 
-fuzz: setup  ## the long tests: 10 million fuzzed frames and the like (nightly)
+fuzz: setup  ## the long tests: 10 million fuzzed frames, new examples for all properties (nightly)
 	@scripts/as_root.sh env HYPOTHESIS_PROFILE=nightly .venv/bin/python -m pytest -m nightly -p no:cacheprovider --timeout=7200 $(TEST_ARGS)
+	@scripts/as_root.sh env HYPOTHESIS_PROFILE=nightly .venv/bin/python -m pytest tests/unit tests/protocol tests/controller -p no:cacheprovider --timeout=7200 $(TEST_ARGS)
 
 bench: setup  ## nanoseconds per frame and stage
 	@scripts/as_root.sh .venv/bin/python -m experiments bench

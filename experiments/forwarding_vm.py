@@ -17,10 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from experiments.errors import ExperimentError
 from experiments.iperf import Load, transfers
 from experiments.metrics import Measurement
-from experiments.options import Option, choice, default_cores, integer, number, server_cores
+from experiments.options import LENGTH, TCP_RUNS, Option, check_length, integer
 from experiments.peers.forwarding import GRO, NAIVE, OFF, SNOOPED, ForwardingBed
 from experiments.plan import Case, Config, Experiment, Plan, Ratio
 
@@ -33,13 +32,9 @@ GAIN, FAILURE = 1.5, 0.5
 
 OPTIONS = {
     "runs": Option(integer(1, 1000), 5, 3, "how often each configuration is measured"),
-    "seconds": Option(integer(1, 3600), 3, 1, "length of a run"),
-    "warmup": Option(number(0, 60), 0.5, 0.25, "seconds at the start of a run that do not count"),
+    **LENGTH,
     "flows": Option(integer(1, 128), 4, 4, "parallel TCP connections through the router"),
-    "congestion": Option(choice("cubic", "reno", "bbr"), "cubic", "cubic", "TCP congestion control"),
-    "cores": Option(server_cores, default_cores(), default_cores(), "cores of each server: 0,1 or 0+1,2+3"),
-    "other_cpu": Option(number(0, 1024), 0.05, 0.05, "cores that others may use before a run is invalid"),
-    "seed": Option(integer(0, 2**31), 1, 1, "of the order of the runs"),
+    **TCP_RUNS,
 }
 
 
@@ -75,8 +70,7 @@ class Forwarded:
 
 def plan(options: dict[str, Any]) -> Plan:
     """The ways of the router's queue, alone and beside others."""
-    if options["warmup"] >= options["seconds"]:
-        raise ExperimentError("warmup must be shorter than seconds: nothing would be measured")
+    check_length(options)
     load = Load(options["flows"], options["seconds"], options["warmup"], options["congestion"])
     cases, ratios = [], []
     for where in (ALONE, BESIDE):

@@ -9,10 +9,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.errors import ExperimentError
 from experiments.iperf import Load
 from experiments.metrics import Workload
-from experiments.options import Option, choice, default_cores, integer, number, server_cores, several
+from experiments.options import (
+    LENGTH,
+    TCP_RUNS,
+    Option,
+    check_length,
+    choice,
+    default_cores,
+    integer,
+    server_cores,
+    several,
+)
 from experiments.packets import PacketLoad
 from experiments.peers.base import BackEnd
 from experiments.peers.l2 import BridgeBed, OvsBed, VSwitchBed
@@ -30,23 +39,19 @@ BARS = {
 
 OPTIONS = {
     "runs": Option(integer(1, 1000), 5, 3, "how often each configuration is measured"),
-    "seconds": Option(integer(1, 3600), 3, 1, "length of a run"),
-    "warmup": Option(number(0, 60), 0.5, 0.25, "seconds at the start of a run that do not count"),
+    **LENGTH,
     "switches": Option(
         several(choice(*BACK_ENDS)), tuple(BACK_ENDS), tuple(BACK_ENDS), f"among {', '.join(BACK_ENDS)}"
     ),
-    "congestion": Option(choice("cubic", "reno", "bbr"), "cubic", "cubic", "TCP congestion control"),
+    **TCP_RUNS,
     "cores": Option(server_cores, default_cores(), default_cores(), "cores: h1's, h2's (0,1 or 0+1,2+3)"),
-    "other_cpu": Option(number(0, 1024), 0.05, 0.05, "cores that others may use before a run is invalid"),
-    "seed": Option(integer(0, 2**31), 1, 1, "of the order of the runs"),
 }
 
 
 def plan(options: dict[str, Any]) -> Plan:
     """The cases and ratios for the chosen switches."""
+    check_length(options)
     seconds, warmup = options["seconds"], options["warmup"]
-    if warmup >= seconds:
-        raise ExperimentError("warmup must be shorter than seconds: nothing would be measured")
     loads: dict[str, Workload] = {
         TCP: Load(1, seconds, warmup, options["congestion"]),
         UDP: PacketLoad(seconds - warmup, warmup),

@@ -22,7 +22,7 @@ from typing import Any
 from experiments.errors import ExperimentError
 from experiments.iperf import PORT, Load, transfer
 from experiments.metrics import Measurement, Workload
-from experiments.options import Option, choice, default_cores, integer, number, server_cores
+from experiments.options import LENGTH, TCP_RUNS, Option, check_length, integer
 from experiments.peers.base import SMALL_WINDOW, BackEnd
 from experiments.peers.nic import Policy, VSwitchNic
 from experiments.plan import Case, Config, Experiment, Plan, Ratio
@@ -38,13 +38,9 @@ FIRST, LAST = 200, 100  # priorities
 
 OPTIONS = {
     "runs": Option(integer(1, 1000), 5, 2, "how often each configuration is measured"),
-    "seconds": Option(integer(1, 3600), 3, 1, "length of a run"),
-    "warmup": Option(number(0, 60), 0.5, 0.25, "seconds at the start of a run that do not count"),
+    **LENGTH,
     "flows": Option(integer(1, 128), 4, 4, "parallel TCP connections of a transfer"),
-    "congestion": Option(choice("cubic", "reno", "bbr"), "cubic", "cubic", "TCP congestion control"),
-    "cores": Option(server_cores, default_cores(), default_cores(), "cores of each server: 0,1 or 0+1,2+3"),
-    "other_cpu": Option(number(0, 1024), 0.05, 0.05, "cores that others may use before a run is invalid"),
-    "seed": Option(integer(0, 2**31), 1, 1, "of the order of the runs"),
+    **TCP_RUNS,
 }
 
 
@@ -197,8 +193,7 @@ def another_transfer(back_end: VSwitchNic, load: Load) -> Iterator[None]:
 
 def plan(options: dict[str, Any]) -> Plan:
     """A case for each setting, and the ratios that tell what rules cost."""
-    if options["warmup"] >= options["seconds"]:
-        raise ExperimentError("warmup must be shorter than seconds: nothing would be measured")
+    check_length(options)
     load = Load(options["flows"], options["seconds"], options["warmup"], options["congestion"])
     loads: dict[tuple[str, str], Workload] = {
         ("one transfer", name): Transfer(load, policy) for name, policy in ONE_TRANSFER.items()

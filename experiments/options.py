@@ -108,3 +108,24 @@ def default_cores() -> tuple[frozenset[int], frozenset[int]]:
 
 def format_cores(cores: set[int] | frozenset[int]) -> str:
     return "+".join(str(core) for core in sorted(cores))
+
+
+LENGTH = {
+    "seconds": Option(integer(1, 3600), 3, 1, "length of a run"),
+    "warmup": Option(number(0, 60), 0.5, 0.25, "seconds at the start of a run that do not count"),
+}
+"""Options of experiments whose runs begin with a warm-up; see `check_length`."""
+
+TCP_RUNS = {
+    "congestion": Option(choice("cubic", "reno", "bbr"), "cubic", "cubic", "TCP congestion control"),
+    "cores": Option(server_cores, default_cores(), default_cores(), "cores of each server: 0,1 or 0+1,2+3"),
+    "other_cpu": Option(number(0, 1024), 0.05, 0.05, "cores that others may use before a run is invalid"),
+    "seed": Option(integer(0, 2**31), 1, 1, "of the order of the runs"),
+}
+"""Options of experiments that measure TCP from one server to the other."""
+
+
+def check_length(options: dict[str, Any]) -> None:
+    """Raise ExperimentError for a warm-up that is no shorter than the run."""
+    if options["warmup"] >= options["seconds"]:
+        raise ExperimentError("warmup must be shorter than seconds: nothing would be measured")

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.errors import ExperimentError
 from experiments.iperf import Load
-from experiments.options import Option, choice, default_cores, integer, number, server_cores, several
+from experiments.options import LENGTH, TCP_RUNS, Option, check_length, choice, integer, several
 from experiments.peers.base import BackEnd
 from experiments.peers.kernel import KernelVxlan
 from experiments.peers.ovs import OvsUserspace
@@ -33,25 +32,20 @@ BARS = {
 
 OPTIONS = {
     "runs": Option(integer(1, 1000), 5, 3, "how often each configuration is measured"),
-    "seconds": Option(integer(1, 3600), 3, 1, "length of a run"),
-    "warmup": Option(number(0, 60), 0.5, 0.25, "seconds at the start of a run that do not count"),
+    **LENGTH,
     "flows": Option(several(integer(1, 128)), (1, 4), (1, 4), "parallel TCP connections, comma-separated"),
     "switches": Option(
         several(choice(*BACK_ENDS)), tuple(BACK_ENDS), tuple(BACK_ENDS), f"among {', '.join(BACK_ENDS)}"
     ),
     "wire": Option(choice("memory", VETH), "memory", "memory", "veth: the switch over a veth, too"),
     "encap": Option(choice("vxlan"), "vxlan", "vxlan", "tunnel format"),
-    "congestion": Option(choice("cubic", "reno", "bbr"), "cubic", "cubic", "TCP congestion control"),
-    "cores": Option(server_cores, default_cores(), default_cores(), "cores of each server: 0,1 or 0+1,2+3"),
-    "other_cpu": Option(number(0, 1024), 0.05, 0.05, "cores that others may use before a run is invalid"),
-    "seed": Option(integer(0, 2**31), 1, 1, "of the order of the runs"),
+    **TCP_RUNS,
 }
 
 
 def plan(options: dict[str, Any]) -> Plan:
     """The cases and ratios for the chosen switches and numbers of flows."""
-    if options["warmup"] >= options["seconds"]:
-        raise ExperimentError("warmup must be shorter than seconds: nothing would be measured")
+    check_length(options)
     cases, ratios = [], []
     for flows in options["flows"]:
         load = Load(flows, options["seconds"], options["warmup"], options["congestion"])

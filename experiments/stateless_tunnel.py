@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.errors import ExperimentError
 from experiments.iperf import Load
-from experiments.options import Option, choice, default_cores, integer, number, server_cores, several
+from experiments.options import LENGTH, TCP_RUNS, Option, check_length, choice, integer, several
 from experiments.peers.tunnels import FORMATS, OWN, VSwitchTunnels
 from experiments.plan import Case, Config, Experiment, Plan, Ratio, flows_text
 
@@ -23,8 +22,7 @@ SPREAD, SAME_CODE = 0.15, 0.05
 
 OPTIONS = {
     "runs": Option(integer(1, 1000), 5, 1, "how often each configuration is measured"),
-    "seconds": Option(integer(1, 3600), 3, 1, "length of a run"),
-    "warmup": Option(number(0, 60), 0.5, 0.25, "seconds at the start of a run that do not count"),
+    **LENGTH,
     "flows": Option(integer(1, 128), 4, 4, "parallel TCP connections"),
     "encap": Option(
         several(choice(*FORMATS)),
@@ -32,17 +30,13 @@ OPTIONS = {
         tuple(FORMATS),
         f"tunnel formats among {', '.join(FORMATS)}",
     ),
-    "congestion": Option(choice("cubic", "reno", "bbr"), "cubic", "cubic", "TCP congestion control"),
-    "cores": Option(server_cores, default_cores(), default_cores(), "cores of each server: 0,1 or 0+1,2+3"),
-    "other_cpu": Option(number(0, 1024), 0.05, 0.05, "cores that others may use before a run is invalid"),
-    "seed": Option(integer(0, 2**31), 1, 1, "of the order of the runs"),
+    **TCP_RUNS,
 }
 
 
 def plan(options: dict[str, Any]) -> Plan:
     """Three cases for each format, and the ratios that the framework stands for."""
-    if options["warmup"] >= options["seconds"]:
-        raise ExperimentError("warmup must be shorter than seconds: nothing would be measured")
+    check_length(options)
     load = Load(options["flows"], options["seconds"], options["warmup"], options["congestion"])
     suffix = flows_text(options["flows"])
     cases, ratios = [], []

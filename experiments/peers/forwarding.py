@@ -87,10 +87,6 @@ class ForwardingBed(VSwitchOverlay):
                 counts[f"s2.queue{queue['queue']}.{name}"] = queue[name]
         return counts
 
-    def _switch(self, name: str) -> VSwitch:
-        assert self.lab
-        return self.lab.switches[name]
-
     def _vm(self, name: str) -> VM:
         assert self.lab
         return self.lab.vms[name]

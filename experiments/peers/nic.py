@@ -10,7 +10,6 @@ from typing import Any
 
 from experiments.errors import ExperimentError
 from experiments.peers.vswitch import VSwitchOverlay
-from topologies.nodes import VSwitch
 from topologies.processes import poll_until
 from vswitch.errors import VSwitchError
 
@@ -93,7 +92,3 @@ class VSwitchNic(VSwitchOverlay):
     def _uplink(self, name: str) -> dict[str, Any]:
         switch = self._switch(name)
         return next(port for port in switch.control("ports") if port["port"] == switch.uplink_port())
-
-    def _switch(self, name: str) -> VSwitch:
-        assert self.lab
-        return self.lab.switches[name]

@@ -89,6 +89,10 @@ class VSwitchOverlay(BackEnd):
             counts |= {f"{switch.name}.{reason}": count for reason, count in reasons.items()}
         return counts
 
+    def _switch(self, name: str) -> VSwitch:
+        assert self.lab
+        return self.lab.switches[name]
+
     def _vms(self) -> list[VM]:
         assert self.lab
         return list(self.lab.vms.values())

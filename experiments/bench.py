@@ -70,7 +70,7 @@ class Bench:
         tap = self.receiver.t["ports"][9]
         tap["kind"], tap["up"], tap["fd"], tap["number"] = layout.PortKind.TAP, 1, self.sink, 9
         for datapath in (self.sender, self.receiver):
-            worker.step(datapath.memory.array, datapath.t, time.monotonic_ns())  # applies the commands
+            worker.step(datapath.memory.array, datapath.tables, 0, time.monotonic_ns())  # applies the commands
 
     def close(self) -> None:
         os.close(self.sink)
@@ -109,9 +109,10 @@ def _send(mem_array, t, frame_at, frame_len, tunnel, rounds):
 
 
 @njit(cache=True)
-def _receive(mem_array, t, rounds, stages):
+def _receive(mem_array, tables, rounds, stages):
     """Take the published slots again and again, through the first `stages` stages."""
     mem = pointer_to(mem_array)
+    t = tables[0]
     for _ in range(rounds):
         t["wires"][0]["rx_tail"] = 0
         t["packet_count"] = wire.receive(mem, t, 0)
@@ -119,7 +120,7 @@ def _receive(mem_array, t, rounds, stages):
             for index in range(t["packet_count"]):
                 parse(mem, t, t["packets"][index], stages > 2)
         if stages > 3:
-            queues.receive(mem, t)
+            queues.receive(mem, tables, t)
         if stages > 4:
             for number in range(t["group_count"]):
                 forward(mem, t, t["groups"][number])
@@ -164,9 +165,9 @@ def measure(bench: Bench) -> list[tuple[str, float]]:
     _send(mem, t, bench.frame_at, bench.frame_len, tunnel, 1)
     words = receiver.memory.words(int(receiver.t["wires"][0]["rx_cursors"]))
     words[0] = SEGMENTS
-    mem, t = receiver.memory.array, receiver.t
+    mem, t, tables = receiver.memory.array, receiver.t, receiver.tables
     names = ["receive", "+ parse, decapsulate", "+ verify checksums", "+ coalesce", "+ forward to the TAP"]
-    _receive(mem, t, 1, 4)
+    _receive(mem, tables, 1, 4)
     first = t["packets"][int(t["groups"][0]["first"])]
     assert t["group_count"] == 1, "the segments did not become one packet"
 
@@ -176,7 +177,7 @@ def measure(bench: Bench) -> list[tuple[str, float]]:
     flow_table.install(t, t["key"], program, length, 0)
     before = 0.0
     for stages, name in enumerate(names, 1):
-        total = _time(_receive, mem, t, ROUNDS, stages)
+        total = _time(_receive, mem, tables, ROUNDS, stages)
         rows.append((name, total - before))
         before = total
     rows.append(("receive + coalesce + deliver, together", before))
@@ -191,8 +192,8 @@ def measure(bench: Bench) -> list[tuple[str, float]]:
     ):
         change()
         nic.set_lro(None, "rules")
-        worker.step(mem, t, time.monotonic_ns())
-        rows.append((name, _time(_receive, mem, t, ROUNDS, len(names))))
+        worker.step(mem, tables, 0, time.monotonic_ns())
+        rows.append((name, _time(_receive, mem, tables, ROUNDS, len(names))))
     return rows
 
 

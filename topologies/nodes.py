@@ -40,7 +40,8 @@ class VSwitch(Switch):
 
     name, dpid, listenPort: as for Mininet's switches; when `listenPort` is taken, a free port is used.
     underlay_ip: the server's tunnel end point; by default 192.168.x.y from the datapath id.
-    cpu: core that its worker is pinned to; None leaves it to the scheduler.
+    workers: threads that forward packets; the receive queues of its ports go to them in turn.
+    cpu: core that its workers are pinned to, or a core for each; None leaves it to the scheduler.
     lab: the lab that it belongs to; by default the current one.
     batch: set by Mininet when it starts several switches: they then start at the same time.
 
@@ -53,7 +54,8 @@ class VSwitch(Switch):
         dpid: str | None = None,
         listenPort: int | None = None,
         underlay_ip: str | None = None,
-        cpu: int | None = None,
+        workers: int = 1,
+        cpu: int | Sequence[int] | None = None,
         lab: Lab | None = None,
         batch: bool = False,
         **params: Any,
@@ -67,7 +69,8 @@ class VSwitch(Switch):
         super().__init__(name, dpid=dpid, listenPort=listenPort, **params)
         number = int(self.dpid, 16)
         self.underlay_ip = underlay_ip or str(UNDERLAY[number % UNDERLAY.num_addresses])
-        self.cpu = cpu
+        self.workers = workers
+        self.cpus = () if cpu is None else (cpu,) if isinstance(cpu, int) else tuple(cpu)
         self.batch = batch
         self.controllers: list[Controller] = []
         try:
@@ -149,8 +152,8 @@ class VSwitch(Switch):
         for number, port in sorted(self.ports_by_number().items()):
             kind = port.argument() if isinstance(port, SwitchPort) else f"packet:{port.name}"
             argv += ["--port", f"{number}={kind}"]
-        argv += ["--run-dir", str(self.lab.run_dir)]
-        return argv + (["--cpu", str(self.cpu)] if self.cpu is not None else [])
+        argv += ["--run-dir", str(self.lab.run_dir), "--workers", str(self.workers)]
+        return argv + (["--cpu", ",".join(map(str, self.cpus))] if self.cpus else [])
 
     def _reserve_listen_port(self) -> None:
         """Reserve the passive port, once; another one when it is taken, for instance by another lab."""

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vswitch.config import parse_port
+from vswitch.config import MAX_WORKERS, parse_port
 from vswitch.errors import ConfigError, VSwitchError
 
 if TYPE_CHECKING:
@@ -60,7 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--run-dir", default=".", help="directory of log, pid file and control socket")
     for option, what in TLS_OPTIONS.items():
         parser.add_argument(f"--{option}", default="", metavar="FILE", help=f"{what} in PEM form, for ssl")
-    parser.add_argument("--cpu", type=int, help="processor for the worker")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="threads that forward packets (default: 1)"
+    )
+    parser.add_argument(
+        "--cpu", default="", metavar="N[,N…]", help="processors for the workers, in turn (default: any)"
+    )
     parser.add_argument(
         "--no-proactive-reverse",
         action="store_true",
@@ -76,8 +81,9 @@ def _run(options: argparse.Namespace) -> int:
         raise ConfigError(
             "dpid", f"{options.dpid!r} is not hexadecimal", "up to 16 hexadecimal digits"
         ) from None
-    if options.cpu is not None and options.cpu not in os.sched_getaffinity(0):
-        raise ConfigError("cpu", f"there is no processor {options.cpu}", _ranges(os.sched_getaffinity(0)))
+    if not 1 <= options.workers <= MAX_WORKERS:
+        raise ConfigError("workers", f"{options.workers} is out of range", f"1 to {MAX_WORKERS}")
+    cpus = _processors(options.cpu)
     tls = (options.private_key, options.certificate, options.ca_cert)
     if any(tls) and not all(tls):
         raise ConfigError(
@@ -98,7 +104,7 @@ def _run(options: argparse.Namespace) -> int:
     # until the agent handles signals there is nothing to clean up, and compiling cannot be interrupted
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
     signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
-    datapath = Datapath(dpid, ports, options.cpu)
+    datapath = Datapath(dpid, ports, options.workers, cpus)
     pid_file = run_dir / f"{options.name}.pid"
     try:
         agent = Agent(
@@ -136,8 +142,16 @@ async def _serve(agent: Agent, pid_file: Path) -> None:
         pid_file.unlink(missing_ok=True)
 
 
-def _ranges(processors: set[int]) -> str:
-    return ", ".join(str(number) for number in sorted(processors))
+def _processors(text: str) -> list[int]:
+    """The processors of `--cpu`; raises ConfigError."""
+    ours = os.sched_getaffinity(0)
+    processors = []
+    for word in text.split(",") if text else []:
+        if not word.isdecimal() or int(word) not in ours:
+            allowed = ", ".join(str(number) for number in sorted(ours))
+            raise ConfigError("cpu", f"there is no processor {word or '(empty)'}", allowed)
+        processors.append(int(word))
+    return processors
 
 
 if __name__ == "__main__":

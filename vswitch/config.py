@@ -13,6 +13,7 @@ MAX_INTERFACE_NAME = 15
 MAX_PORT_NUMBER = 65535
 """Flow keys have 16 bits for it. Tunnel ports are numbered by the controller, which avoids those in use."""
 MIN_MTU, MAX_MTU = 68, 9216
+MAX_WORKERS = 8
 DEFAULT_MTU = 1500
 
 _UNITS_NS = {"": 1e6, "ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9}

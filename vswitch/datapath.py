@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent's view of the compiled dataplane: gives commands, reads what comes back.
 
-All methods are called from one thread. What the worker reads is written before the command that announces it.
+All methods are called from one thread. What workers read is written before the command that announces it.
+
+Worker 0 has the ports, the agent's rings and an entry for each cached flow. Others serve receive queues
+(vswitch/dataplane/workers.py), and have entries for the flows that may come through these. Counters are summed
+over all workers where they are read.
 """
 
 from __future__ import annotations
@@ -25,13 +29,18 @@ from vswitch.dataplane import flow_table, worker
 from vswitch.dataplane.memory import Memory
 from vswitch.errors import ConfigError
 from vswitch.flow import (
+    Action,
     CapturedFrame,
+    Controller,
+    DecTtl,
     DropReason,
     Ended,
     FlowKey,
     FlowStats,
+    Meter,
     MeterConfig,
     MeterStats,
+    Output,
     PortInfo,
     Program,
     Punt,
@@ -43,7 +52,7 @@ from vswitch.meters import Meters
 from vswitch.nic import Nic
 from vswitch.ports import Ports
 from vswitch.programs import ProgramStore
-from vswitch.rings import CaptureRing, CommandRing, PuntRing
+from vswitch.rings import NEVER_USED, CaptureRing, CommandRing, PuntRing, together
 from vswitch.tunnel_formats import Format
 
 log = logging.getLogger(__name__)
@@ -60,30 +69,33 @@ DROP_COUNTERS = {
 class Datapath:
     """One switch's dataplane.
 
-    dpid: datapath id, which the ports' default MAC addresses derive from. cpu: processor for the worker, or
-    None. Raises ConfigError when a port cannot be had; nothing stays open then.
+    dpid: datapath id, which the ports' default MAC addresses derive from. workers: threads that forward
+    packets. cpus: a processor for each of them, in turn, or none. Raises ConfigError when a port cannot be
+    had; nothing stays open then.
     """
 
-    def __init__(self, dpid: int, ports: Sequence[PortConfig] = (), cpu: int | None = None) -> None:
-        self.cpu = cpu
+    def __init__(
+        self, dpid: int, ports: Sequence[PortConfig] = (), workers: int = 1, cpus: Sequence[int] = ()
+    ) -> None:
+        self.cpus = cpus
         self.punt_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.memory = Memory()
-        self.tables = layout.make_tables()
+        self._wake_fds = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(workers)]
+        self.memory = Memory(workers)
+        self.tables = layout.make_tables(workers)
         self.t = self.tables[0]
         self._scratch_tables = layout.make_tables()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         self._closing = False
         self._injections: deque[tuple[int, int]] = deque((0, slot) for slot in range(layout.INJECTIONS))
         self._map_memory()
-        self._commands = CommandRing(self.t, self._words, self._wake_fd, self._runs)
+        self._commands = CommandRing(self.tables, self._controls, self._runs)
         self._formats = FormatTable(self.t["formats"])
         self._ports = Ports(
-            dpid, self.t, self.memory, self._pool_fd, self._pool_size, self._commands, self._formats
+            dpid, self.tables, self.memory, self._pool_fd, self._pool_size, self._commands, self._formats
         )
         self._meters = Meters(self.t["meter_settings"], self.t["meters"], self._commands)
         self._programs = ProgramStore(
-            self.t["programs"], self._ports.index_of, self._meters.index_of, self._live_places
+            self.tables["programs"], self._ports.index_of, self._meters.index_of, self._live_places
         )
         self._punts = PuntRing(self.t, self.memory, self._words, self.punt_fd, self._programs.controller)
         self._captures = CaptureRing(self.t, self.memory, self._words)
@@ -97,9 +109,12 @@ class Datapath:
 
     def _map_memory(self) -> None:
         size = layout.CONTROL_SIZE
-        control = self.memory.map_private(size)
-        assert control == 0
-        self._words = self.memory.words(0, size // 8)
+        own, controls = self.memory.map_each(size)
+        assert own == 0
+        self._controls = [
+            self.memory.words(controls + number * size, size // 8) for number in range(len(self.tables))
+        ]
+        self._words = self._controls[0]
         pool_size = layout.BUFFERS * layout.BUFFER_SIZE
         self._pool_fd = os.memfd_create("vswitch-pool", os.MFD_CLOEXEC)
         os.ftruncate(self._pool_fd, pool_size)
@@ -109,41 +124,47 @@ class Datapath:
         self.t["injection_memory"] = self.memory.map_private(layout.INJECTIONS * layout.PUNT_SLOT_SIZE)
         self.t["capture_memory"] = self.memory.map_private(layout.CAPTURES * layout.CAPTURE_SLOT_SIZE)
         self._scratch = self.memory.map_private(layout.PUNT_SLOT_SIZE)
-        self.t["agent_fd"], self.t["wake_fd"] = self.punt_fd, self._wake_fd
+        self.t["agent_fd"] = self.punt_fd
+        self.tables["controls"], self.tables["wake_fd"] = controls, self._wake_fds
 
     # Life
 
     def start(self) -> None:
-        """Start the worker; returns when it runs, which takes a while when it must be compiled first."""
+        """Start the workers; returns when they run, which takes a while when they must be compiled first."""
         started = threading.Event()
-        self._thread = threading.Thread(target=self._work, args=(started,), name="worker", daemon=True)
-        self._thread.start()
+        for number in range(len(self.tables)):
+            args = number, started
+            thread = threading.Thread(target=self._work, args=args, name=f"worker{number}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
         started.wait()
 
-    def _work(self, started: threading.Event) -> None:
-        if self.cpu is not None:
-            os.sched_setaffinity(threading.get_native_id(), {self.cpu})
-        with _compiling():
-            self._words[layout.STOP_OFFSET // 8] = 1
-            worker.run(self.memory.array, self.tables)  # compiles or loads, and returns at once
-            self.flow_stats([self.key_of(bytes(14))])  # likewise what the agent calls
-            self._words[layout.STOP_OFFSET // 8] = 0
-        started.set()
+    def _work(self, number: int, started: threading.Event) -> None:
+        if self.cpus:
+            os.sched_setaffinity(threading.get_native_id(), {self.cpus[number % len(self.cpus)]})
+        if number == 0:
+            with _compiling():
+                self._words[layout.STOP_OFFSET // 8] = 1
+                worker.run(self.memory.array, self.tables, 0)  # compiles or loads, and returns at once
+                self.flow_stats([self.key_of(bytes(14))])  # likewise what the agent calls
+                self._words[layout.STOP_OFFSET // 8] = 0
+            started.set()
+        started.wait()
         if not self._closing:
-            worker.run(self.memory.array, self.tables)
+            worker.run(self.memory.views[number], self.tables, number)
 
     def _runs(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
+        return any(thread.is_alive() for thread in self._threads)
 
     def close(self) -> None:
-        """Stop the worker and release everything."""
+        """Stop the workers and release everything."""
         self._closing = True
-        if self._thread is not None:
-            self._words[layout.STOP_OFFSET // 8] = 1
-            os.eventfd_write(self._wake_fd, 1)
-            self._thread.join()
+        for number, thread in enumerate(self._threads):
+            self._controls[number][layout.STOP_OFFSET // 8] = 1
+            os.eventfd_write(self._wake_fds[number], 1)
+            thread.join()
         self._ports.close()
-        for fd in (self.punt_fd, self._wake_fd, self._pool_fd):
+        for fd in (self.punt_fd, *self._wake_fds, self._pool_fd):
             os.close(fd)
         self.memory.close()
 
@@ -240,7 +261,28 @@ class Datapath:
     def install(self, key: FlowKey, program: Program, idle_timeout_s: float = 0) -> None:
         """Add the entry, or replace its program; replacing keeps its counters, and ended() tells them."""
         offset, length = self._programs.place(program)
-        self._commands.give(Command.INSTALL, offset, length, int(idle_timeout_s * 1e9), key=key)
+        timeout_ns = int(idle_timeout_s * 1e9)
+        others = None
+        if len(self.tables) > 1:
+            others = self._elsewhere(key, program, offset, length, timeout_ns)
+        self._commands.give(Command.INSTALL, offset, length, timeout_ns, key=key, others=others)
+
+    def _elsewhere(
+        self, key: FlowKey, program: Program, offset: int, length: int, timeout_ns: int
+    ) -> tuple[int, ...]:
+        """The command by which workers without ports learn of a flow: they can only deliver to VMs."""
+        if key.in_port in self._ports and self._ports[key.in_port].tap:
+            return (Command.NOTHING,)  # what VMs send, worker 0 reads and forwards
+        if not all(self._delivers(action) for action in program):
+            length = layout.HAND_BACK
+        return Command.INSTALL, offset, length, timeout_ns
+
+    def _delivers(self, action: Action) -> bool:
+        """Whether every worker can carry out an action: not those that send to ports which only worker 0 has,
+        that meter, or that tell the agent."""
+        if isinstance(action, Output):
+            return action.port in self._ports and self._ports[action.port].tap is not None
+        return not isinstance(action, (Controller, DecTtl, Meter))
 
     def remove(self, key: FlowKey) -> None:
         """ended() tells its final counters; without effect when there is no such entry."""
@@ -289,37 +331,27 @@ class Datapath:
 
     def flow_stats(self, keys: Iterable[FlowKey] | None = None) -> dict[FlowKey, FlowStats]:
         """Counters of these entries (all of them by default); entries that do not exist are left out."""
-        flows = self.t["flows"]
-        if keys is None:
-            used = flows[flows["state"] == layout.FLOW_USED]
-            counts = zip(*(used[name].tolist() for name in FlowStats._fields), strict=True)
-            keys = map(key_from, used["key"].view(np.uint64).tolist())
-            return {key: FlowStats(*stats) for key, stats in zip(keys, counts, strict=True)}
-        found = {}
-        for key in keys:
-            words = np.array(key_words(key), np.uint64).view(np.int64)
-            place = flow_table.find(self.t, words)
-            while place != flow_table.NOT_FOUND:
-                stats = _stats(flows[place])
-                if np.array_equal(flows[place]["key"], words):
-                    found[key] = stats
-                    break
-                place = flow_table.find(self.t, words)  # the worker moved it meanwhile
-        return found
+        if keys is not None:
+            keys = list(keys)
+        stats = _flow_stats(self.t, keys)
+        for t in self.tables[1:]:
+            for key, more in _flow_stats(t, keys).items():
+                if key in stats:
+                    stats[key] = together(stats[key], more)
+        return stats
 
     def _live_places(self) -> set[int]:
         """Offsets of the programs that entries or waiting commands name."""
         self._commands.wait(self._commands.given)
-        flows = self.t["flows"]
-        while True:
-            moves = int(self.t["flow_moves"])
-            places = flows["program"][flows["state"] == layout.FLOW_USED]
-            if moves == int(self.t["flow_moves"]):  # the worker moved none meanwhile
-                return set(places.tolist())
+        return set().union(*map(_programs_of, self.tables))
 
     def evicted(self) -> list[tuple[FlowKey, FlowStats]]:
         """Entries that ended by themselves since the last call, with final counters."""
-        return self._punts.evicted()
+        evicted = self._punts.evicted()
+        if not evicted or len(self.tables) == 1:
+            return evicted
+        others = self._commands.end_elsewhere([key for key, _ in evicted])
+        return [(key, together(stats, others.get(key, NEVER_USED))) for key, stats in evicted]
 
     # Captures
 
@@ -341,19 +373,21 @@ class Datapath:
 
     def counters(self) -> dict[str, int]:
         """Everything counted by reason."""
-        counters = {reason.name.lower(): int(self.t["counters"][reason]) for reason in Counter}
+        counts = self.tables["counters"].sum(axis=0)
+        counters = {reason.name.lower(): int(counts[reason]) for reason in Counter}
         del counters["gro_first"]
         counters["rx_ring_full"] += int(self.t["ports"]["rx_missed"].sum())
         for verdict in layout.Merge:
             name = f"gro_not_merged_{verdict.name.lower()}"
-            counters[name] = int(self.t["counters"][Counter.GRO_FIRST + verdict])
+            counters[name] = int(counts[Counter.GRO_FIRST + verdict])
         del counters["gro_not_merged_yes"], counters["gro_not_merged_disabled"]
         return counters
 
     def capabilities(self) -> dict[str, Any]:
         """What this switch can do, for the controller."""
         formats = list(self._formats.all())
-        return {"version": VERSION, "formats": formats, "queues": layout.MAX_QUEUES, "workers": 1}
+        workers = len(self.tables)
+        return {"version": VERSION, "formats": formats, "queues": layout.MAX_QUEUES, "workers": workers}
 
 
 def is_compiled() -> bool:
@@ -375,5 +409,33 @@ def _compiling() -> Iterator[None]:
         (directory / "complete").touch()
 
 
-def _stats(flow) -> FlowStats:
-    return FlowStats(int(flow["packets"]), int(flow["bytes"]), int(flow["last_used_ns"]))
+def _flow_stats(t: Any, keys: Sequence[FlowKey] | None) -> dict[FlowKey, FlowStats]:
+    """What one worker has counted of these flows; None: of all that it has entries for."""
+    flows = t["flows"]
+    if keys is None:
+        used = flows[flows["state"] == layout.FLOW_USED]
+        counts = zip(*(used[name].tolist() for name in FlowStats._fields), strict=True)
+        found_keys = map(key_from, used["key"].view(np.uint64).tolist())
+        return {key: FlowStats(*stats) for key, stats in zip(found_keys, counts, strict=True)}
+    found = {}
+    for key in keys:
+        words = np.array(key_words(key), np.uint64).view(np.int64)
+        place = flow_table.find(t, words)
+        while place != flow_table.NOT_FOUND:
+            flow = flows[place]
+            stats = FlowStats(int(flow["packets"]), int(flow["bytes"]), int(flow["last_used_ns"]))
+            if np.array_equal(flow["key"], words):
+                found[key] = stats
+                break
+            place = flow_table.find(t, words)  # the worker moved it meanwhile
+    return found
+
+
+def _programs_of(t: Any) -> set[int]:
+    """Offsets of the programs that one worker's entries name."""
+    flows = t["flows"]
+    while True:
+        moves = int(t["flow_moves"])
+        places = flows["program"][flows["state"] == layout.FLOW_USED]
+        if moves == int(t["flow_moves"]):  # the worker moved none meanwhile
+            return set(places.tolist())

@@ -8,6 +8,7 @@ import enum
 
 import numpy as np
 
+from vswitch.config import MAX_WORKERS
 from vswitch.flow import MAX_BANDS, MAX_SAVED
 
 # Limits
@@ -16,6 +17,9 @@ MAX_PORTS = 256
 MAX_WIRES = 64
 MAX_FORMATS = 16
 MAX_QUEUES = 8
+INBOX = 1024
+RETURNED = 1024
+"""Frames that wait for a worker that serves queues, and that it hands back to the one that serves ports."""
 NIC_FILTERS = 128
 NIC_RULES = 128
 RSS_ENTRIES = 128
@@ -65,7 +69,7 @@ PUNT_SLOT_SIZE = 17 * 4096
 VNET_HEADER = 12
 """struct virtio_net_hdr_mrg_rxbuf in front of each frame at a TAP."""
 
-# The control region: the first bytes of `mem`, private to the process.
+# The control region: the first bytes of `mem`, each worker's own. All of them stand at `controls`, too.
 
 TIMESPEC_OFFSET = 0
 WAKE_OFFSET = 64
@@ -77,6 +81,10 @@ ASLEEP_OFFSET = 384
 STOP_OFFSET = 448
 CAPTURE_HEAD_OFFSET = 576
 CAPTURE_TAIL_OFFSET = 640
+INBOX_HEAD_OFFSET = 704
+INBOX_TAIL_OFFSET = 768
+RETURNED_HEAD_OFFSET = 832
+RETURNED_TAIL_OFFSET = 896
 VNET_OFFSET = 512
 POLLFDS_OFFSET = 1024
 IOV_OFFSET = 4096
@@ -94,7 +102,7 @@ SERIES = 64
 SAVED_OFFSET = SERIES_OFFSET + SERIES * STAGED_HEAD
 SAVED = MAX_SAVED + 1
 """Packets that an action program remembers, and the super-frame whose segments it treats one by one."""
-CONTROL_SIZE = SAVED_OFFSET + SAVED * STAGED_HEAD
+CONTROL_SIZE = (SAVED_OFFSET + SAVED * STAGED_HEAD + 4095) & ~4095
 
 # The ring of a receive queue's driver (S0.6): a page of cursors, then the slots.
 
@@ -201,7 +209,8 @@ OP_WORDS = 4
 class Command(enum.IntEnum):
     """What the agent asks of a worker."""
 
-    INSTALL = 1  # key, program_offset, program_length, idle_timeout_ns
+    NOTHING = 0  # stands for what concerns another worker
+    INSTALL = 1  # key, program_offset, program_length or HAND_BACK, idle_timeout_ns
     REMOVE = 2  # key
     EXECUTE = 3  # punt slot, program_offset, program_length
     DISCARD = 4  # punt slot, counter or -1
@@ -215,6 +224,10 @@ class Command(enum.IntEnum):
     CAPTURE = 12  # port index, enabled
     METER = 13  # meter index: take over `meter_settings`
     FORWARDING = 14  # port index, whether a forwarding VM is there
+
+
+HAND_BACK = -1
+"""Length of a program that only the worker that serves the ports can run: others hand it their frames."""
 
 
 class PuntKind(enum.IntEnum):
@@ -271,6 +284,7 @@ class Counter(enum.IntEnum):
     CAPTURE_MISSED = 33
     MSS_TABLE_FULL = 43
     MSS_SEGMENTED = 44
+    WORKER_BUSY = 45
     # Coalescing
     GRO_MERGED = 31
     GRO_AGGREGATES = 32
@@ -385,6 +399,8 @@ wire_dtype = _record(
     full_since_ns="i8", full_clean="i8",
     # receiving out of order: slots that wait in a heap by release time
     unordered="i8", heap_size="i8", taken="i8",
+    # slots up to `marked_tail` are released when other workers have done with what they had been handed then
+    marked_tail="i8", marks=("i8", (MAX_WORKERS,)),
 )  # fmt: skip
 
 socket_dtype = _record(
@@ -414,6 +430,7 @@ nic_dtype = _record(
     queue_count="i8", filter_count="i8", rule_count="i8", driver_count="i8",
     lro=("i8", (MAX_QUEUES,)), completion_size=("i8", (MAX_QUEUES,)),
     plain=("i8", (MAX_QUEUES,)),  # 1: aggregates carry no word of their segments
+    workers=("i8", (MAX_QUEUES,)), spread="i8",  # who serves each queue; 1: not all by worker 0
     drivers=("i8", (MAX_QUEUES,)),  # where the ring of the queue's driver stands in `mem`; 0: it has none
     indirection=("i8", (RSS_ENTRIES,)), toeplitz=("i8", (RSS_NIBBLES, 16)),
     rules=(nic_match_dtype, (NIC_RULES,)), filters=(nic_match_dtype, (NIC_FILTERS,)),
@@ -465,7 +482,9 @@ held_dtype = _record(length="i8", in_port="i8", tunnel_id="i8", csum="i8", gso_s
 capture_dtype = _record(time_ns="i8", port="i8", outbound="i8", length="i8", captured="i8")
 
 tables_dtype = _record(
-    # the worker
+    # the worker: its number among `workers`. What number 0 knows of the others: where their control regions
+    # stand, how many frames it has handed to each, and whether it waits until they are done with these.
+    worker="i8", workers="i8", controls="i8", handed=("i8", (MAX_WORKERS,)), settling="i8",
     now_ns="i8", loops="i8", sleeps="i8", agent_fd="i8", wake_fd="i8", random="i8", sweep="i8",
     counters=("i8", (COUNTERS,)),
     # ports
@@ -496,6 +515,7 @@ tables_dtype = _record(
     saved=(outgoing_dtype, (SAVED,)), saved_ranges=(range_dtype, (SAVED, RANGES)), parsed=packet_dtype,
     # connections through forwarding VMs; the segment size of the packet in hand if one of these sent it, or 0
     mss=(mss_dtype, (MSS_ENTRIES,)), mss_key=("i8", (MSS_WORDS,)), forwarded_mss="i8",
+    forwarding_vms="i8",
     # flows and the agent
     flows=(flow_dtype, (FLOWS,)), flow_count="i8", flow_moves="i8", flow_bits=("i8", (FLOWS // 32,)),
     programs=("i8", (PROGRAM_WORDS,)),
@@ -505,23 +525,29 @@ tables_dtype = _record(
     injection_memory="i8", injections=(held_dtype, (INJECTIONS,)),
     free_punts=("i8", (PUNTS,)), free_punt_count="i8",
     captures=(capture_dtype, (CAPTURES,)), capture_memory="i8",
+    # frames that worker 0 hands to this one, and groups of them that it hands back; a group stands where its
+    # first frame does
+    inbox=(packet_dtype, (INBOX,)),
+    returned=(packet_dtype, (RETURNED,)), returned_groups=(group_dtype, (RETURNED,)),
 )  # fmt: skip
-"""All state of one switch's dataplane but its packet bytes: the argument `t` of every stage, beside `mem`.
+"""All state of one worker but its packet bytes: the argument `t` of every stage, beside `mem`.
 
-One record, so that a call passes one pointer and each field stands at a constant offset. Only the worker
+One record, so that a call passes one pointer and each field stands at a constant offset. Only its worker
 writes, but for areas that a command has not yet announced: `programs`, `wire_settings`, new rows of `ports`,
 `wires`, `formats`, the rows of `nics` that are not in force. Untouched pages cost no memory.
 """
 
 
-def make_tables():
-    """Empty tables, as an array of one record."""
-    tables = np.zeros(1, tables_dtype)
-    t = tables[0]
-    t["free_buffers"] = np.arange(BUFFERS)[::-1]
-    t["free_buffer_count"] = BUFFERS
-    t["free_punts"] = np.arange(PUNTS)
-    t["free_punt_count"] = PUNTS
-    t["random"] = 1
-    t["last_tunnel"] = -1
+def make_tables(workers=1):
+    """Empty tables, as an array of one record for each worker."""
+    tables = np.zeros(workers, tables_dtype)
+    for number, t in enumerate(tables):
+        t["worker"] = number
+        t["workers"] = workers
+        t["free_buffers"] = np.arange(BUFFERS)[::-1]
+        t["free_buffer_count"] = BUFFERS
+        t["free_punts"] = np.arange(PUNTS)
+        t["free_punt_count"] = PUNTS
+        t["random"] = 1
+        t["last_tunnel"] = -1
     return tables

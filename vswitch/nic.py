@@ -44,7 +44,6 @@ LRO_KINDS = ("gro", "lro")
 DEFAULT_KEY = bytes.fromhex(
     "6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b477cb2da38030f20c6a42b73bbeac01fa"
 )
-WORKERS = 1
 
 _T = TypeVar("_T")
 
@@ -144,20 +143,20 @@ class Nic:
     """
 
     def __init__(
-        self, port: NicPort, t: Any, memory: Memory, commands: CommandRing, all_nics: Mapping[int, Nic]
+        self, port: NicPort, tables: Any, memory: Memory, commands: CommandRing, all_nics: Mapping[int, Nic]
     ) -> None:
         self.port_no, self.name = port.number, port.name
         self.position = "vif" if port.kind == "tap" else "nic"
-        self._port, self._t, self._memory, self._commands = port, t, memory, commands
+        self._port, self._tables, self._memory, self._commands = port, tables, memory, commands
         self._all_nics = all_nics
         setting = "off" if self.position == "vif" else "on"
-        self._state = _State(1, (setting,) * MAX_QUEUES)
+        self._state = _State(1, (setting,) * MAX_QUEUES, worker=self._workers_in_turn())
         self._given = 0  # commands given, the last of which was ours
         self._row = 0  # which of the port's two rows is in force, or will be
         self._last_id = 0
         self._handles: dict[int, QueueHandle] = {}
         self._batch: _State | None = None
-        fill_row(t["nics"][port.index, 0], self._state)
+        self._fill_row()
 
     # Queues and their assignment
 
@@ -188,7 +187,10 @@ class Nic:
             lro=_with(state.lro, fresh, "on"),
             lro_kind=_with(state.lro_kind, fresh, "gro"),
             completion_size=_with(state.completion_size, fresh, layout.MAX_IP_LEN),
-            worker=_with(state.worker, fresh, 0),
+            worker=tuple(
+                own if queue in fresh else kept
+                for queue, (own, kept) in enumerate(zip(self._workers_in_turn(), state.worker, strict=True))
+            ),
         )
 
     @property
@@ -313,8 +315,13 @@ class Nic:
         self._change(completion_size=_with(self._wanted.completion_size, self._queues(queue), size))
 
     def set_worker(self, queue: int | None, worker: int) -> None:
-        """Have a thread serve a queue (S0.4). There is one today, number 0."""
-        check_number("worker", worker, 0, WORKERS - 1)
+        """Have a thread serve a queue (None: each), from the frames that come next on (S0.4).
+
+        By default the queues go to the switch's workers in turn. Number 0 also serves the ports, and the
+        queues that drivers hold.
+        """
+        self._refuse_at_vif("queues that a worker could serve")
+        check_number("worker", worker, 0, len(self._tables) - 1)
         self._change(worker=_with(self._wanted.worker, self._queues(queue), worker))
 
     def add_rule(
@@ -377,16 +384,14 @@ class Nic:
 
     def stats(self) -> tuple[QueueStats, ...]:
         """What each queue has counted."""
-        rows = self._t["nic_queues"][self._port.index]
+        rows = self._tables["nic_queues"][:, self._port.index]
+        counts = ("frames", "bytes", "merged", "aggregates", "dropped")
+        reasons = rows["reasons"].sum(axis=0)
         return tuple(
             QueueStats(
                 queue,
-                *(int(rows[queue][name]) for name in ("frames", "bytes", "merged", "aggregates", "dropped")),
-                {
-                    reason.name.lower(): int(rows[queue]["reasons"][reason])
-                    for reason in Merge
-                    if reason != Merge.YES
-                },
+                *(int(rows[name][:, queue].sum()) for name in counts),
+                {reason.name.lower(): int(reasons[queue, reason]) for reason in Merge if reason != Merge.YES},
             )
             for queue in range(self.queue_count)
         )
@@ -432,7 +437,7 @@ class Nic:
         self._commands.wait(self._commands.given)  # the worker does not touch the ring any more
 
     def _number_of(self, index: int) -> int:
-        return int(self._t["ports"][index]["number"])
+        return int(self._tables["ports"][0, index]["number"])
 
     # How changes are made
 
@@ -453,10 +458,18 @@ class Nic:
         self._commands.wait(self._given)  # until then the worker reads the row that is to be written
         self._state = state
         self._row = 1 - self._row
-        fill_row(self._t["nics"][self._port.index, self._row], state)
+        self._fill_row()
         vifs = sum(nic.position == "vif" and nic._state.lro[0] != "off" for nic in self._all_nics.values())
         self._commands.give(Command.NIC, self._port.index, self._row, vifs)
         self._given = self._commands.given
+
+    def _fill_row(self) -> None:
+        row = self._tables["nics"][:, self._port.index, self._row]
+        fill_row(row[0], self._state)
+        row[1:] = row[0]
+
+    def _workers_in_turn(self) -> tuple[int, ...]:
+        return tuple(queue % len(self._tables) for queue in range(MAX_QUEUES))
 
     # Checks
 
@@ -489,6 +502,9 @@ def fill_row(row: Any, state: _State) -> None:
     row["lro"] = [LRO_SETTINGS.index(setting) for setting in state.lro]
     row["plain"] = [int(kind == "lro") for kind in state.lro_kind]
     row["completion_size"] = state.completion_size
+    workers = [0 if ring else worker for ring, worker in zip(state.drivers, state.worker, strict=True)]
+    row["workers"] = workers
+    row["spread"] = int(any(workers[: state.queue_count]))
     row["drivers"] = state.drivers
     row["driver_count"] = sum(ring != 0 for ring in state.drivers)
     row["indirection"] = state.indirection

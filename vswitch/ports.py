@@ -48,13 +48,14 @@ class Port:
 class Ports:
     """The ports by number; a port's index is that of its row.
 
-    pool_fd, pool_size: the switch's packet memory, which the other ends of wires map.
+    tables: of all workers, the first of which has the devices; the others know the rows of ports. pool_fd,
+    pool_size: the switch's packet memory, which the other ends of wires map.
     """
 
     def __init__(
         self,
         dpid: int,
-        t: Any,
+        tables: Any,
         memory: Memory,
         pool_fd: int,
         pool_size: int,
@@ -62,7 +63,8 @@ class Ports:
         formats: FormatTable,
     ) -> None:
         self.dpid = dpid
-        self.t = t
+        self.t = tables[0]
+        self._tables = tables
         self.memory = memory
         self._pool_fd, self._pool_size = pool_fd, pool_size
         self._commands = commands
@@ -150,7 +152,12 @@ class Ports:
             port.settings = config.wire
             self._apply_wire(port)
         row["number"] = config.number
-        self._nics[config.number] = Nic(port, self.t, self.memory, self._commands, self._nics)
+        self._copy_row(index)
+        self._nics[config.number] = Nic(port, self._tables, self.memory, self._commands, self._nics)
+
+    def _copy_row(self, index: int) -> None:
+        """Tell the workers without ports of a port."""
+        self._tables["ports"][1:, index] = self.t["ports"][index]
 
     def refresh(self) -> bool:
         """Look at the links: True when something changed since the last call."""
@@ -219,9 +226,9 @@ class Ports:
         ]
 
     def _port_counters(self, port: Port) -> PortCounters:
-        row = self.t["ports"][port.index]
-        counters = PortCounters(*(int(row[name]) for name in PortCounters._fields))
-        return counters._replace(rx_dropped=counters.rx_dropped + int(row["rx_missed"]))
+        rows = self._tables["ports"][:, port.index]
+        counters = PortCounters(*(int(rows[name].sum()) for name in PortCounters._fields))
+        return counters._replace(rx_dropped=counters.rx_dropped + int(rows[0]["rx_missed"]))
 
     def nic(self, port_no: int) -> Nic:
         """The receive side of a wire or packet port, or of the switch's port in front of a VM."""
@@ -296,6 +303,7 @@ class Ports:
             len(template),
         )
         row["wire"] = -1
+        self._copy_row(index)
         port = Port(port_no, index, name, "tunnel", local_mac, uplink.mtu - overhead(numbers), remote_ip)
         port.uplink, port.format = uplink_port, format
         self._ports[port_no] = port

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where action programs are kept: written by the agent, run by the worker; equal ones share a place."""
+"""Where action programs are kept: written by the agent, run by the workers; equal ones share a place."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -17,7 +17,7 @@ _SIGN = 1 << 63
 
 
 class ProgramStore:
-    """Programs in the dataplane's `programs` words.
+    """Programs in the `programs` words of each worker, at the same places.
 
     index_of: the dataplane's index of a port number, 0 for none. meter_index: that of a meter, -1 for none.
     live_places: offsets of the programs that flows and waiting commands name; asked when room runs out.
@@ -25,7 +25,7 @@ class ProgramStore:
 
     def __init__(
         self,
-        words: np.ndarray,
+        words: Sequence[np.ndarray],
         index_of: Callable[[int], int],
         meter_index: Callable[[int], int],
         live_places: Callable[[], set[int]],
@@ -48,7 +48,8 @@ class ProgramStore:
         place = self._places.get(words)
         if place is None:
             place = self._room_for(words)
-            self._words[place : place + len(words)] = words
+            for theirs in self._words:
+                theirs[place : place + len(words)] = words
             self._places[words] = place
         return place, len(program)
 
@@ -68,7 +69,8 @@ class ProgramStore:
         for words, place in list(self._places.items()):
             for at in range(0, len(words), OP_WORDS):
                 if words[at] == op and words[at + 1] == argument:
-                    self._words[place + at + 1] = instead
+                    for theirs in self._words:
+                        theirs[place + at + 1] = instead
                     self._places.pop(words, None)
 
     def _room_for(self, words: tuple[int, ...]) -> int:
@@ -84,7 +86,7 @@ class ProgramStore:
         free = self._free.get(length)
         if free:
             return free.pop()
-        if self._next + length > len(self._words):
+        if self._next + length > len(self._words[0]):
             return None
         self._next += length
         return self._next - length

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's ends of the rings that it shares with the worker: commands, punts, captured frames.
+"""The agent's ends of the rings that it shares with the workers: commands, punts, captured frames.
 
 Rows are packed and unpacked as bytes: the slow path's speed is made here, and NumPy's record fields take a
 microsecond each.
@@ -11,7 +11,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from struct import Struct
 from typing import Any
@@ -34,40 +34,69 @@ _PUNT = Struct(f"=q{layout.KEY_WORDS}Q7q")  # the fields of punt_dtype
 assert _COMMAND.size == layout.command_dtype.itemsize
 assert _PUNT.size == layout.punt_dtype.itemsize
 _REASONS = {reason.value: reason for reason in PuntReason}
-_NOTHING = (0, 0, 0, 0)
+_NO_ANSWER = (0, 0, 0, 0)
 _PAUSE_S = 0.0001
-_HEAD, _ASLEEP = layout.COMMAND_HEAD_OFFSET // 8, layout.ASLEEP_OFFSET // 8
+_HEAD, _TAIL = layout.COMMAND_HEAD_OFFSET // 8, layout.COMMAND_TAIL_OFFSET // 8
+_ASLEEP = layout.ASLEEP_OFFSET // 8
+EVERYWHERE = {Command.INSTALL, Command.REMOVE, Command.PORT_STATE, Command.NIC, Command.FORWARDING}
+"""Commands that concern all workers alike."""
 
 
 def _bytes_of(rows: np.ndarray) -> memoryview:
     return memoryview(rows.view(np.uint8).reshape(-1))
 
 
-class CommandRing:
-    """Commands to the worker, and its answers. `alive`: whether there is a worker that will apply them."""
+class _WorkerRing:
+    """One worker's ring of commands. words: its control region."""
 
-    def __init__(self, t: Any, words: np.ndarray, wake_fd: int, alive: Callable[[], bool]) -> None:
+    def __init__(self, t: Any, words: np.ndarray) -> None:
+        self.rows = _bytes_of(t["commands"])
+        self.flags = t["commands"]["ended"]
+        self.words = words
+        self.wake_fd = int(t["wake_fd"])
+
+
+class CommandRing:
+    """Commands to the workers, and their answers. `alive`: whether there are workers that will apply them.
+
+    Each worker has a ring, and each ring a row for every command: what concerns worker 0 alone, which has the
+    ports, is Command.NOTHING to the others. So a number stands for the same command everywhere.
+    """
+
+    def __init__(self, tables: Any, words: Sequence[np.ndarray], alive: Callable[[], bool]) -> None:
         self.given = 0
-        self._rows = _bytes_of(t["commands"])
-        self._flags = t["commands"]["ended"]
-        self._words = words
-        self._wake_fd = wake_fd
+        self._rings = [_WorkerRing(t, own) for t, own in zip(tables, words, strict=True)]
+        self._first, *self._others = self._rings
         self._alive = alive
         self._fence = threading.Lock()
         self._together = 0  # nested calls of together()
         self._read = 0  # commands whose answers were taken in
         self._ended: list[Ended] = []
 
-    def give(self, op: Command, *args: int, key: FlowKey | None = None) -> None:
-        """Append a command; waits while the ring is full."""
+    def give(
+        self, op: Command, *args: int, key: FlowKey | None = None, others: tuple[int, ...] | None = None
+    ) -> None:
+        """Append a command; waits while the ring is full.
+
+        others: operation and arguments for the workers that have no ports; by default the same, if it is one
+        of EVERYWHERE.
+        """
         if self.given - self._read >= layout.COMMANDS:
             self.wait(self.given + 1 - layout.COMMANDS)
             self._read_answers()
         at = self.given % layout.COMMANDS * _COMMAND.size
         words = _NO_KEY if key is None else key_words(key)
-        _COMMAND.pack_into(self._rows, at, op, *words, *args, *(0,) * (_ARGS - len(args)), *_NOTHING)
+        _COMMAND.pack_into(self._first.rows, at, op, *words, *args, *(0,) * (_ARGS - len(args)), *_NO_ANSWER)
         self.given += 1
-        self._words[_HEAD] = self.given
+        self._first.words[_HEAD] = self.given
+        if self._others:
+            if others is None:
+                others = (op, *args) if op in EVERYWHERE else (Command.NOTHING,)
+            op_there, *args_there = others
+            rest = (0,) * (_ARGS - len(args_there))
+            for ring in self._others:
+                _COMMAND.pack_into(ring.rows, at, op_there, *words, *args_there, *rest, *_NO_ANSWER)
+                ring.words[_HEAD] = self.given
         if not self._together:
             self._wake()
 
@@ -86,16 +115,19 @@ class CommandRing:
         # The worker says that it falls asleep, then looks at the head; we do it the other way round. A lock's
         # atomic operations keep our load behind our store, which the processor would not.
         with self._fence:
-            if self._words[_ASLEEP]:
-                os.eventfd_write(self._wake_fd, 1)
+            for ring in self._rings:
+                if ring.words[_ASLEEP]:
+                    os.eventfd_write(ring.wake_fd, 1)
 
     @property
     def applied(self) -> int:
-        """How many commands the worker has applied."""
-        return int(self._words[layout.COMMAND_TAIL_OFFSET // 8])
+        """How many commands every worker has applied."""
+        if not self._others:
+            return int(self._first.words[_TAIL])
+        return min(int(ring.words[_TAIL]) for ring in self._rings)
 
     def wait(self, commands: int) -> None:
-        """Return when the worker has applied that many commands."""
+        """Return when every worker has applied that many commands."""
         self._wake()
         while self.applied < commands and self._alive():
             time.sleep(_PAUSE_S)
@@ -113,23 +145,54 @@ class CommandRing:
         ended, self._ended = self._ended, []
         return ended
 
+    def end_elsewhere(self, keys: Sequence[FlowKey]) -> dict[FlowKey, FlowStats]:
+        """Remove the entries for these keys from all workers but the first, and return what they had counted;
+        waits for that."""
+        self.wait(self.given)
+        self._read_answers()
+        before = len(self._ended)
+        with self.together():
+            for key in keys:
+                self.give(Command.NOTHING, key=key, others=(Command.REMOVE,))
+        self.wait(self.given)
+        self._read_answers()
+        answers = self._ended[before:]
+        del self._ended[before:]
+        return {answer.key: answer.stats for answer in answers}
+
     def _read_answers(self) -> None:
-        """Take in what the worker answered, before the rows are used again."""
+        """Take in what the workers answered, before the rows are used again."""
         applied = self.applied
         for number in self._answered(applied):
             at = number % layout.COMMANDS * _COMMAND.size
-            _ended, *stats = _ANSWER.unpack_from(self._rows, at + _ANSWER_AT)
-            op, *words = _KEYED.unpack_from(self._rows, at)
-            self._ended.append(Ended(key_from(words), FlowStats(*stats), op == Command.INSTALL))
+            op, *words = _KEYED.unpack_from(self._first.rows, at)
+            ended, *stats = _ANSWER.unpack_from(self._first.rows, at + _ANSWER_AT)
+            total = FlowStats(*stats) if ended else NEVER_USED
+            for ring in self._others:
+                ended, *stats = _ANSWER.unpack_from(ring.rows, at + _ANSWER_AT)
+                total = together(total, FlowStats(*stats)) if ended else total
+            self._ended.append(Ended(key_from(words), total, op == Command.INSTALL))
         self._read = applied
 
     def _answered(self, applied: int) -> list[int]:
-        """Of the commands that were applied since the last call, those that ended a program."""
-        if applied - self._read < 8:
-            return [n for n in range(self._read, applied) if self._flags[n % layout.COMMANDS]]
+        """Of the commands that were applied since the last call, those that ended a program somewhere."""
+        if applied - self._read < 8 and not self._others:
+            flags = self._first.flags
+            return [n for n in range(self._read, applied) if flags[n % layout.COMMANDS]]
         numbers = np.arange(self._read, applied)
-        found: list[int] = numbers[self._flags[numbers % layout.COMMANDS] != 0].tolist()
+        places = numbers % layout.COMMANDS
+        ended = np.any([ring.flags[places] != 0 for ring in self._rings], axis=0)
+        found: list[int] = numbers[ended].tolist()
         return found
+
+
+NEVER_USED = FlowStats(0, 0, 0)
+
+
+def together(one: FlowStats, other: FlowStats) -> FlowStats:
+    """What two workers have counted of one flow."""
+    last_used_ns = max(one.last_used_ns, other.last_used_ns)
+    return FlowStats(one.packets + other.packets, one.bytes + other.bytes, last_used_ns)
 
 
 class PuntRing:

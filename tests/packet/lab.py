@@ -74,7 +74,7 @@ class Switch:
         self.routes: dict[int, Program] = {}
         self.missed: list[FlowKey] = []
         with namespace.inside():
-            self.dp = Datapath(dpid, [parse_port(port) for port in ports], cpu)
+            self.dp = Datapath(dpid, [parse_port(port) for port in ports], cpus=() if cpu is None else (cpu,))
         self._stop = threading.Event()
         self.lock = threading.Lock()
         self._agent = threading.Thread(target=self._answer)
@@ -103,8 +103,9 @@ class Switch:
 
     def worker_seconds(self) -> float:
         """Processor time of the dataplane's thread."""
-        assert self.dp._thread is not None and self.dp._thread.ident is not None
-        return time.clock_gettime(time.pthread_getcpuclockid(self.dp._thread.ident))
+        ident = self.dp._threads[0].ident
+        assert ident is not None
+        return time.clock_gettime(time.pthread_getcpuclockid(ident))
 
     def counted(self) -> dict[str, int]:
         """What was counted, but for zeros."""

@@ -82,7 +82,7 @@ class Network:
     def step(self, switch: datapath.Datapath) -> int:
         self.now_ns += 100_000
         switch.t["ports"]["ready"] = 1  # as the worker's poll would tell it
-        return int(worker.step(switch.memory.array, switch.t, self.now_ns))
+        return int(worker.step(switch.memory.array, switch.tables, 0, self.now_ns))
 
     def run(self) -> None:
         """Until nothing moves any more, the router's kernel included."""

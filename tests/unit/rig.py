@@ -81,7 +81,7 @@ class Rig:
         self._seen = np.zeros(layout.COUNTERS, np.int64)
         self._read = [0] * wires
         self._programs = 0
-        self.store = ProgramStore(t["programs"][STORE:], int, int, set)
+        self.store = ProgramStore([t["programs"][STORE:]], int, int, set)
         self.now_ns = 1_000_000_000
 
     def close(self) -> None:
@@ -270,7 +270,7 @@ class Rig:
 
     def step(self) -> int:
         """One pass of the worker at `now_ns`."""
-        return int(worker.step(self.mem, self.t, self.now_ns))
+        return int(worker.step(self.mem, self.tables, 0, self.now_ns))
 
     # The peer of a wire
 

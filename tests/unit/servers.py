@@ -89,10 +89,11 @@ class Delivered:
 class Server:
     """A switch with one VM and one uplink, and an agent that answers every miss."""
 
-    def __init__(self, number: int, wire: str, options: str = "", tunnel: bool = True) -> None:
-        self.dp = datapath.Datapath(
-            number, [parse_port(f"1=tap:vm{number}"), parse_port(f"2=wire:{wire}{options}")]
-        )
+    def __init__(
+        self, number: int, wire: str, options: str = "", tunnel: bool = True, workers: int = 1
+    ) -> None:
+        ports = [parse_port(f"1=tap:vm{number}"), parse_port(f"2=wire:{wire}{options}")]
+        self.dp = datapath.Datapath(number, ports, workers)
         self.vm = self.dp._ports[VM_PORT].tap.vm
         self.tunnel = tunnel
         if tunnel:
@@ -101,7 +102,12 @@ class Server:
             self.dp.add_tunnel(TUNNEL_PORT, "vxlan0", "vxlan", local, remote, *macs, WIRE_PORT)
 
     def step(self, now_ns: int) -> int:
-        return int(worker.step(self.dp.memory.array, self.dp.t, now_ns))
+        """A pass of each worker, the one that serves the ports last."""
+        views = self.dp.memory.views
+        worked = [
+            int(worker.step(views[number], self.dp.tables, number, now_ns)) for number in range(len(views))
+        ]
+        return sum(worked)
 
     def answer_misses(self) -> int:
         """Install a flow for each miss and forward the held packet."""
@@ -157,8 +163,8 @@ class Server:
 class Pair:
     """Servers 1 and 2 and the wire between them."""
 
-    def __init__(self, wire: str, options: str = "", tunnel: bool = True) -> None:
-        self.servers = [Server(number, wire, options, tunnel) for number in (1, 2)]
+    def __init__(self, wire: str, options: str = "", tunnel: bool = True, workers: int = 1) -> None:
+        self.servers = [Server(number, wire, options, tunnel, workers) for number in (1, 2)]
         self.now_ns = 10**9
         self.meet()
 

@@ -138,7 +138,7 @@ def test_an_idle_entry_ends_and_its_last_counters_are_reported(server, dp):
 
     def sweep_all(now_ns):
         dp.t["now_ns"] = now_ns
-        assert commands.sweep(dp.memory.array, dp.t) == commands.SWEEP_PERIOD_NS
+        assert commands.sweep(dp.memory.array, dp.tables) == commands.SWEEP_PERIOD_NS
 
     sweep_all(NOW_NS + 999_999_999)
     assert list(dp.flow_stats()) == [key]

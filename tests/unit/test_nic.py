@@ -27,10 +27,11 @@ VM2_MAC = "00:00:00:00:00:02"
 FIELDS = "dst_mac, protocol, src_ip, dst_ip, src_port, dst_port, vni"
 
 
-@pytest.fixture(params=["VXLAN", "plain"])
+@pytest.fixture(params=["VXLAN", "plain", "VXLAN, 3 workers"])
 def pair(request, monkeypatch, tmp_path):
     monkeypatch.setattr("vswitch.ports.TapDevice", SocketTap)
-    pair = Pair(str(tmp_path / "wire"), tunnel=request.param == "VXLAN")
+    workers = 3 if request.param.endswith("workers") else 1
+    pair = Pair(str(tmp_path / "wire"), tunnel=request.param != "plain", workers=workers)
     yield pair
     pair.close()
 

@@ -47,7 +47,7 @@ def live():
 @pytest.fixture
 def store(words, live):
     return ProgramStore(
-        words, lambda number: INDEX.get(number, 0), lambda meter: METERS.get(meter, -1), lambda: live
+        [words], lambda number: INDEX.get(number, 0), lambda meter: METERS.get(meter, -1), lambda: live
     )
 
 

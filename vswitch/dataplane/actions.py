@@ -3,6 +3,7 @@
 
 from vswitch.dataplane import checksum, flow_table, meters, mss, rewrite
 from vswitch.dataplane.compiled import compiled, inlined
+from vswitch.dataplane.gro import FIN, RST, SYN
 from vswitch.dataplane.intrinsics import (
     acquire64,
     full_fence,
@@ -16,8 +17,10 @@ from vswitch.dataplane.ports import tap
 from vswitch.dataplane.ports.packet import SHORTEST
 from vswitch.dataplane.ports.vnet import is_super_frame
 from vswitch.dataplane.tso import NO_TUNNEL, segment
+from vswitch.dataplane.workers import hand_back
 from vswitch.flow import MAX_SAVED
 from vswitch.layout import (
+    HAND_BACK,
     KEY_WORDS,
     OP_WORDS,
     PUNT_HEAD_OFFSET,
@@ -58,6 +61,9 @@ def forward(mem, t, group):
     first = t["packets"][group["first"]]
     flow_table.make_key(mem, t, first)
     place = flow_table.find(t, t["key"])
+    if t["worker"] and not _is_ours(t, group, place):
+        hand_back(mem, t, group)
+        return
     received = take_group(mem, t, group)
     if place == flow_table.NOT_FOUND:
         punt(mem, t, PuntKind.MISS.value, 0, received)
@@ -67,6 +73,17 @@ def forward(mem, t, group):
     flow["bytes"] += received
     flow["last_used_ns"] = t["now_ns"]
     run_program(mem, t, flow["program"], flow["program_len"])
+
+
+@compiled
+def _is_ours(t, group, place):
+    """Whether a worker that does not serve the ports can forward a group, whose flow stands at `place`.
+
+    Whoever reads what forwarding VMs send must see the segments that tell of their connections' MSS.
+    """
+    if place == flow_table.NOT_FOUND or t["flows"][place]["program_len"] == HAND_BACK:
+        return False
+    return t["forwarding_vms"] == 0 or group["flags"] & (SYN | FIN | RST) == 0
 
 
 @compiled

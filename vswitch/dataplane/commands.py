@@ -9,6 +9,7 @@ from vswitch.dataplane.intrinsics import acquire64, release64, store64
 from vswitch.dataplane.outgoing import take_group
 from vswitch.dataplane.parse import FORWARD, parse
 from vswitch.dataplane.ports import packet as packet_port
+from vswitch.dataplane.workers import are_done
 from vswitch.layout import (
     COMMAND_HEAD_OFFSET,
     COMMAND_TAIL_OFFSET,
@@ -31,16 +32,31 @@ SWEEP_AT_ONCE = 4096
 
 @inlined
 def apply_commands(mem, t):
-    """Apply up to COMMAND_BURST commands; their number."""
+    """Apply up to COMMAND_BURST commands; their number.
+
+    What frames in other workers' hands rely on changes when these are done with them: until then,
+    `t['settling']` has the ports wait.
+    """
     head = acquire64(mem, COMMAND_HEAD_OFFSET)
     tail = acquire64(mem, COMMAND_TAIL_OFFSET)
     count = 0
+    t["settling"] = 0
     while tail < head and count < COMMAND_BURST:
-        _apply(mem, t, t["commands"][tail & (COMMANDS - 1)])
+        command = t["commands"][tail & (COMMANDS - 1)]
+        if t["workers"] > 1 and _unsettles(command["op"]) and not are_done(mem, t):
+            t["settling"] = 1
+            break
+        _apply(mem, t, command)
         tail += 1
         count += 1
         release64(mem, COMMAND_TAIL_OFFSET, tail)
     return count
+
+
+@compiled
+def _unsettles(op):
+    """Whether an operation changes what parsed frames rely on: their queue, their memory, their port."""
+    return op == Command.NIC.value or op == Command.NEW_POOL.value or op == Command.REMOVE_TUNNEL.value
 
 
 @inlined
@@ -50,8 +66,9 @@ def _apply(mem, t, command):
     if op == Command.INSTALL.value:
         _answer(t, command, flow_table.find(t, command["key"]))
         if not flow_table.install(t, command["key"], args[0], args[1], args[2]):
-            t["counters"][Counter.FLOW_TABLE_FULL.value] += 1
-            report_evicted(mem, t, command["key"], 0, 0, 0)
+            if t["worker"] == 0:  # without an entry, the others hand the flow's frames back
+                t["counters"][Counter.FLOW_TABLE_FULL.value] += 1
+                report_evicted(mem, t, command["key"], 0, 0, 0)
     elif op == Command.REMOVE.value:
         place = flow_table.find(t, command["key"])
         _answer(t, command, place)
@@ -90,6 +107,7 @@ def _apply(mem, t, command):
     elif op == Command.CAPTURE.value:
         t["ports"][args[0]]["capture"] = args[1]
     elif op == Command.FORWARDING.value:
+        t["forwarding_vms"] += args[1] - t["ports"][args[0]]["forwarding"]
         t["ports"][args[0]]["forwarding"] = args[1]
         if not args[1]:
             mss.forget_port(t, args[0])
@@ -182,12 +200,15 @@ def _remove_tunnel(t, index):
 
 
 @compiled
-def sweep(mem, t):
+def sweep(mem, tables):
     """Remove idle entries in the next part of the flow table; in how many ns the part after it is due.
+
+    tables: of all workers, of which number 0 calls this; an entry that another one uses is not idle.
 
     `flow_bits` tells where entries are, so that a large empty table costs nothing. A table with few entries
     is swept in one part, so that an idle worker wakes once in SWEEP_PERIOD_NS.
     """
+    t = tables[0]
     parts = 1 if t["flow_count"] <= SWEEP_AT_ONCE else SWEEP_PARTS
     stride = FLOWS // 32 // parts
     first = t["sweep"] & ~(stride - 1)
@@ -198,16 +219,20 @@ def sweep(mem, t):
         while bits and bit < 32:
             if bits & (1 << bit):
                 bits &= ~(1 << bit)
-                _sweep_place(mem, t, (index << 5) + bit)
+                _sweep_place(mem, tables, t, (index << 5) + bit)
             bit += 1
     return SWEEP_PERIOD_NS // parts
 
 
 @compiled
-def _sweep_place(mem, t, place):
+def _sweep_place(mem, tables, t, place):
     flow = t["flows"][place]
-    if flow_table.is_idle(t, flow) and report_evicted(
-        mem, t, flow["key"], flow["packets"], flow["bytes"], flow["last_used_ns"]
-    ):
+    if not flow_table.is_idle(t, flow):
+        return
+    for worker in range(1, t["workers"]):
+        theirs = flow_table.find(tables[worker], flow["key"])
+        if theirs != flow_table.NOT_FOUND and not flow_table.is_idle(t, tables[worker]["flows"][theirs]):
+            return
+    if report_evicted(mem, t, flow["key"], flow["packets"], flow["bytes"], flow["last_used_ns"]):
         flow_table.remove(t, place)
         t["counters"][Counter.EVICTED_IDLE.value] += 1

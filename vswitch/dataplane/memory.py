@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One address range for all packet bytes: what stages name by an offset in `mem`."""
+"""One address range for all packet bytes: what stages name by an offset in `mem`.
+
+Each worker has a view of it: a range of its own in which the same regions stand at the same offsets, but for
+the control region, whose place is taken by the worker's own.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import mmap
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -30,20 +36,37 @@ _FAILED = ctypes.c_void_p(-1).value
 
 
 class Memory:
-    """A reserved address range, into which regions are mapped one behind the other.
+    """A reserved address range, into which regions are mapped one behind the other, seen from `views`.
 
-    array: the whole range as bytes; only mapped regions may be touched.
+    views: the whole range as bytes, as each worker sees it; only mapped regions may be touched. array: the
+    first of them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, views: int = 1) -> None:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
-        self._base = self._mmap(None, RESERVED, PROT_NONE, flags, -1)
-        self.array = np.ctypeslib.as_array((ctypes.c_uint8 * RESERVED).from_address(self._base))
+        self._bases = [self._mmap(None, RESERVED, PROT_NONE, flags, -1) for _ in range(views)]
+        self.views = tuple(
+            np.ctypeslib.as_array((ctypes.c_uint8 * RESERVED).from_address(base)) for base in self._bases
+        )
+        self.array = self.views[0]
         self._next = 0
 
     def map_private(self, size: int) -> int:
         """Zeroed memory of this process alone; its offset."""
-        return self._map(size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
+        if len(self.views) == 1:
+            return self._map(size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
+        with _zeroed(size) as fd:
+            return self.map_file(fd, size)
+
+    def map_each(self, size: int) -> tuple[int, int]:
+        """Zeroed memory for each view, of which it sees its own at the first of the offsets that are
+        returned, and all, one behind the other, at the second. `size`: a multiple of the page size."""
+        with _zeroed(size * len(self.views)) as fd:
+            own = self._next
+            self._next += size
+            for number, base in enumerate(self._bases):
+                self._map_at(base + own, size, mmap.MAP_SHARED, fd, number * size)
+            return own, self.map_file(fd, size * len(self.views))
 
     def map_file(self, fd: int, size: int) -> int:
         """The first `size` bytes of a file, shared with whoever maps it too; the offset."""
@@ -52,7 +75,8 @@ class Memory:
     def unmap(self, offset: int, size: int) -> None:
         """Give a region's memory back; its addresses are not used again."""
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED
-        self._mmap(self._base + offset, _pages(size), PROT_NONE, flags, -1)
+        for base in self._bases:
+            self._mmap(base + offset, _pages(size), PROT_NONE, flags, -1)
 
     def words(self, offset: int, count: int = 1) -> np.ndarray:
         """`count` int64 at `offset`, as a view."""
@@ -65,22 +89,38 @@ class Memory:
         return self.array[offset : offset + length].tobytes()
 
     def close(self) -> None:
-        """Unmap everything; `array` must not be used any more."""
-        _LIBC.munmap(ctypes.c_void_p(self._base), ctypes.c_size_t(RESERVED))
+        """Unmap everything; no view may be used any more."""
+        for base in self._bases:
+            _LIBC.munmap(ctypes.c_void_p(base), ctypes.c_size_t(RESERVED))
 
     def _map(self, size: int, flags: int, fd: int) -> int:
         offset = self._next
         self._next += _pages(size)
-        self._mmap(self._base + offset, _pages(size), mmap.PROT_READ | mmap.PROT_WRITE, flags | MAP_FIXED, fd)
+        for base in self._bases:
+            self._map_at(base + offset, size, flags, fd)
         return offset
 
+    def _map_at(self, address: int, size: int, flags: int, fd: int, start: int = 0) -> None:
+        self._mmap(address, _pages(size), mmap.PROT_READ | mmap.PROT_WRITE, flags | MAP_FIXED, fd, start)
+
     @staticmethod
-    def _mmap(address: int | None, size: int, protection: int, flags: int, fd: int) -> int:
-        result = _LIBC.mmap(address, size, protection, flags, fd, 0)
+    def _mmap(address: int | None, size: int, protection: int, flags: int, fd: int, start: int = 0) -> int:
+        result = _LIBC.mmap(address, size, protection, flags, fd, start)
         if result == _FAILED:
             number = ctypes.get_errno()
             raise VSwitchError(f"cannot map {size} bytes of memory: {os.strerror(number)}")
         return result
+
+
+@contextmanager
+def _zeroed(size: int) -> Iterator[int]:
+    """A file in memory, to be mapped: its descriptor."""
+    fd = os.memfd_create("vswitch", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(fd, size)
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _pages(size: int) -> int:

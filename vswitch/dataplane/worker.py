@@ -3,11 +3,11 @@
 
 from numba import njit
 
-from vswitch.dataplane import mss
+from vswitch.dataplane import mss, workers
 from vswitch.dataplane.actions import forward
 from vswitch.dataplane.commands import apply_commands, sweep
 from vswitch.dataplane.compiled import compiled, inlined
-from vswitch.dataplane.gro import single
+from vswitch.dataplane.gro import coalesce, single
 from vswitch.dataplane.intrinsics import (
     acquire64,
     full_fence,
@@ -31,6 +31,8 @@ from vswitch.layout import (
     ASLEEP_OFFSET,
     COMMAND_HEAD_OFFSET,
     COMMAND_TAIL_OFFSET,
+    INBOX_HEAD_OFFSET,
+    INBOX_TAIL_OFFSET,
     POLLFDS_OFFSET,
     STOP_OFFSET,
     TAP_BURST,
@@ -54,35 +56,44 @@ BUSY_PASSES = 8
 
 
 @njit(cache=True, nogil=True)
-def run(mem_array, tables):
-    """Forward packets until STOP is set. `tables`: as layout.make_tables gives them."""
+def run(mem_array, tables, number):
+    """Be worker `number` until STOP is set. `tables`: of all workers, as layout.make_tables gives them."""
     mem = pointer_to(mem_array)
-    t = tables[0]
+    t = tables[number]
     next_sweep_ns = 0
     worked_ns = 0
     patience_ns = SPIN_NS
     while acquire64(mem, STOP_OFFSET) == 0:
         now_ns = monotonic_ns(mem, TIMESPEC_OFFSET)
-        worked = step(mem, t, now_ns)
-        if now_ns >= next_sweep_ns:
-            next_sweep_ns = now_ns + sweep(mem, t)
+        worked = step(mem, tables, number, now_ns)
+        if number == 0 and now_ns >= next_sweep_ns:
+            next_sweep_ns = now_ns + sweep(mem, tables)
         if worked:
             patience_ns = WATCH_NS if now_ns - worked_ns < WATCH_NS else SPIN_NS
             worked_ns = now_ns
-        elif now_ns - worked_ns > patience_ns:
-            _sleep(mem, t, next_sweep_ns if t["flow_count"] > 0 else wire.NEVER)
+        elif now_ns - worked_ns > patience_ns and (t["workers"] == 1 or _others_done(mem, t)):
+            _sleep(mem, t, next_sweep_ns if number == 0 and t["flow_count"] > 0 else wire.NEVER)
         elif now_ns - worked_ns > SPIN_NS:
             sys_yield()
 
 
 @compiled
-def step(mem, t, now_ns):
-    """One pass: commands, then each port's frames through all stages, then out. Returns how much was done."""
+def step(mem, tables, number, now_ns):
+    """One pass of worker `number`: commands, then each port's frames through all stages, then out.
+
+    Only worker 0 has ports; the others have what it hands to them. Returns how much was done.
+    """
+    t = tables[number]
     t["now_ns"] = now_ns
     t["loops"] += 1
     worked = apply_commands(mem, t)
+    receiving = True
+    if t["workers"] > 1:
+        worked += _serve_worker(mem, tables, t)
+        receiving = t["settling"] == 0 and workers.have_room(mem, t)
+        t["counters"][Counter.WORKER_BUSY.value] += not receiving
     for index in range(t["wire_count"]):
-        worked += _serve_wire(mem, t, index)
+        worked += _serve_wire(mem, tables, t, index, receiving)
     if _room_on_wires(mem, t):
         look = t["loops"] % BUSY_PASSES == 0
         for place in range(t["tap_count"]):
@@ -90,7 +101,7 @@ def step(mem, t, now_ns):
             if t["ports"][index]["ready"] or look:
                 worked += _serve_tap(mem, t, index)
         for place in range(t["socket_count"]):
-            worked += _serve_packet(mem, t, place)
+            worked += _serve_packet(mem, tables, t, place, receiving)
     else:
         t["counters"][Counter.TX_BACKPRESSURE.value] += 1
     for index in range(t["wire_count"]):
@@ -99,32 +110,61 @@ def step(mem, t, now_ns):
 
 
 @inlined
-def _serve_wire(mem, t, index):
+def _serve_worker(mem, tables, t):
+    """What other workers hand to this one: frames of its queues, or groups that only worker 0 can forward."""
+    if t["worker"]:
+        count = workers.take(mem, t)
+        if count > 0:
+            coalesce(mem, t)
+            for number in range(t["group_count"]):
+                forward(mem, t, t["groups"][number])
+            workers.finish(mem, count)
+        return count
+    worked = 0
+    for worker in range(1, t["workers"]):
+        count = workers.take_back(mem, t, tables[worker])
+        while count > 0:
+            forward(mem, t, t["groups"][0])
+            packet.flush_all(mem, t)
+            workers.let_go(mem, t, tables[worker], count)
+            worked += count
+            count = workers.take_back(mem, t, tables[worker])
+    return worked
+
+
+@compiled
+def _others_done(mem, t):
+    """Whether this worker may sleep: nobody wakes worker 0 when the others are done with its frames."""
+    return t["worker"] != 0 or workers.are_done(mem, t)
+
+
+@inlined
+def _serve_wire(mem, tables, t, index, receiving):
     """Inhale a burst from a wire, parse, coalesce, forward; the slots are held until all is sent."""
-    count = wire.receive(mem, t, index)
-    _forward_burst(mem, t, count)
+    count = wire.receive(mem, t, index) if receiving else 0
+    _forward_burst(mem, tables, t, count)
     wire.release(mem, t, index)
     return count
 
 
 @inlined
-def _serve_packet(mem, t, place):
+def _serve_packet(mem, tables, t, place, receiving):
     """As _serve_wire, for a packet port that is up."""
     if not t["ports"][t["sockets"][place]["port"]]["up"]:
         return 0
-    count = packet.receive(mem, t, place)
-    _forward_burst(mem, t, count)
+    count = packet.receive(mem, t, place) if receiving else 0
+    _forward_burst(mem, tables, t, count)
     packet.release(mem, t, place)
     return count
 
 
 @inlined
-def _forward_burst(mem, t, count):
+def _forward_burst(mem, tables, t, count):
     """Everything that is done with `count` received frames."""
     t["packet_count"] = count
     if count > 0:
         _parse_burst(mem, t)
-        queues.receive(mem, t)
+        queues.receive(mem, tables, t)
         for number in range(t["group_count"]):
             forward(mem, t, t["groups"][number])
     packet.flush_all(mem, t)
@@ -221,7 +261,7 @@ def _serve_tap(mem, t, index):
 
 @inlined
 def _sleep(mem, t, wake_at_ns):
-    """Wait for a TAP, a wire, a packet port, the agent, or the next frame's release time."""
+    """Wait for a TAP, a wire, a packet port, the agent, worker 0, or the next frame's release time."""
     t["sleeps"] += 1
     release64(mem, ASLEEP_OFFSET, 1)
     for index in range(t["wire_count"]):
@@ -230,6 +270,8 @@ def _sleep(mem, t, wake_at_ns):
     for index in range(t["wire_count"]):
         wake_at_ns = min(wake_at_ns, wire.next_due_ns(mem, t, index))
     if acquire64(mem, COMMAND_HEAD_OFFSET) != acquire64(mem, COMMAND_TAIL_OFFSET):
+        wake_at_ns = 0
+    if acquire64(mem, INBOX_HEAD_OFFSET) != acquire64(mem, INBOX_TAIL_OFFSET):
         wake_at_ns = 0
     room = _room_on_wires(mem, t)
     if not room:

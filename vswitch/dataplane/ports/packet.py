@@ -42,6 +42,7 @@ from vswitch.dataplane.parse import ETH_HEADER, ETH_IPV4, ETH_VLAN, VLAN_TAG
 from vswitch.dataplane.ports import vnet
 from vswitch.dataplane.ports.tap import EAGAIN, ENOBUFS, POOL_HEADROOM
 from vswitch.dataplane.ports.wire import release_buffer
+from vswitch.dataplane.workers import are_done
 from vswitch.layout import (
     BUFFER_SIZE,
     BURST,
@@ -83,9 +84,10 @@ LARGE = 4096
 def receive(mem, t, place):
     """Take frames, up to BURST, as packet rows; their slots and buffers stay held until `release`."""
     socket = t["sockets"][place]
-    number = socket["tail"]
+    number = socket["taken"]
+    limit = min(number + BURST, socket["tail"] + RING_SLOTS // 2)
     count = 0
-    while count < BURST and number - socket["tail"] < BURST:
+    while count < BURST and number < limit:
         slot = _slot(socket, number)
         status = acquire64(mem, slot) & 0xFFFFFFFF
         if not status & TP_STATUS_USER:
@@ -259,8 +261,13 @@ def _place(t, socket, packet, frame, length):
 
 @compiled
 def release(mem, t, place):
-    """Give the slots of the last burst back to the kernel, and our references to its pool buffers."""
+    """Give the slots of what was received back to the kernel, and our references to its pool buffers.
+
+    While other workers have frames in hand, slots are kept, up to half of the ring.
+    """
     socket = t["sockets"][place]
+    if t["workers"] > 1 and not are_done(mem, t):
+        return
     for number in range(socket["tail"], socket["taken"]):
         release64(mem, _slot(socket, number), 0)
     socket["tail"] = socket["taken"]

@@ -31,6 +31,7 @@ from vswitch.dataplane.intrinsics import (
     sys_write,
 )
 from vswitch.dataplane.parse import ETH_HEADER, ETH_IPV4, ETH_IPV6, ETH_QINQ, ETH_VLAN, VLAN_TAG
+from vswitch.dataplane.workers import have_passed
 from vswitch.layout import (
     BURST,
     CURSOR_ASLEEP,
@@ -387,19 +388,37 @@ def _bad_descriptor(t, port):
 
 @compiled
 def release(mem, t, index):
-    """Give the slots of the last burst back to the sender, and wake it when it waits for room."""
+    """Give the slots of the last burst back to the sender, and wake it when it waits for room.
+
+    Slots whose frames are in other workers' hands are kept; a later call gives them back.
+    """
     wire = t["wires"][index]
     if wire["unordered"]:
         _release_by_time(t, index)
     elif wire["taken"] > wire["rx_tail"]:
         wire["rx_tail"] = wire["taken"]
-    if acquire64(mem, wire["rx_cursors"] + CURSOR_TAIL) == wire["rx_tail"]:
+    tail = wire["rx_tail"]
+    if t["workers"] > 1:
+        tail = _tail_of_all_workers(mem, t, wire)
+    if acquire64(mem, wire["rx_cursors"] + CURSOR_TAIL) == tail:
         return
-    release64(mem, wire["rx_cursors"] + CURSOR_TAIL, wire["rx_tail"])
+    release64(mem, wire["rx_cursors"] + CURSOR_TAIL, tail)
     full_fence()
     if acquire64(mem, wire["rx_cursors"] + CURSOR_WAITING) == 1:
         release64(mem, wire["rx_cursors"] + CURSOR_WAITING, 0)
         kick(mem, wire)
+
+
+@compiled
+def _tail_of_all_workers(mem, t, wire):
+    """Up to where all workers are done with a wire's slots."""
+    if not have_passed(mem, t, wire["marks"]):
+        return acquire64(mem, wire["rx_cursors"] + CURSOR_TAIL)
+    tail = wire["marked_tail"]
+    wire["marked_tail"] = wire["rx_tail"]
+    for worker in range(1, t["workers"]):
+        wire["marks"][worker] = t["handed"][worker]
+    return wire["rx_tail"] if have_passed(mem, t, wire["marks"]) else tail
 
 
 # Receiving where frames may overtake each other: slots wait in a heap by release time. `taken` counts the

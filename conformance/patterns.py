@@ -11,7 +11,6 @@ import fnmatch
 import json
 import re
 import shutil
-import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance.errors import ConformanceError
+from topologies.processes import run
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".conformance_cache"
@@ -95,7 +95,7 @@ def suite(cache: Path = CACHE) -> Path:
 def _download(cache: Path) -> Path:
     argv = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     argv += ["--no-deps", "--only-binary=:all:", "--dest", str(cache), WHEEL]
-    result = subprocess.run(argv, capture_output=True, text=True, check=False)
+    result = run(argv)
     wheels = sorted(cache.glob("os_ken-*.whl"))
     if result.returncode or not wheels:
         reason = (result.stderr.strip().splitlines() or ["pip said nothing"])[-1]

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from topologies.processes import run
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("numba", "llvmlite", "numpy", "mininet")
@@ -49,7 +50,7 @@ def _package(name: str) -> str | None:
 
 def _first_line(*argv: str) -> str | None:
     try:
-        result = subprocess.run(argv, capture_output=True, text=True, check=False)
+        result = run(argv)
     except FileNotFoundError:
         return None
     lines = result.stdout.splitlines()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from experiments.errors import ExperimentError
-from topologies.processes import end, poll_until, spawn
+from topologies.processes import end, poll_until, run, spawn
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {
@@ -68,8 +68,7 @@ def run_in(pid: int, *argv: str) -> str:
 
     Raises ExperimentError with what it complained about when it fails.
     """
-    command = ["nsenter", f"--target={pid}", "--net", "--mount", "--", *argv]
-    result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    result = run(argv, pid=pid)
     if result.returncode:
         raise ExperimentError(f"{' '.join(argv)}: {result.stderr.strip() or result.stdout.strip()}")
     return result.stdout

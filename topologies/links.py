@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from typing import Any
 
 from mininet.link import Intf, Link
 
 from topologies.errors import LabError
 from topologies.lab import check_interface_name
+from topologies.processes import run
 from vswitch.config import MAX_MTU, MIN_MTU
 
 DEFAULT_WIRE_MTU = 1500
@@ -290,7 +290,6 @@ def make_tap(pid: int, name: str, address: str | None, mtu: int) -> None:
     ]
     if address:
         commands.append(f"ip link set dev {name} address {address}")
-    argv = ["nsenter", f"--target={pid}", "--net", "--", "sh", "-ec", "\n".join(commands)]
-    result = subprocess.run(argv, capture_output=True, text=True, check=False)
+    result = run(["sh", "-ec", "\n".join(commands)], pid=pid)
     if result.returncode:
         raise LabError(f"{name}: cannot make the TAP device: {result.stderr.strip()}")

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 PR_SET_PDEATHSIG = 1
 TCP_LISTEN = "0A"  # `st` column of /proc/net/tcp
@@ -32,27 +32,66 @@ def spawn(
     """Start a child, in the network and mount namespace of process `pid` and on the cores `cpus` when given.
 
     It gets `parting_signal` when we die, even of SIGKILL (prctl(2), PR_SET_PDEATHSIG; bound to the thread
-    that starts it, hence for the main thread's children only). It has a session of its own, so that Ctrl-C on
-    the terminal reaches us only.
+    that starts it, hence for the main thread's children only; `run` does it for any thread). It has a session
+    of its own, so that Ctrl-C on the terminal reaches us only.
     """
-    prefix = ["nsenter", f"--target={pid}", "--net", "--mount", "--"] if pid else []
     in_main_thread = threading.current_thread() is threading.main_thread()
+    return _start(
+        argv,
+        pid,
+        cpus,
+        parting_signal if in_main_thread else None,
+        stdout=stdout,
+        stderr=stderr,
+        env=env,
+        cwd=cwd,
+    )
+
+
+def run(
+    argv: Sequence[str], *, pid: int | None = None, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, in the network and mount namespace of process `pid` when given.
+
+    For programs that do one thing; unlike `subprocess.run`, they end with us, whatever ends us: this thread
+    waits for them, so that it outlives them unless we die.
+    """
+    pipe = subprocess.PIPE
+    with _start(argv, pid, None, signal.SIGKILL, stdout=pipe, stderr=pipe, env=env) as process:
+        try:
+            printed, complaint = process.communicate()
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(
+        argv, process.returncode, printed.decode(errors="replace"), complaint.decode(errors="replace")
+    )
+
+
+def _start(
+    argv: Sequence[str],
+    pid: int | None,
+    cpus: frozenset[int] | None,
+    parting_signal: signal.Signals | None,
+    **options: Any,
+) -> subprocess.Popen:
+    prefix = ["nsenter", f"--target={pid}", "--net", "--mount", "--"] if pid else []
+    parent = os.getpid()
 
     def in_child() -> None:
-        if in_main_thread:
+        if parting_signal is not None:
             LIBC.prctl(PR_SET_PDEATHSIG, parting_signal)
+            if os.getppid() != parent:  # it died before: no signal will come
+                os._exit(128 + parting_signal)
         if cpus:
             os.sched_setaffinity(0, cpus)
 
     return subprocess.Popen(
         [*prefix, *argv],
         stdin=subprocess.DEVNULL,
-        stdout=stdout,
-        stderr=stderr,
-        env=env,
-        cwd=cwd,
         start_new_session=True,
         preexec_fn=in_child,
+        **options,
     )
 
 

@@ -12,11 +12,10 @@ import json
 import os
 import shutil
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from topologies.processes import end_orphan, start_time
+from topologies.processes import end_orphan, run, start_time
 
 LABS_DIR = Path("/run/mininet-offload")
 OWNER = "lab.json"
@@ -84,7 +83,7 @@ def _remove_interfaces(run_dir: Path) -> None:
         index = record.get("interface")
         name = names.get(index) if isinstance(index, int) else None
         if name and record.get("network") == network_namespace():
-            subprocess.run(["ip", "link", "delete", name], capture_output=True, check=False)
+            run(["ip", "link", "delete", name])
 
 
 def _owner_is_gone(run_dir: Path) -> bool:

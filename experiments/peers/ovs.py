@@ -19,7 +19,7 @@ from experiments.errors import ExperimentError
 from experiments.iperf import Endpoint
 from experiments.peers.base import VM_MTU, VNI, WIRE_MTU, BackEnd, Servers, Variant
 from experiments.system import Namespace, wait_until
-from topologies.processes import end, spawn
+from topologies.processes import end, run, spawn
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 OUTER = ("192.168.0.1", "192.168.0.2")
@@ -84,7 +84,7 @@ class Instance:
         self.processes.append(process)
 
     def _call(self, *argv: str) -> None:
-        result = subprocess.run(argv, env=self._environment(), capture_output=True, text=True, check=False)
+        result = run(argv, env=self._environment())
         if result.returncode:
             raise ExperimentError(f"{argv[0]} failed: {result.stderr.strip() or result.stdout.strip()}")
 

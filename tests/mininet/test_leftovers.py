@@ -8,13 +8,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from tests.mininet.mn_cli import MN, isolated
 from topologies.lab import SHM_DIR, Lab
-from topologies.processes import end, end_orphan, poll_until, spawn, start_time
+from topologies.processes import end, end_orphan, poll_until, run, spawn, start_time
 from topologies.registry import LABS_DIR, MADE, OWNER, pid_namespace, remove_leftovers
 
 pytestmark = pytest.mark.root
@@ -106,13 +107,56 @@ def test_a_stubborn_orphan_is_killed():
     assert stubborn.wait(5) == -signal.SIGKILL
 
 
-def test_a_child_dies_with_its_parent():
-    script = (
-        "import os, signal\nfrom topologies.processes import spawn\n"
-        f"print(spawn({SLEEP}).pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
-    )
-    child = int(subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=False).stdout)
+STARTS = {
+    "spawned": f"spawn({SLEEP})",
+    "awaited": f"run({SLEEP})",
+    "awaited in a namespace": f"run({SLEEP}, pid=os.getpid())",
+    "awaited by another thread": f"threading.Thread(target=run, args=({SLEEP},)).start()",
+}
+
+
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+def test_a_child_dies_with_its_parent(start):
+    """Of SIGKILL, while it runs."""
+    modules = "import os, threading, time\nfrom topologies.processes import run, spawn\n"
+    parent = subprocess.Popen([sys.executable, "-c", f"{modules}{start}\ntime.sleep(60)"])
+    assert poll_until(lambda: sleeping_child(parent.pid), 20)
+    child = sleeping_child(parent.pid)
+    parent.kill()
+    parent.wait()
     assert poll_until(lambda: start_time(child) is None, 5)
+
+
+def sleeping_child(pid):
+    """The id of a child of a process that has become SLEEP."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+            if int(parent) == pid and (entry / "cmdline").read_text() == "\0".join([*SLEEP, ""]):
+                return int(entry.name)
+        except OSError:
+            continue  # ended meanwhile
+    return None
+
+
+def test_a_program_of_ours_ends_with_ctrl_c():
+    """It has a session of its own, hence gets no signal from the terminal."""
+
+    def interrupt():
+        if poll_until(lambda: sleeping_child(os.getpid()), 20):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        run(SLEEP)
+    thread.join()
+    assert not sleeping_child(os.getpid())
+
+
+def test_what_a_program_prints_and_its_status_are_told():
+    result = run(["sh", "-c", "echo out; echo complaint >&2; exit 3"])
+    assert (result.returncode, result.stdout, result.stderr) == (3, "out\n", "complaint\n")
 
 
 def test_an_ended_child_is_gone():

@@ -70,7 +70,8 @@ class Bench:
         tap = self.receiver.t["ports"][9]
         tap["kind"], tap["up"], tap["fd"], tap["number"] = layout.PortKind.TAP, 1, self.sink, 9
         for datapath in (self.sender, self.receiver):
-            worker.step(datapath.memory.array, datapath.tables, 0, time.monotonic_ns())  # applies the commands
+            # applies the commands
+            worker.step(datapath.memory.array, datapath.tables, 0, time.monotonic_ns())
 
     def close(self) -> None:
         os.close(self.sink)

@@ -14,7 +14,8 @@ Call = Callable[..., Any]
 
 USAGE = (
     "nic takes [SWITCH] PORT -l | -L combined N | -x | -X equal N|weight W…|hkey KEY|default | -n | -N … | "
-    "-k | -K … | -S | lro add|list|del …"
+    "-k | -K … | -S | lro add|list|del … | "
+    "workers N…|default"
 )
 FLOW_TYPES = {
     **{f"{name}{version}": {"protocol": name} for name in ("tcp", "udp", "sctp") for version in "46"},
@@ -31,6 +32,8 @@ FLOW_FIELDS = {
     "dst-mac": "dst_mac",
     "vni": "vni",
 }
+PLAIN_WORDS = {"lro", "workers"}
+"""What ethtool has no option for."""
 NUMBERS = {"src_port", "dst_port", "vni"}
 FIVE_TUPLE = ("protocol", "src_ip", "dst_ip", "src_port", "dst_port")
 
@@ -41,7 +44,8 @@ class WordsError(VSwitchError):
 
 def split(words: Sequence[str]) -> tuple[str | None, str, list[str]]:
     """(switch or None, port, what to do) of the words after `nic`. Raises WordsError."""
-    place = next((n for n, word in enumerate(words) if word.startswith("-") or word == "lro"), len(words))
+    verbs = (n for n, word in enumerate(words) if word.startswith("-") or word in PLAIN_WORDS)
+    place = next(verbs, len(words))
     if place not in (1, 2) or place == len(words):
         raise WordsError(USAGE)
     return words[0] if place == 2 else None, words[place - 1], list(words[place:])
@@ -127,6 +131,14 @@ def _set_lro(call: Call, port: str, words: list[str]) -> Any:
     return _shown("-k", call("nic.show", port=port))
 
 
+def _set_workers(call: Call, port: str, words: list[str]) -> Any:
+    if not words:
+        raise WordsError("workers takes one for each queue, or default, as in: nic s1 uplink0 workers 0 1")
+    workers = [] if words == ["default"] else [number(word) for word in words]
+    call("offload.set", message="NicWorkersSet", port=port, workers=workers)
+    return _shown("-k", call("nic.show", port=port))
+
+
 def _rules(call: Call, port: str, words: list[str]) -> Any:
     match words:
         case ["list"]:
@@ -147,6 +159,7 @@ _CHANGES: dict[str, Callable[[Call, str, list[str]], Any]] = {
     "-N": _filter,
     "-K": _set_lro,
     "lro": _rules,
+    "workers": _set_workers,
 }
 _SHOWS = ("-l", "-x", "-n", "-k")
 

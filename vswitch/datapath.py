@@ -4,8 +4,8 @@
 All methods are called from one thread. What workers read is written before the command that announces it.
 
 Worker 0 has the ports, the agent's rings and an entry for each cached flow. Others serve receive queues
-(vswitch/dataplane/workers.py), and have entries for the flows that may come through these. Counters are summed
-over all workers where they are read.
+(vswitch/dataplane/workers.py), and have entries for the flows that may come through these. Counters are
+summed over all workers where they are read.
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ class Nic:
         self._port, self._tables, self._memory, self._commands = port, tables, memory, commands
         self._all_nics = all_nics
         setting = "off" if self.position == "vif" else "on"
-        self._state = _State(1, (setting,) * MAX_QUEUES, worker=self._workers_in_turn())
+        self._state = _State(1, (setting,) * MAX_QUEUES, worker=tuple(map(self._turn, range(MAX_QUEUES))))
         self._given = 0  # commands given, the last of which was ours
         self._row = 0  # which of the port's two rows is in force, or will be
         self._last_id = 0
@@ -188,8 +188,7 @@ class Nic:
             lro_kind=_with(state.lro_kind, fresh, "gro"),
             completion_size=_with(state.completion_size, fresh, layout.MAX_IP_LEN),
             worker=tuple(
-                own if queue in fresh else kept
-                for queue, (own, kept) in enumerate(zip(self._workers_in_turn(), state.worker, strict=True))
+                self._turn(queue) if queue in fresh else kept for queue, kept in enumerate(state.worker)
             ),
         )
 
@@ -323,6 +322,16 @@ class Nic:
         self._refuse_at_vif("queues that a worker could serve")
         check_number("worker", worker, 0, len(self._tables) - 1)
         self._change(worker=_with(self._wanted.worker, self._queues(queue), worker))
+
+    def set_workers(self, workers: Sequence[int] = ()) -> None:
+        """As set_worker, for all queues in order; those that `workers` is too short for get the default."""
+        if len(workers) > self.queue_count:
+            raise ConfigError(
+                "workers", f"{len(workers)} are given", f"one for each of {self.queue_count} queues"
+            )
+        with self.batch():
+            for queue in range(self.queue_count):
+                self.set_worker(queue, workers[queue] if queue < len(workers) else self._turn(queue))
 
     def add_rule(
         self, match: Match, queues: Sequence[int] | None = None, lro: bool = True, priority: int = 0
@@ -468,8 +477,9 @@ class Nic:
         fill_row(row[0], self._state)
         row[1:] = row[0]
 
-    def _workers_in_turn(self) -> tuple[int, ...]:
-        return tuple(queue % len(self._tables) for queue in range(MAX_QUEUES))
+    def _turn(self, queue: int) -> int:
+        """The worker that serves a queue by default."""
+        return queue % len(self._tables)
 
     # Checks
 

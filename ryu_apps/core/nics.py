@@ -11,6 +11,7 @@ import msgspec
 
 from ryu_apps.core import checks
 from ryu_apps.core.sections import VM, NicPolicy, QueuePolicy, RssPolicy, Selector
+from vswitch.config import MAX_WORKERS
 from vswitch.errors import ConfigError
 from vswitch.indirection import equal_table, weighted_table
 from vswitch.nic_match import MAX_PRIORITY, PROTOCOLS, has_ports, kind_of
@@ -60,6 +61,14 @@ def check_nics(intent: Intent) -> None:
         if intent.servers[server].uplink_port is None:
             raise ConfigError(f"nic.{server}", f"{server} has no uplink", "a server with an uplink_port")
         checks.in_range(f"nic.{server}.queues", nic.queues, 1, MAX_QUEUES)
+        if len(nic.workers) > nic.queues:
+            raise ConfigError(
+                f"nic.{server}.workers",
+                f"has {len(nic.workers)} workers",
+                f"one for each of {nic.queues} queues",
+            )
+        for index, worker in enumerate(nic.workers):
+            checks.in_range(f"nic.{server}.workers[{index}]", worker, 0, MAX_WORKERS - 1)
         _check_rss(f"nic.{server}.rss", nic)
         _check_filters(intent, server, nic)
         _check_lro(intent, server, nic)
@@ -307,6 +316,8 @@ def nic_settings(intent: Intent, server: str) -> Iterator[ex.Setting]:
         return
     if nic.queues > 1:
         yield ex.NicQueuesSet(port, nic.queues)
+    if nic.workers:
+        yield ex.NicWorkersSet(port, nic.workers)
     if nic.rss != RssPolicy():
         key = (nic.rss.hash_key or "").replace(":", "").lower()
         yield ex.NicRssSet(port, key, _indirection(nic.rss))

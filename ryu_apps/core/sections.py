@@ -124,9 +124,10 @@ class RssPolicy(Section, frozen=True):
 
 
 class NicPolicy(Section, frozen=True):
-    """The receive side of a server's uplink."""
+    """The receive side of a server's uplink. workers: the queues', in order; the rest have them in turn."""
 
     queues: int = 1
+    workers: tuple[int, ...] = ()
     rss: RssPolicy = RssPolicy()
     filters: tuple[FilterPolicy, ...] = ()
     lro: tuple[QueuePolicy, ...] = ()

@@ -22,6 +22,7 @@ from vswitch.openflow.experimenter import (
     NicFilterAdd,
     NicQueuesSet,
     NicRssSet,
+    NicWorkersSet,
     PacketMatch,
     RoleSet,
     Setting,
@@ -97,6 +98,11 @@ def test_s0_2_queues_rss_and_filters() -> None:
         NicFilterAdd(1, WEB, 1),
         NicFilterAdd(1, PacketMatch(vni=43), 3),
     ]
+
+
+def test_s0_4_workers_of_queues() -> None:
+    intent = from_object(BASE | {"nic": {"s1": {"queues": 4, "workers": [0, 1]}}})
+    assert told(intent, kind=NicWorkersSet) == [NicWorkersSet(1, (0, 1))]
 
 
 def test_s0_1_s0_3_s0_7_lro_by_queue_and_rule() -> None:
@@ -256,7 +262,7 @@ FILTERS, RULES = "nic__s1__filters", "nic__s1__rules"
     [
         ("nic__s9", {}, "nic.s9: there is no server 's9' (allowed: s1, s2)"),
         ("nic__s1__queues", 9, "nic.s1.queues: 9 is out of range (allowed: 1 to 8)"),
-        ("nic__s1__colour", 9, "nic.s1.colour: is not a known key (allowed: queues, rss, filters, lro, rul"),
+        ("nic__s1__colour", 9, "nic.s1.colour: is not a known key (allowed: queues, workers, rss"),
         # unknown queues
         (f"{FILTERS}__0__queue", 4, "nic.s1.filters[0].queue: s1 has no queue 4 (allowed: 0 to 3)"),
         (f"{RULES}__0__queues", [0, 7], "nic.s1.rules[0].queues: s1 has no queue 7 (allowed: 0 to 3)"),

@@ -48,6 +48,7 @@ vswitchctl nic s1 uplink0 -X equal 4
 vswitchctl nic s1 uplink0 -X weight 1 2 3 4
 vswitchctl nic s1 uplink0 -n
 vswitchctl nic s1 uplink0 -N flow-type tcp4 dst-ip 10.0.0.2 dst-port 80 action 2
+vswitchctl nic s1 uplink0 workers 0 1 1 0
 vswitchctl nic s1 uplink0 -k
 vswitchctl nic s1 uplink0 -K queue 1 lro on
 vswitchctl nic s1 uplink0 -S
@@ -62,13 +63,15 @@ vswitchctl format list s1
 
 
 class Network:
-    """vm1 (blue), vm3 (red) - s1 ==== s2 - vm2 (blue), vm4 (red)"""
+    """vm1 (blue), vm3 (red) - s1 ==== s2 - vm2 (blue), vm4 (red); each switch has two workers."""
 
     def __init__(self) -> None:
         self.lab = lab = Lab()
         self.net = net = Mininet(controller=None)
         self.c0 = net.addController("c0", Orchestrator, lab=lab)
-        self.s1, self.s2 = (net.addSwitch(name, cls=VSwitch, batch=True, lab=lab) for name in ("s1", "s2"))
+        self.s1, self.s2 = (
+            net.addSwitch(name, cls=VSwitch, batch=True, lab=lab, workers=2) for name in ("s1", "s2")
+        )
         net.addLink(self.s1, self.s2, cls=WireLink)
         self.vms = []
         for number, network in enumerate(("blue", "blue", "red", "red")):

@@ -75,6 +75,12 @@ class FakeNic:
     def set_completion_size(self, queue, size):
         self._set(queue, completion_size=size)
 
+    def set_workers(self, workers=()):
+        if len(workers) > self.queue_count:
+            raise ConfigError("workers", f"{len(workers)} are given", f"{self.queue_count} queues")
+        for queue in range(self.queue_count):
+            self._set(queue, worker=workers[queue] if queue < len(workers) else 0)
+
     def _set(self, queue, **changed):
         for number in range(self.queue_count) if queue is None else [queue]:
             self._known(number)

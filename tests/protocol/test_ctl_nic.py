@@ -71,6 +71,15 @@ def test_table_and_key(says, nic):
     assert nic.key.hex().startswith("6d5a56da")
 
 
+def test_workers(says, nic):
+    says("nic uplink0 -L combined 3")
+    assert [line.split()[-1] for line in says("nic s1 uplink0 workers 0 1 1").splitlines()] == [
+        "worker", "0", "1", "1",
+    ]  # fmt: skip
+    says("nic uplink0 workers default")
+    assert [s.worker for s in nic.settings()] == [0, 0, 0]
+
+
 def test_filters(says, nic):
     says("nic uplink0 -L combined 4")
     says("nic s1 uplink0 -N flow-type tcp4 dst-ip 10.0.0.2 dst-port 80 action 2")
@@ -174,6 +183,9 @@ def test_formats(says, live):
         ("nic uplink0 -N delete 9", "there is no filter 9"),
         ("nic uplink0 -K queue 5 lro on", "uplink0 has no queue 5"),
         ("nic uplink0 -K lro maybe", "lro: invalid enum value 'maybe'"),
+        ("nic uplink0 workers", "workers takes one for each queue"),
+        ("nic uplink0 workers 0 0", "workers: 2 are given"),
+        ("nic uplink0 workers 9", "expected `int` <= 7"),
         ("nic uplink0 lro", "lro takes add"),
         ("nic uplink0 lro add tcp '*'", "a rule matches PROTOCOL"),
         ("nic uplink0 lro add queue 1 vni 4", "has no queue 1"),

@@ -80,6 +80,14 @@ def test_s0_5_the_default_is_on_at_a_nic_and_off_in_front_of_a_vm(switch, uplink
     assert (datapath.lro(1), datapath.lro(2)) == ("on", "off")
 
 
+def test_s0_4_queues_get_workers(switch, uplink):
+    says(switch, ex.NicQueuesSet(1, 3), ex.NicWorkersSet(1, (0, 2)))
+    assert [s.worker for s in uplink.settings()] == [0, 2, 0]
+    assert "workers: 4 are given" in refusal(switch, ex.NicWorkersSet(1, (0,) * 4))
+    says(switch, ex.NicWorkersSet(1))
+    assert [s.worker for s in uplink.settings()] == [0, 0, 0]
+
+
 def test_s0_2_filters_come_move_and_go(switch, uplink):
     says(switch, ex.NicQueuesSet(1, 4), ex.NicFilterAdd(1, WEB, 2, 10), ex.NicFilterAdd(1, VM, 1))
     assert [(f.match.to_object(), f.queue, f.priority) for f in uplink.filters()] == [
@@ -199,6 +207,7 @@ def test_settings_are_told_until_they_are_taken_back(switch, uplink):
     set_ = [
         ex.FormatAdd("new", NUMBERS),
         ex.NicQueuesSet(1, 4),
+        ex.NicWorkersSet(1, (0, 1, 1, 0)),
         ex.LroSet(1, 1, "off"),
         ex.NicFilterAdd(1, WEB, 2, 10),
         ex.LroRuleAdd(1, VM, (1, 2)),
@@ -207,7 +216,7 @@ def test_settings_are_told_until_they_are_taken_back(switch, uplink):
     says(switch, *set_)
     assert held(switch) == set_
     says(switch, ex.NicFilterAdd(1, WEB, 3, 10))
-    assert ex.NicFilterAdd(1, WEB, 3, 10) in held(switch) and set_[3] not in held(switch)
+    assert ex.NicFilterAdd(1, WEB, 3, 10) in held(switch) and set_[4] not in held(switch)
     says(switch, *(setting.undo() for setting in reversed(set_)))
     assert held(switch) == []
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several workers: a port's frames go to the workers of their queues, and back what these cannot do (S0.4)."""
+"""Several workers: a port's frames go to the workers of their queues, and back what they cannot do (S0.4)."""
 
 from __future__ import annotations
 

@@ -135,4 +135,5 @@ class Extensions:
             can["queues"],
             tuple(sorted(self.tunnels)),
             self.slowpath.proactive_reverse,
+            can["workers"],
         )

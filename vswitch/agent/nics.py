@@ -26,6 +26,7 @@ class Nics:
             ex.LroSet: _set_lro,
             ex.NicQueuesSet: _set_queues,
             ex.NicRssSet: _set_rss,
+            ex.NicWorkersSet: _set_workers,
             ex.NicFilterAdd: _add_filter,
             ex.NicFilterDelete: _delete_filter,
             ex.LroRuleAdd: _add_rule,
@@ -88,6 +89,10 @@ def _set_rss(nic: Nic, message: ex.NicRssSet) -> None:
             nic.set_indirection(message.indirection)
         else:
             nic.set_equal()
+
+
+def _set_workers(nic: Nic, message: ex.NicWorkersSet) -> None:
+    nic.set_workers(message.workers)
 
 
 def _add_filter(nic: Nic, message: ex.NicFilterAdd) -> None:

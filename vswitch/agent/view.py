@@ -28,6 +28,7 @@ SETTABLE_BY_HAND: dict[str, type] = {
         ex.FormatDelete,
         ex.NicQueuesSet,
         ex.NicRssSet,
+        ex.NicWorkersSet,
         ex.NicFilterAdd,
         ex.NicFilterDelete,
         ex.LroRuleAdd,

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from vswitch.config import MAX_WORKERS
 from vswitch.openflow.constants import MAX_PORT_NAME_LENGTH, BadRequest, Port
 from vswitch.openflow.errors import EXPERIMENTER_ID as EXPERIMENTER_ID
 from vswitch.openflow.errors import ExperimenterError, OpenFlowError
@@ -116,6 +117,7 @@ class CapabilitiesReply(_Body, frozen=True):
     queues: int  # receive queues of each port
     tunnels: tuple[int, ...]  # tunnel ports there are
     proactive_reverse: bool = True
+    workers: int = 1  # threads that serve the queues
 
 
 class IntentRevision(_Body, frozen=True):
@@ -205,6 +207,23 @@ class PacketMatch(_Body, frozen=True, omit_defaults=True):
     def __str__(self) -> str:
         given = msgspec.to_builtins(self)
         return ",".join(f"{name}={value}" for name, value in given.items()) or "*"
+
+
+class NicWorkersSet(Setting, frozen=True, omit_defaults=True):
+    """Which of the switch's workers serves each receive queue, in the queues' order (S0.4).
+
+    Queues that the list is too short for, by default all, go to the workers in turn.
+    """
+
+    port_no: PortNumber
+    workers: tuple[Annotated[int, msgspec.Meta(ge=0, lt=MAX_WORKERS)], ...] = ()
+
+    @property
+    def key(self) -> Hashable:
+        return NicWorkersSet, self.port_no
+
+    def undo(self) -> NicWorkersSet:
+        return NicWorkersSet(self.port_no)
 
 
 class NicFilterAdd(Setting, frozen=True, omit_defaults=True):
@@ -348,6 +367,7 @@ EXP_TYPES: dict[int, type[_Body]] = {
     18: NicStatsReply,
     19: SettingsRequest,
     20: SettingsReply,
+    21: NicWorkersSet,
 }
 """The experimenter type of each class."""
 

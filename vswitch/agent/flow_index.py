@@ -28,7 +28,7 @@ BUILD_STEP = 8192
 MAX_INDEXES = 8
 """Of one table."""
 
-PATIENCE = 4
+PATIENCE = 1
 """An index is dropped when this many times its flows were added to it with no question in between."""
 
 _Plan = tuple[tuple[int, int, int], ...]

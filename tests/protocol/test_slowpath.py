@@ -14,6 +14,7 @@ from vswitch.agent import slowpath
 from vswitch.agent.packet import Packet
 from vswitch.agent.pipeline import translate
 from vswitch.flow import Controller, DropReason, Output, SetTunnel
+from vswitch.layout import FLOWS_LIMIT
 from vswitch.openflow import multipart as mp
 from vswitch.openflow.actions import Output as OfOutput
 from vswitch.openflow.constants import FlowModCommand, MultipartType, Port
@@ -62,6 +63,18 @@ def test_a_full_cache_forwards_packet_by_packet(switch, datapath, monkeypatch):
     assert [switch.receives(1, udp(sport=n)) for n in (1, 2, 2)] == [[2]] * 3
     assert len(datapath.entries) == 1
     assert switch.stats()[0].packet_count == 3
+
+
+def test_a_filling_cache_takes_no_flow_that_no_packet_came_of(switch, datapath, monkeypatch):
+    monkeypatch.setattr(slowpath, "MAX_FLOWS_WITH_REVERSE", 2)
+    switch.says(*TWO_WAYS)
+    for sport in range(4):
+        assert switch.receives(1, udp(sport=sport)) == [2]
+    assert [in_port for in_port, _program in programs(datapath)] == [1, 1, 1, 1, 2]
+
+
+def test_the_cache_takes_no_more_than_the_datapath():
+    assert slowpath.MAX_FLOWS <= FLOWS_LIMIT
 
 
 def test_an_evicted_flow_is_installed_again(switch, datapath, clock):

@@ -46,8 +46,11 @@ FLOW_IDLE_S = 10.0
 DROP_IDLE_S = 1.0
 """How long an unused entry stays; entries of packets that no rule wants go sooner."""
 
-MAX_FLOWS = 200_000
-"""Cached flows; beyond, packets are forwarded one by one by the slow path."""
+MAX_FLOWS = 3 << 16
+"""Cached flows, as many as the datapath takes; beyond, packets are forwarded one by one by the slow path."""
+
+MAX_FLOWS_WITH_REVERSE = MAX_FLOWS // 2
+"""With more, flows get no reverse, which nobody may ask for: the room is for those that packets came of."""
 
 AGING_PERIOD_NS = 5_000_000_000
 
@@ -199,7 +202,7 @@ class SlowPath:
             self.uncacheable += 1
         elif len(self.flows) < MAX_FLOWS:
             self._install(key, translation, proactive=False)
-            if self.proactive_reverse:
+            if self.proactive_reverse and len(self.flows) < MAX_FLOWS_WITH_REVERSE:
                 self._install_reverse(key, translation)
         return translation
 
@@ -214,7 +217,7 @@ class SlowPath:
     def _install_reverse(self, key: FlowKey, translation: Translation) -> None:
         """Install the flow's mirror image, by the rules for it, if there is one that needs no controller."""
         reverse = mirror_key(key, translation.program, self.world.ports)
-        if reverse is None or reverse in self.flows or len(self.flows) >= MAX_FLOWS:
+        if reverse is None or reverse in self.flows:
             return
         try:
             answer = self._translate(reverse)

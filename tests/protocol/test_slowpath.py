@@ -59,6 +59,7 @@ def test_several_packets_of_a_new_flow_are_all_forwarded(switch, datapath):
 
 def test_a_full_cache_forwards_packet_by_packet(switch, datapath, monkeypatch):
     monkeypatch.setattr(slowpath, "MAX_FLOWS", 1)
+    monkeypatch.setattr(slowpath, "MAX_FLOWS_WITH_REVERSE", 1)
     switch.says(add({}, out(2)))
     assert [switch.receives(1, udp(sport=n)) for n in (1, 2, 2)] == [[2]] * 3
     assert len(datapath.entries) == 1

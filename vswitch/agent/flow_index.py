@@ -10,6 +10,7 @@ and dropped when nobody asks any more.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from vswitch.agent.fields import IN_PHY_PORT, IN_PORT, KEY_FIELDS, OUTSIDE, Masks
@@ -36,12 +37,16 @@ _Plan = tuple[tuple[int, int, int], ...]
 
 
 class _Kind:
-    """The flows whose packets came to a table alike: what they had there follows from the key in one way."""
+    """Flows whose packets came to a table alike: what they had there follows from the key in one way."""
 
     def __init__(self, step: Step) -> None:
         self.written = step.written
         self.unknown = step.unknown
-        self.flows: set[CachedFlow] = set()
+        self.translations: set[Translation] = set()
+
+    @property
+    def flows(self) -> Iterator[CachedFlow]:
+        return chain.from_iterable(translation.flows for translation in self.translations)
 
     def plan(self, masks: Masks) -> _Plan | None:
         """How to tell what a flow has under `masks`; None when its key does not tell."""
@@ -177,13 +182,17 @@ class _TableIndex:
 
     def add(self, flow: CachedFlow, step: Step) -> None:
         self.flows += 1
-        kind = self._kinds.get(flow.translation)
-        if kind is None:
+        translation = flow.translation
+        if translation not in self._kinds:
             how = step.written, step.unknown
             kind = self._kinds_by_step.get(how) or self._kinds_by_step.setdefault(how, _Kind(step))
-            self._kinds[flow.translation] = kind
-            self._rules[flow.translation] = step.rule
-        kind.flows.add(flow)
+            kind.translations.add(translation)
+            self._kinds[translation] = kind
+            self._rules[translation] = step.rule
+        if self._by_masks:
+            self._add_to_indexes(flow, self._kinds[translation])
+
+    def _add_to_indexes(self, flow: CachedFlow, kind: _Kind) -> None:
         for masks, index in list(self._by_masks.items()):
             index.add(flow, kind)
             if index.unasked > PATIENCE * max(self.flows, SMALL):
@@ -191,13 +200,15 @@ class _TableIndex:
 
     def remove(self, flow: CachedFlow) -> None:
         self.flows -= 1
-        kind = self._kinds[flow.translation]
-        kind.flows.remove(flow)
+        translation = flow.translation
+        kind = self._kinds[translation]
         for index in self._by_masks.values():
             index.remove(flow, kind)
-        if not flow.translation.flows:
-            del self._kinds[flow.translation], self._rules[flow.translation]
-        if not kind.flows:
+        if translation.flows:
+            return
+        del self._kinds[translation], self._rules[translation]
+        kind.translations.remove(translation)
+        if not kind.translations:
             del self._kinds_by_step[kind.written, kind.unknown]
             for index in self._by_masks.values():
                 index.forget(kind)
@@ -211,7 +222,11 @@ class FlowIndex:
 
     def add(self, flow: CachedFlow) -> None:
         for step in flow.translation.steps:
-            self._tables.setdefault(step.table.table_id, _TableIndex()).add(flow, step)
+            table_id = step.table.table_id
+            table = self._tables.get(table_id)
+            if table is None:
+                table = self._tables[table_id] = _TableIndex()
+            table.add(flow, step)
 
     def remove(self, flow: CachedFlow) -> None:
         """`flow` is in the `flows` of its translation no more."""

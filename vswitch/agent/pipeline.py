@@ -15,6 +15,7 @@ from vswitch.agent.fields import Masks
 from vswitch.agent.normal import NOT_FORWARDED, MacTable, is_multicast
 from vswitch.agent.packet import OutsideKey, Packet
 from vswitch.agent.ports import PortTable
+from vswitch.agent.reverse import mirror_of
 from vswitch.flow import (
     MAX_SAVED,
     VLAN_PRESENT,
@@ -94,11 +95,13 @@ class Source(NamedTuple):
 class Translation:
     """What the pipeline does to all packets that agree with one in the bits of the key that `masks` tells.
 
-    flows: the cached flows that are treated so. packets, bytes, last_used_ns: what they counted that the
+    mirror: how their answers' keys follow from theirs, if they are sent out of one port. flows: the cached
+    flows that are treated so. packets, bytes, last_used_ns: what they counted that the
     rules, groups and buckets have not been given yet; flush() gives it.
     """
 
     __slots__ = (
+        "asks_controller",
         "buckets",
         "bytes",
         "destinations",
@@ -109,6 +112,8 @@ class Translation:
         "last_used_ns",
         "masks",
         "meters",
+        "mirror",
+        "missed",
         "packets",
         "ports",
         "program",
@@ -120,7 +125,11 @@ class Translation:
 
     def __init__(self, run: _Run, program: Program, drop: DropReason) -> None:
         self.program = program
+        self.asks_controller = any(isinstance(action, Controller) for action in program)
+        self.mirror = mirror_of(program, run.world.ports)
         self.steps = tuple(run.steps)
+        # whether the packet ended at a table where nothing matched, not even a table-miss rule
+        self.missed = bool(self.steps) and self.steps[-1].rule is None
         self.drop = drop  # why, if the program forwards nothing
         self.uncacheable = run.packet.uncacheable
         self.masks: Masks = tuple((index, mask) for index, mask in enumerate(run.packet.looked) if mask)
@@ -141,11 +150,6 @@ class Translation:
     def addresses(self) -> set[tuple[int, int]]:
         """The (vlan, MAC) that it depends on the places of."""
         return {*self.destinations, *((source.vlan, source.mac) for source in self.sources)}
-
-    @property
-    def missed(self) -> bool:
-        """Did the packet end at a table where nothing matched, not even a table-miss rule?"""
-        return bool(self.steps) and self.steps[-1].rule is None
 
     def is_like(self, other: Translation) -> bool:
         """Does it the same, by the same rules and buckets?"""

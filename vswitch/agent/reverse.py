@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from vswitch.agent.fields import PLACES
 from vswitch.agent.normal import is_multicast
 from vswitch.agent.ports import PortTable
@@ -24,45 +26,65 @@ _REWRITTEN = frozenset(
 """Fields that may be rewritten on a flow's way: its answers come to the new values."""
 
 _PLAIN = (SetTtl, DecTtl, Meter)
+_IP_TYPES = (IPV4, IPV6)
+_WITH_PORTS = (TCP, UDP)
 
 
-def mirror_key(key: FlowKey, program: Program, ports: PortTable) -> FlowKey | None:
-    """The key of the packets that answer a flow, or None when it has no such mirror image.
+class Mirror(NamedTuple):
+    """What a program tells of the answers to its flows' packets."""
 
-    Only unicast TCP, UDP and ICMP echo over IPv4 and IPv6, sent out of exactly one port, are mirrored.
-    """
-    if key.ip_frag == FRAG_LATER or key.eth_type not in (IPV4, IPV6):
-        return None
-    left = _as_it_leaves(key, program)
-    if left is None:
-        return None
-    key, out_port, tunnel_id = left
-    if out_port not in ports or is_multicast(key.eth_dst | key.eth_src):
-        return None
-    l4 = _mirrored_l4(key)
-    if l4 is None:
-        return None
-    return FlowKey(
-        out_port,
-        tunnel_id if ports.kind(out_port) == "tunnel" else 0,
-        key.eth_src,
-        key.eth_dst,
-        key.vlan_tci,
-        key.vlan_inner,
-        key.eth_type,
-        key.ip_proto,
-        key.ip_tos,
-        key.ip_frag,
-        key.ip_dst,
-        key.ip_src,
-        *l4,
-    )
+    out_port: int  # where they come from
+    tunnel: bool  # through a tunnel
+    tunnel_id: int | None  # which; None: the flow's own
+    rewritten: tuple[tuple[int, int], ...]  # (index into the key, value) of the packet as it leaves
+
+    def key(self, key: FlowKey) -> FlowKey | None:
+        """The key of the packets that answer a flow, or None when it has no such mirror image.
+
+        Only unicast TCP, UDP and ICMP echo over IPv4 and IPv6 are mirrored.
+        """
+        if key.ip_frag == FRAG_LATER or key.eth_type not in _IP_TYPES:
+            return None
+        if self.rewritten:
+            fields = list(key)
+            for index, value in self.rewritten:
+                fields[index] = value
+            key = FlowKey(*fields)
+        if is_multicast(key.eth_dst | key.eth_src):
+            return None
+        if key.ip_proto in _WITH_PORTS:
+            l4_src, l4_dst = key.l4_dst, key.l4_src
+        else:
+            reply = _ICMP_REPLIES.get((key.eth_type, key.ip_proto), {}).get(key.l4_src)
+            if reply is None:
+                return None
+            l4_src, l4_dst = reply, key.l4_dst
+        tunnel_id = 0
+        if self.tunnel:
+            tunnel_id = key.tunnel_id if self.tunnel_id is None else self.tunnel_id
+        return FlowKey(
+            self.out_port,
+            tunnel_id,
+            key.eth_src,
+            key.eth_dst,
+            key.vlan_tci,
+            key.vlan_inner,
+            key.eth_type,
+            key.ip_proto,
+            key.ip_tos,
+            key.ip_frag,
+            key.ip_dst,
+            key.ip_src,
+            l4_src,
+            l4_dst,
+        )
 
 
-def _as_it_leaves(key: FlowKey, program: Program) -> tuple[FlowKey, int, int] | None:
-    """The key as the program's one output sends it, the port, the tunnel id; None: there is no such thing."""
-    tunnel_id, out_port = key.tunnel_id, 0
-    fields: list[int] | None = None
+def mirror_of(program: Program, ports: PortTable) -> Mirror | None:
+    """For programs that send packets out of exactly one port; None for others."""
+    tunnel_id: int | None = None
+    out_port = 0
+    rewritten: dict[int, int] = {}
     for action in program:
         if isinstance(action, Output):
             if out_port:
@@ -73,17 +95,9 @@ def _as_it_leaves(key: FlowKey, program: Program) -> tuple[FlowKey, int, int] | 
                 tunnel_id = action.tunnel_id
         elif isinstance(action, SetField) and action.name in _REWRITTEN:
             if not out_port:
-                fields = fields or list(key)
-                fields[PLACES[action.name].slot] = action.value
+                rewritten[PLACES[action.name].slot] = action.value
         elif not isinstance(action, _PLAIN):
             return None
-    if not out_port:
+    if not out_port or out_port not in ports:
         return None
-    return (key if fields is None else FlowKey(*fields)), out_port, tunnel_id
-
-
-def _mirrored_l4(key: FlowKey) -> tuple[int, int] | None:
-    if key.ip_proto in (TCP, UDP):
-        return key.l4_dst, key.l4_src
-    reply = _ICMP_REPLIES.get((key.eth_type, key.ip_proto), {}).get(key.l4_src)
-    return None if reply is None else (reply, key.l4_dst)
+    return Mirror(out_port, ports.kind(out_port) == "tunnel", tunnel_id, tuple(rewritten.items()))

@@ -20,7 +20,6 @@ from vswitch.agent.normal import MacTable
 from vswitch.agent.packet import OutsideKey, Packet
 from vswitch.agent.pipeline import Translation, World, translate, translate_packet_out
 from vswitch.agent.ports import PortTable
-from vswitch.agent.reverse import mirror_key
 from vswitch.agent.tables import Change, ChangeKind
 from vswitch.errors import VSwitchError
 from vswitch.flow import (
@@ -216,14 +215,14 @@ class SlowPath:
 
     def _install_reverse(self, key: FlowKey, translation: Translation) -> None:
         """Install the flow's mirror image, by the rules for it, if there is one that needs no controller."""
-        reverse = mirror_key(key, translation.program, self.world.ports)
+        reverse = None if translation.mirror is None else translation.mirror.key(key)
         if reverse is None or reverse in self.flows:
             return
         try:
             answer = self._translate(reverse)
         except OutsideKey:
             return
-        if not answer.missed and not _asks_controller(answer.program):
+        if not answer.missed and not answer.asks_controller:
             self._install(reverse, answer, proactive=True)
 
     def packet_out(self, frame: bytes, actions: Iterable[of.Action], in_port: int) -> None:
@@ -426,7 +425,7 @@ class SlowPath:
             return
         if translation is flow.translation:
             return
-        if flow.proactive and (translation.missed or _asks_controller(translation.program)):
+        if flow.proactive and (translation.missed or translation.asks_controller):
             self._remove(flow)
             return
         before = flow.translation
@@ -524,10 +523,6 @@ class SlowPath:
         for translation in self._unflushed:
             translation.flush()
         self._unflushed.clear()
-
-
-def _asks_controller(program: Program) -> bool:
-    return any(isinstance(action, Controller) for action in program)
 
 
 def _idle_timeout(translation: Translation) -> float:

@@ -28,7 +28,8 @@ HEADINGS = {"switch": "Switch", "gro": "GRO", "flows": "Flows", "wire": "Wire", 
 # Colour-blind safe: Okabe and Ito (2008).
 COLOURS = {"vswitch": "#0072B2", "kernel": "#E69F00", "bridge": "#E69F00", "ovs-userspace": "#009E73"}
 LIGHT = {"#0072B2": "#56B4E9"}  # the same switch without GRO
-TABLE_WIDTH = 120
+TABLE_WIDTH = 120  # of a table that needs no more
+UNLIMITED = 1000
 ALWAYS_SHOWN = {"switch", "gro", "flows", "wire"}
 
 
@@ -94,15 +95,17 @@ def load_summary(folder: Path) -> dict[str, Any]:
 def write_report(summary: dict[str, Any], experiment: Experiment, folder: Path, console: Console) -> None:
     """Write table.txt, table.md, plot.png and plot.svg, and show the table."""
     rows = table_rows(summary)
+    whole = rich_table(summary, rows, experiment.title)
+    width = max(TABLE_WIDTH, console.measure(whole, options=console.options.update(width=UNLIMITED)).maximum)
     with (folder / "table.txt").open("w") as file:
-        Console(file=file, width=TABLE_WIDTH).print(rich_table(summary, rows, experiment.title))
+        Console(file=file, width=width).print(whole)
     if not console.is_terminal:
-        console.width = TABLE_WIDTH
+        console.width = width
     narrow = len(layout(summary).foremost)
     (folder / "table.md").write_text(markdown_table(summary, rows))
     plot(summary, experiment.title, folder)
-    shown = None if console.width >= TABLE_WIDTH else narrow
-    console.print(rich_table(summary, rows, experiment.title, shown))
+    fits = console.width >= width
+    console.print(whole if fits else rich_table(summary, rows, experiment.title, narrow))
 
 
 def table_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -149,7 +152,12 @@ def rich_table(
 ) -> Table:
     """The table for a terminal or a text file, its first `shown` columns."""
     table = Table(
-        title=title, box=box.SIMPLE_HEAD, padding=(0, 1), caption=caption(summary), title_style="bold"
+        title=title,
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        collapse_padding=True,
+        caption=caption(summary),
+        title_style="bold",
     )
     columns = layout(summary)
     for index, column in enumerate(columns.columns[:shown]):

@@ -208,6 +208,7 @@ class Datapath:
     ) -> None:
         """Make a tunnel port; raises ConfigError."""
         self._ports.add_tunnel(port_no, name, format, local_ip, remote_ip, local_mac, remote_mac, uplink_port)
+        self._programs.renumbered()
 
     def remove_tunnel(self, port_no: int) -> None:
         """Remove a tunnel port; raises ConfigError."""
@@ -235,6 +236,7 @@ class Datapath:
     def set_meter(self, meter_id: int, config: MeterConfig) -> None:
         """Add a meter, or give it other bands; its counters then start anew. Raises VSwitchError: no room."""
         self._meters.set(meter_id, config)
+        self._programs.renumbered()
 
     def remove_meter(self, meter_id: int) -> None:
         """Programs that name it pass their packets; without effect when there is no such meter."""

@@ -35,6 +35,7 @@ class ProgramStore:
         self._meter_index = meter_index
         self._live_places = live_places
         self._places: dict[tuple[int, ...], int] = {}
+        self._known: dict[flow.Program, tuple[int, int]] = {}  # what place() has answered, while that holds
         self._next = 0
         self._free: dict[int, list[int]] = {}  # by number of words
         self._controllers: dict[int, flow.Controller] = {}
@@ -44,14 +45,24 @@ class ProgramStore:
     def place(self, program: flow.Program) -> tuple[int, int]:
         """Offset and number of operations of a program, valid until the next call unless a flow or a waiting
         command names it by then; raises VSwitchError when there is no room."""
-        words = self._compile(program)
+        known = self._known.get(program)
+        if known is None:
+            known = self._place_of(self._compile(program)), len(program)
+            self._known[program] = known
+        return known
+
+    def _place_of(self, words: tuple[int, ...]) -> int:
         place = self._places.get(words)
         if place is None:
             place = self._room_for(words)
             for theirs in self._words:
                 theirs[place : place + len(words)] = words
             self._places[words] = place
-        return place, len(program)
+        return place
+
+    def renumbered(self) -> None:
+        """A number has come to stand for a port or meter: programs that name it are compiled anew."""
+        self._known.clear()
 
     def controller(self, number: int) -> flow.Controller | None:
         """The Controller action of this number; None when no program has it any more."""
@@ -66,6 +77,7 @@ class ProgramStore:
         self._forget(Op.METER, index, -1)
 
     def _forget(self, op: Op, argument: int, instead: int) -> None:
+        self._known.clear()
         for words, place in list(self._places.items()):
             for at in range(0, len(words), OP_WORDS):
                 if words[at] == op and words[at + 1] == argument:
@@ -93,6 +105,7 @@ class ProgramStore:
 
     def _collect(self, wanted: tuple[int, ...]) -> None:
         """Free the places of programs that nothing names. wanted: a program that has no place yet."""
+        self._known.clear()
         live = self._live_places()
         self._places = {words: place for words, place in self._places.items() if place in live}
         # The gaps between what lives are free; the last one is what _take() takes from.

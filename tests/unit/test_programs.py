@@ -137,6 +137,14 @@ def test_programs_that_name_a_meter_that_is_gone_pass_their_packets(store, words
     assert words[at : at + 6].tolist() == [Op.METER, -1, 0, 0, Op.OUTPUT, 11]
 
 
+def test_programs_that_name_a_port_which_was_not_there_before_send_to_it(store, words, monkeypatch):
+    store.place((Output(77),))
+    monkeypatch.setitem(INDEX, 77, 14)
+    store.renumbered()
+    at, _ = store.place((Output(77),))
+    assert words[at : at + 2].tolist() == [Op.OUTPUT, 14]
+
+
 def test_an_argument_is_no_port_index(store, words):
     at, _ = store.place((SetTunnel(13), Output(1)))
     store.forget_port(13)

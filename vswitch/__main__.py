@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -26,6 +27,11 @@ TLS_OPTIONS = {
     "certificate": "the switch's certificate",
     "ca-cert": "the certificate of whoever signs the controllers' certificates",
 }
+
+GC_THRESHOLD = 100_000
+"""New objects before Python looks for cycles of garbage among them: the agent makes none to speak of, and
+some hundred thousand objects for cached flows. A look through these takes longer than new flows can wait.
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -121,6 +127,8 @@ def _run(options: argparse.Namespace) -> int:
         log.info("starting the dataplane (compiling it takes a while the first time)")
         datapath.start()
         log.info("the dataplane runs after %.1f s", time.monotonic() - started)
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD)
         asyncio.run(_serve(agent, pid_file))
     finally:
         datapath.close()

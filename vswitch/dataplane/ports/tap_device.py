@@ -19,7 +19,12 @@ from vswitch.layout import VNET_HEADER
 TUNSETIFF, TUNSETPERSIST, TUNSETOFFLOAD, TUNSETVNETHDRSZ = 0x400454CA, 0x400454CB, 0x400454D0, 0x400454D8
 IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, IFF_MULTI_QUEUE = 0x0002, 0x1000, 0x4000, 0x0100
 TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN = 1, 2, 4, 8
-SIOCGIFFLAGS, SIOCGIFMTU = 0x8913, 0x8921
+SIOCGIFFLAGS, SIOCGIFMTU, SIOCGIFTXQLEN, SIOCSIFTXQLEN = 0x8913, 0x8921, 0x8942, 0x8943
+KERNEL_QUEUE_LEN = 1000
+QUEUE_LEN = 10_000
+"""Packets that wait in a TAP for the switch. A real vNIC whose ring is full makes its VM wait; a TAP drops,
+and a socket does not know what it has in there (`tun_net_xmit` takes packets off its account). The kernel's
+1,000 are too few for four connections with buffers of 16 MB."""
 IFF_UP = 1
 CLONE_NEWNET = 0x40000000
 
@@ -61,6 +66,7 @@ class TapDevice:
             with inside_namespace(path):
                 self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
                 self.fd = self._attach()
+            self._lengthen_queue()
         except FileNotFoundError:
             raise ConfigError(where, "there is no /dev/net/tun", "a kernel with TUN/TAP") from None
         except OSError as error:
@@ -78,6 +84,12 @@ class TapDevice:
             os.close(fd)
             raise
         return fd
+
+    def _lengthen_queue(self) -> None:
+        """Give the device a queue of `QUEUE_LEN`, unless somebody has set another than the kernel does."""
+        if self._ask(SIOCGIFTXQLEN, "i") == KERNEL_QUEUE_LEN:
+            request = struct.pack("16si20x", self.interface.encode(), QUEUE_LEN)
+            fcntl.ioctl(self._socket, SIOCSIFTXQLEN, request)
 
     def up(self) -> bool:
         """Whether the interface is there and administratively up."""

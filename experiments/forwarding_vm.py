@@ -82,6 +82,13 @@ def plan(options: dict[str, Any]) -> Plan:
             Ratio(f"naive LRO / off, {where}", configs[NAIVE], configs[OFF], at_most=FAILURE),
             Ratio(f"GRO / off, {where}", configs[GRO], configs[OFF]),
         ]
+    metrics = (OTHERS["end1"], OTHERS["end2"])
+    ratios += [
+        Ratio(
+            f"terminating VMs, LRO on / off, beside a router with {router}", config, config, metrics=metrics
+        )
+        for router, config in configs.items()
+    ]
     return Plan((ForwardingBed,), tuple(cases), tuple(ratios), ForwardingBed.name, ("iperf3",))
 
 

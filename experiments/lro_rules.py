@@ -20,10 +20,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from experiments.errors import ExperimentError
-from experiments.iperf import PORT, Load, transfer
+from experiments.iperf import PORT, Load
 from experiments.metrics import Measurement, Workload
 from experiments.options import LENGTH, TCP_RUNS, Option, check_length, integer
-from experiments.peers.base import SMALL_WINDOW, BackEnd
+from experiments.peers.base import BackEnd
 from experiments.peers.nic import Policy, VSwitchNic
 from experiments.plan import Case, Config, Experiment, Plan, Ratio
 from experiments.system import wait_until
@@ -148,18 +148,16 @@ class BesideAnother(Transfer):
 class UnderChanges:
     """A transfer while the NIC's settings change all the time.
 
-    packets_lost: what the switches dropped or the wire lost. changes: how often they changed. The sockets'
-    buffers are small, so that no queue in the sending VM's own kernel overflows, which would look alike.
+    packets_lost: what the switches dropped or the wire lost. changes: how often they changed.
     """
 
     load: Load
 
     def run(self, back_end: BackEnd) -> Measurement:
         assert isinstance(back_end, VSwitchNic)
-        client, server = back_end.endpoints()
         before = back_end.lost()
         with back_end.changing(CHANGES) as changes:
-            measured = transfer(replace(client, window=SMALL_WINDOW), server, self.load)
+            measured = self.load.run(back_end)
         lost = {"packets_lost": back_end.lost() - before, "changes": len(changes)}
         return replace(measured, values=measured.values | lost)
 
@@ -176,7 +174,7 @@ def another_transfer(back_end: VSwitchNic, load: Load) -> Iterator[None]:
     try:
         wait_until(lambda: listening(server.pid, OTHER_PORT), 5, "the second iperf3 server did not start")
         argv = ["iperf3", "-c", server.ip, "-p", port, "-t", "0", "-P", str(load.flows)]
-        argv += ["-C", load.congestion]
+        argv += ["-C", load.congestion, *(["-w", client.window] if client.window else [])]
         sender = spawn(argv, pid=client.pid, cpus=client.cpus, stdout=subprocess.DEVNULL)
         try:
             yield
@@ -212,14 +210,19 @@ def plan(options: dict[str, Any]) -> Plan:
 
 def _ratios(configs: dict[str, Config]) -> Iterator[Ratio]:
     off, on, one, last, none = (configs[lro] for lro in ONE_TRANSFER)
+    changing = configs[CHANGING]
     yield Ratio("on / off", on, off)
     yield Ratio("by a rule / off", one, off)
     yield Ratio("by a rule / on", one, on)
-    yield Ratio(f"the last of {RULES} rules / no rules", last, on, at_least=RULES_COST)
-    yield Ratio(f"none of {RULES} rules / off", none, off, at_least=RULES_COST)
+    yield Ratio(f"{RULES} rules, the last matches / no rules, on", last, on, at_least=RULES_COST)
+    yield Ratio(f"{RULES} rules, none matches / no rules, off", none, off, at_least=RULES_COST)
     matched, missed, queue_on, queue_off = (configs[lro] for lro in TWO_TRANSFERS)
     yield Ratio("frames per packet, a rule matches / does not", matched, missed)
     yield Ratio("frames per packet, queue on / off", queue_on, queue_off)
+    yield Ratio(
+        "packets lost / changes of settings on live traffic", changing, changing, at_most=0,
+        metrics=("packets_lost", "changes"),
+    )  # fmt: skip
 
 
 EXPERIMENT = Experiment(

@@ -25,9 +25,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Ratio:
-    """What `numerator` measures first over what `denominator` does, from the runs of the same round.
+    """What `numerator` measures over what `denominator` does, from the runs of the same round.
 
-    at_least, at_most: what the median is meant to be, where there is such a bar.
+    at_least, at_most: what the median is meant to be, where there is such a bar; an `at_most` of 0 holds for
+    every run. metrics: of numerator and denominator; by default what each is about, its first.
     """
 
     label: str
@@ -35,14 +36,29 @@ class Ratio:
     denominator: Config
     at_least: float | None = None
     at_most: float | None = None
+    metrics: tuple[str, str] | None = None
 
-    def bars(self, median: float) -> dict[str, float | bool]:
-        """The bars, and whether a median meets them; nothing where there is none."""
+    def bars(self, median: float, highest: float) -> dict[str, float | bool]:
+        """The bars, and whether the runs' median and highest ratio meet them; nothing where there is none."""
         bars = {"at_least": self.at_least, "at_most": self.at_most}
         given: dict[str, float | bool] = {name: bar for name, bar in bars.items() if bar is not None}
         if given:
-            given["met"] = (self.at_least or 0) <= median <= (self.at_most or float("inf"))
+            most = float("inf") if self.at_most is None else self.at_most
+            given["met"] = (self.at_least or 0) <= median <= most and (most > 0 or highest <= 0)
         return given
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The slowest of some configurations over the fastest of them, by their medians; as a `Ratio`."""
+
+    label: str
+    among: tuple[Config, ...]
+    at_least: float
+
+    def ratio(self, median_of: Callable[[Config], float]) -> Ratio:
+        slowest, fastest = min(self.among, key=median_of), max(self.among, key=median_of)
+        return Ratio(self.label, slowest, fastest, at_least=self.at_least)
 
 
 @dataclass(frozen=True)
@@ -54,7 +70,7 @@ class Plan:
 
     back_ends: tuple[type[BackEnd], ...]
     cases: tuple[Case, ...]
-    ratios: tuple[Ratio, ...]
+    ratios: tuple[Ratio | Spread, ...]
     baseline: str
     programs: tuple[str, ...] = ()
 

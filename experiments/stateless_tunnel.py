@@ -14,7 +14,7 @@ from typing import Any
 from experiments.iperf import Load
 from experiments.options import LENGTH, TCP_RUNS, Option, check_length, choice, integer, several
 from experiments.peers.tunnels import FORMATS, OWN, VSwitchTunnels
-from experiments.plan import Case, Config, Experiment, Plan, Ratio, flows_text
+from experiments.plan import Case, Config, Experiment, Plan, Ratio, Spread, flows_text
 
 STANDARD = "vxlan"
 GRO_GAIN, FRAMEWORK_GAIN = 2.3, 1.8
@@ -23,6 +23,7 @@ SPREAD, SAME_CODE = 0.15, 0.05
 OPTIONS = {
     "runs": Option(integer(1, 1000), 5, 1, "how often each configuration is measured"),
     **LENGTH,
+    "seconds": Option(integer(1, 3600), 2, 1, "length of a run"),
     "flows": Option(integer(1, 128), 4, 4, "parallel TCP connections"),
     "encap": Option(
         several(choice(*FORMATS)),
@@ -39,7 +40,8 @@ def plan(options: dict[str, Any]) -> Plan:
     check_length(options)
     load = Load(options["flows"], options["seconds"], options["warmup"], options["congestion"])
     suffix = flows_text(options["flows"])
-    cases, ratios = [], []
+    cases: list[Case] = []
+    ratios: list[Ratio | Spread] = []
     for encap in options["encap"]:
         on, off = _config(options, encap), _config(options, encap, gro=False)
         without = _config(options, encap, gro=False, tso=False)
@@ -49,9 +51,10 @@ def plan(options: dict[str, Any]) -> Plan:
             Ratio(f"framework / without, {encap}, {suffix}", on, without, at_least=FRAMEWORK_GAIN),
         ]
         if encap != STANDARD and STANDARD in options["encap"]:
-            width = SAME_CODE if encap == OWN.name else SPREAD
-            bars = {"at_least": 1 - width, "at_most": 1 + width}
-            ratios.append(Ratio(f"{encap} / {STANDARD}, {suffix}", on, _config(options, STANDARD), **bars))
+            bars = (1 - SAME_CODE, 1 + SAME_CODE) if encap == OWN.name else (None, None)
+            ratios.append(Ratio(f"{encap} / {STANDARD}, {suffix}", on, _config(options, STANDARD), *bars))
+    everywhere = tuple(_config(options, encap) for encap in options["encap"])
+    ratios.append(Spread(f"slowest / fastest format, {suffix}", everywhere, at_least=1 - SPREAD))
     return Plan((VSwitchTunnels,), tuple(cases), tuple(ratios), VSwitchTunnels.name, ("iperf3",))
 
 

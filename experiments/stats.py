@@ -50,12 +50,6 @@ def coverage(n: int, k: int) -> float:
     return max(0.0, 1.0 - 2.0 * sum(comb(n, i) for i in range(k)) / 2.0**n)
 
 
-def ratio_interval(
-    numerators: Sequence[float | None], denominators: Sequence[float | None], confidence: float = CONFIDENCE
-) -> Estimate | None:
-    """Median and interval of the ratios of the runs that stood side by side in the same round.
-
-    A pair with a missing run (None) is left out; None when no pair is left.
-    """
-    ratios = [a / b for a, b in zip(numerators, denominators, strict=True) if a is not None and b]
-    return median_interval(ratios, confidence) if ratios else None
+def quotients(numerators: Sequence[float | None], denominators: Sequence[float | None]) -> list[float]:
+    """The ratios of the runs that stood side by side in the same round, without pairs that lack a run."""
+    return [a / b for a, b in zip(numerators, denominators, strict=True) if a is not None and b]

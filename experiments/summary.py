@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from statistics import median
 from typing import Any
 
 from experiments.cpu import CpuUse
 from experiments.metrics import Measurement
-from experiments.plan import Case, Config, Plan, config_text
-from experiments.stats import Estimate, median_interval, ratio_interval
+from experiments.plan import Case, Config, Plan, Spread, config_text
+from experiments.stats import Estimate, median_interval, quotients
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,17 @@ def summarise(
         if not samples:
             invalid.append(f"{config_text(case.config)}: no run was completed")
     ratios = {}
-    for ratio in plan.ratios:
-        estimate = ratio_interval(_by_round(rounds, ratio.numerator), _by_round(rounds, ratio.denominator))
-        if estimate:
+    for asked in plan.ratios:
+        ratio = asked.ratio(partial(_median, rounds)) if isinstance(asked, Spread) else asked
+        above, below = ratio.metrics or (None, None)
+        pairs = quotients(
+            _by_round(rounds, ratio.numerator, above), _by_round(rounds, ratio.denominator, below)
+        )
+        if pairs:
+            estimate = median_interval(pairs)
             ratios[ratio.label] = {
                 **_numbers(estimate),
-                **ratio.bars(estimate.median),
+                **ratio.bars(estimate.median, max(pairs)),
                 "numerator": ratio.numerator,
                 "denominator": ratio.denominator,
             }
@@ -103,10 +110,23 @@ def _numbers(estimate: Estimate) -> dict[str, float | int]:
     }
 
 
-def _by_round(rounds: Sequence[Sequence[Sample]], config: Config) -> list[float | None]:
-    """What a configuration measured first in each round; None where it has no valid run."""
+def _median(rounds: Sequence[Sequence[Sample]], config: Config) -> float:
+    """The median of what a configuration is about; 0 where it has no valid run."""
+    values = [value for value in _by_round(rounds, config) if value is not None]
+    return median(values) if values else 0.0
+
+
+def _by_round(
+    rounds: Sequence[Sequence[Sample]], config: Config, metric: str | None = None
+) -> list[float | None]:
+    """What a configuration measured in each round, by default its first metric; None where it has no valid
+    run.
+    """
     values: list[float | None] = []
     for samples in rounds:
         found = [sample for sample in samples if sample.case.config == config and sample.valid]
-        values.append(found[-1].measured.primary if found else None)
+        if not found:
+            values.append(None)
+        else:
+            values.append(found[-1].values[metric] if metric else found[-1].measured.primary)
     return values

@@ -32,6 +32,15 @@ def test_s0_10_bars(load):
     assert bars[f"naive LRO / off, {load}"] == (None, 0.5)
 
 
+def test_s0_10_terminating_vms_are_compared_within_a_run():
+    """One by a queue with LRO, one by a queue without, at the same time as the router in each way."""
+    ratios = {ratio.label: ratio for ratio in plan(FULL).ratios if ratio.metrics}
+    assert set(ratios) == {f"terminating VMs, LRO on / off, beside a router with {way}" for way in WAYS}
+    for ratio in ratios.values():
+        assert ratio.metrics == ("to_lro_on_bps", "to_lro_off_bps")
+        assert ratio.numerator == ratio.denominator and ratio.numerator["load"] == "with others"
+
+
 def test_a_warmup_longer_than_the_run_is_refused():
     with pytest.raises(ExperimentError, match="warmup"):
         plan(FULL | {"seconds": 1, "warmup": 1})

@@ -37,7 +37,16 @@ def test_the_matching_rule_is_the_last_of_64():
 
 def test_the_cost_of_rules_has_a_bar():
     bars = {ratio.label: ratio.at_least for ratio in plan(FULL).ratios if ratio.at_least}
-    assert bars == {"the last of 64 rules / no rules": 0.9, "none of 64 rules / off": 0.9}
+    assert bars == {
+        "64 rules, the last matches / no rules, on": 0.9,
+        "64 rules, none matches / no rules, off": 0.9,
+    }
+
+
+def test_a_change_may_lose_nothing_in_any_run():
+    (lost,) = [ratio for ratio in plan(FULL).ratios if ratio.at_most is not None]
+    assert (lost.label, lost.at_most) == ("packets lost / changes of settings on live traffic", 0)
+    assert lost.metrics == ("packets_lost", "changes")
 
 
 def test_a_warmup_longer_than_the_run_is_refused():
@@ -62,3 +71,5 @@ def test_s0_1_s0_3_rules_and_queues_choose_what_is_coalesced(tmp_path):
     }  # fmt: skip
     assert rows["set anew all the time", "packets_lost"] == 0
     assert rows["set anew all the time", "changes"] > 0
+    lost = summary["ratios"]["packets lost / changes of settings on live traffic"]
+    assert (lost["high"], lost["met"]) == (0, True)

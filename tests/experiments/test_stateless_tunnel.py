@@ -7,7 +7,7 @@ import pytest
 
 from experiments.errors import ExperimentError
 from experiments.peers.tunnels import FORMATS, OWN
-from experiments.plan import Ratio
+from experiments.plan import Ratio, Spread
 from experiments.stateless_tunnel import EXPERIMENT, plan
 from tests.experiments.test_real_runs import run_to_end
 from vswitch.tunnel_formats import SHIPPED, check_format
@@ -20,12 +20,22 @@ def test_s1_7_every_encapsulation_is_measured_with_the_framework_and_without():
     ways = {(case.config["encap"], case.config["gro"], case.config["tso"]) for case in made.cases}
     assert ways == {(encap, *way) for encap in FORMATS for way in [(1, 1), (0, 1), (0, 0)]}
     assert FORMATS.keys() == SHIPPED.keys() | {"own"}
-    bars = {ratio.label: (ratio.at_least, ratio.at_most) for ratio in made.ratios}
+    bars = {ratio.label: (ratio.at_least, ratio.at_most) for ratio in made.ratios if isinstance(ratio, Ratio)}
     assert bars["gro on / off, gre16, 4 flows"] == (2.3, None)
     assert bars["framework / without, ipip, 4 flows"] == (1.8, None)
-    assert bars["mplsoudp / vxlan, 4 flows"] == (0.85, 1.15)
+    assert bars["mplsoudp / vxlan, 4 flows"] == (None, None)
     assert bars["own / vxlan, 4 flows"] == (0.95, 1.05)
-    assert len(bars) == len(made.ratios) == 3 * len(FORMATS) - 1
+    assert len(bars) == len(made.ratios) - 1 == 3 * len(FORMATS) - 1
+
+
+def test_the_spread_is_the_slowest_format_over_the_fastest():
+    """Whichever these are in the runs that were made."""
+    rates = {encap: 10e9 + place for place, encap in enumerate(FORMATS)} | {"gre": 8e9}
+    (spread,) = [ratio for ratio in plan(FULL).ratios if isinstance(ratio, Spread)]
+    ratio = spread.ratio(lambda config: rates[config["encap"]])
+    assert (ratio.numerator["encap"], ratio.denominator["encap"]) == ("gre", list(FORMATS)[-1])
+    assert (ratio.label, ratio.at_least) == ("slowest / fastest format, 4 flows", 0.85)
+    assert {config["gro"] for config in spread.among} == {True}
 
 
 def test_the_users_format_is_acceptable():
@@ -44,10 +54,17 @@ def test_a_warmup_longer_than_the_run_is_refused():
         ({"at_least": 2.3}, 2.3, {"at_least": 2.3, "met": True}),
         ({"at_least": 2.3}, 2.2, {"at_least": 2.3, "met": False}),
         ({"at_least": 0.9, "at_most": 1.1}, 1.2, {"at_least": 0.9, "at_most": 1.1, "met": False}),
+        ({"at_most": 1.0}, 0.9, {"at_most": 1.0, "met": True}),
+        ({"at_most": 0}, 0, {"at_most": 0, "met": False}),
     ],
 )
 def test_a_ratio_tells_whether_its_bars_are_met(bars, median, told):
-    assert Ratio("", {}, {}, **bars).bars(median) == told
+    """A bar is for the median; one of 0 is for every run, of which the highest was 1.3 here."""
+    assert Ratio("", {}, {}, **bars).bars(median, 1.3) == told
+
+
+def test_nothing_at_all_meets_a_bar_of_nothing():
+    assert Ratio("", {}, {}, at_most=0).bars(0, 0)["met"]
 
 
 @pytest.mark.root
@@ -63,3 +80,7 @@ def test_s1_7_a_short_run_of_formats_of_each_kind(tmp_path):
     }
     assert len(rates) == 9 and min(rates.values()) > 0
     assert {"at_least", "met"} <= summary["ratios"]["framework / without, own, 1 flow"].keys()
+    spread = summary["ratios"]["slowest / fastest format, 1 flow"]
+    assert spread["median"] == min(rates[encap, True, True] for encap in ("vxlan", "ipip", "own")) / max(
+        rates[encap, True, True] for encap in ("vxlan", "ipip", "own")
+    )

@@ -96,18 +96,16 @@ def receive(mem, t, place):
         prefetch(mem, ahead)
         prefetch(mem, ahead + 64)
         prefetch(mem, ahead + 128)
-        if not status & TP_STATUS_COPY:
+        goes_on = status & TP_STATUS_COPY
+        segments = _segments_of_tunnel(mem, t, slot)
+        if not goes_on and segments <= 1:
             count += _take(mem, t, socket, slot, count)
-        elif socket["large_count"] == LARGE_BURST or t["free_buffer_count"] == 0:
+        elif socket["large_count"] == LARGE_BURST or t["free_buffer_count"] == 0 or count + segments > BURST:
             break
+        elif segments > 1:
+            count += _take_series(mem, t, place, slot, count, segments)
         else:
-            segments = _segments_of_tunnel(mem, t, slot)
-            if count + segments > BURST:
-                break
-            if segments > 1:
-                count += _take_series(mem, t, place, slot, count, segments)
-            else:
-                count += _take_large(mem, t, place, slot, count)
+            count += _take_large(mem, t, place, slot, count)
         number += 1
     socket["taken"] = number
     return count
@@ -122,13 +120,19 @@ def _slot(socket, number):
 def _take(mem, t, socket, slot, row):
     """Make packet row `row` of a frame that stands whole in its slot; 1, or 0 when it does not."""
     length = load_le32(mem, slot + 4)
-    if load_le32(mem, slot + TP_SNAPLEN) < length:
+    if _is_cut(mem, slot):
         t["counters"][Counter.RX_RING_FULL.value] += 1  # the kernel had no room to queue the whole
         t["ports"][socket["port"]]["rx_dropped"] += 1
         return 0
     packet = t["packets"][row]
     _describe(mem, t, socket, slot, packet, slot + load_le16(mem, slot + TP_MAC), length)
     return 1
+
+
+@compiled
+def _is_cut(mem, slot):
+    """Whether the slot has only the beginning of its frame."""
+    return load_le32(mem, slot + TP_SNAPLEN) < load_le32(mem, slot + 4)
 
 
 @compiled
@@ -164,9 +168,14 @@ def _hold(t, place, buffer):
 
 @compiled
 def _segments_of_tunnel(mem, t, slot):
-    """How many frames a super-frame of one of our tunnels' other ends (see tso.py) stands for; or 0."""
+    """How many frames a super-frame of one of our tunnels' other ends (see tso.py) stands for; or 0.
+
+    One that is neither whole in its slot nor queued is none: it is lost.
+    """
     frame = slot + load_le16(mem, slot + TP_MAC)
     if t["tunnel_count"] == 0 or load8(mem, frame - vnet.HEADER + 1) != vnet.GSO_UDP_L4:
+        return 0
+    if _is_cut(mem, slot) and not load_le32(mem, slot) & TP_STATUS_COPY:
         return 0
     l3 = frame + ETH_HEADER
     if (
@@ -184,20 +193,18 @@ def _segments_of_tunnel(mem, t, slot):
 
 @compiled
 def _take_series(mem, t, place, slot, row, segments):
-    """Make packet rows of a tunnel's frames: read them with gaps between, and put outer headers there."""
+    """Make packet rows of a tunnel's frames: take them with gaps between, and put outer headers there."""
     socket = t["sockets"][place]
-    port = t["ports"][socket["port"]]
     size = load_le16(mem, slot + load_le16(mem, slot + TP_MAC) - vnet.HEADER + 4)
     length = load_le32(mem, slot + 4)
     buffer = t["free_buffers"][t["free_buffer_count"] - 1]
     first = t["pool"] + buffer * BUFFER_SIZE + POOL_HEADROOM
     stride = UDP_OUTER + size
-    set_iov(mem, IOV_OFFSET, 0, first - vnet.HEADER, vnet.HEADER + stride)
-    for number in range(1, segments):
-        set_iov(mem, IOV_OFFSET, number, first + number * stride + UDP_OUTER, size)
-    if sys_readv(mem, socket["fd"], IOV_OFFSET, segments) != length + vnet.HEADER:
+    if not load_le32(mem, slot) & TP_STATUS_COPY:
+        _copy_apart(mem, slot, first, size, segments)
+    elif not _read_apart(mem, socket, first, size, segments, length):
         t["counters"][Counter.RX_BAD_DESCRIPTOR.value] += 1
-        port["rx_errors"] += 1
+        t["ports"][socket["port"]]["rx_errors"] += 1
         return 0
     _hold(t, place, buffer)
     left = length - UDP_OUTER
@@ -216,6 +223,28 @@ def _take_series(mem, t, place, slot, row, segments):
         packet["csum_offset"] = 6
         _place(t, socket, packet, frame, UDP_OUTER + own)
     return segments
+
+
+@compiled
+def _copy_apart(mem, slot, first, size, segments):
+    """Copy the frames of a super-frame that stands whole in its slot, with gaps for outer headers."""
+    frame = slot + load_le16(mem, slot + TP_MAC)
+    left = load_le32(mem, slot + 4) - UDP_OUTER
+    copy(mem, first, frame, UDP_OUTER)
+    for number in range(segments):
+        own = min(size, left)
+        left -= own
+        copy(mem, first + number * (UDP_OUTER + size) + UDP_OUTER, frame + UDP_OUTER + number * size, own)
+
+
+@compiled
+def _read_apart(mem, socket, first, size, segments, length):
+    """Read the frames of a super-frame that waits at the socket, likewise; whether that was all of it."""
+    stride = UDP_OUTER + size
+    set_iov(mem, IOV_OFFSET, 0, first - vnet.HEADER, vnet.HEADER + stride)
+    for number in range(1, segments):
+        set_iov(mem, IOV_OFFSET, number, first + number * stride + UDP_OUTER, size)
+    return sys_readv(mem, socket["fd"], IOV_OFFSET, segments) == length + vnet.HEADER
 
 
 @compiled

@@ -9,7 +9,6 @@ flows that it touches, or would now touch, are translated again.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -113,7 +112,7 @@ class SlowPath:
         self.uncacheable = 0
         self._memo = Memo()
         self._index = FlowIndex()
-        self._ending: dict[FlowKey, deque[_Ending]] = {}
+        self._ending: dict[FlowKey, list[_Ending]] = {}  # the oldest first; seldom more than one
         self._unflushed: set[Translation] = set()
         self._stale: set[Translation] = set()
         self._added: list[Rule] = []
@@ -258,7 +257,7 @@ class SlowPath:
 
     def _remove(self, flow: CachedFlow) -> None:
         """Have the datapath forget a flow; its final counters come later."""
-        self._ending.setdefault(flow.key, deque()).append(_Ending(flow, flow.translation))
+        self._ending.setdefault(flow.key, []).append(_Ending(flow, flow.translation))
         self.datapath.remove(flow.key)
         self._forget(flow)
 
@@ -437,7 +436,7 @@ class SlowPath:
         except VSwitchError:  # no room for the program
             self._remove(flow)
             return
-        self._ending.setdefault(flow.key, deque()).append(_Ending(flow, before))
+        self._ending.setdefault(flow.key, []).append(_Ending(flow, before))
         self._move(flow, translation)
 
     def _move(self, flow: CachedFlow, translation: Translation) -> None:
@@ -477,7 +476,7 @@ class SlowPath:
         endings = self._ending.get(key)
         if endings is None:
             return None
-        ending = endings.popleft()
+        ending = endings.pop(0)
         if not endings:
             del self._ending[key]
         return ending

@@ -24,7 +24,7 @@ from experiments.packets import SETTLE_S, as_bed, blast, delivered
 from experiments.peers.base import BackEnd, Variant
 from experiments.peers.l2 import OPENFLOW_PORT, OpenFlowBed, OvsBed, VSwitchBed
 from experiments.plan import Case, Config, Experiment, Plan, Ratio
-from experiments.system import project_environment
+from experiments.system import project_environment, wait_until
 from topologies.processes import end, spawn
 
 BASELINE = "ovs-userspace"
@@ -34,6 +34,7 @@ MOST_FILL_S = 120.0  # until all flows are to be known
 LIVE_FLOWS = 100  # whose rules change
 TRAFFIC_RATE = 20_000  # packets a second meanwhile
 PATIENCE_S = 15.0
+FORGETTING_S = 60.0
 
 
 def _counted(bed: OpenFlowBed, reason: str) -> int | None:
@@ -52,7 +53,7 @@ class NewFlows:
         bed = as_bed(back_end)
         before = delivered(bed)
         total = self.rate * self.seconds
-        # no run is to meet flows of an earlier one that are still cached
+        # no run is to meet flows of an earlier one that are still cached, by a switch that does not tell
         first = int(time.monotonic() * 1000) % 2000 * 50_000
         with blast(
             bed, seconds=self.seconds + PATIENCE_S, rate=self.rate, total=total, flows=total, first=first
@@ -184,15 +185,22 @@ class Ruled(OpenFlowBed):
         return self.variants()
 
     def prepare(self, config: Config) -> None:
-        """Each run begins with the same rules and, as they are new, an empty cache."""
+        """Each run begins with the same rules and an empty cache."""
         path = self.servers.run_dir / f"{self.name}.rules"
         path.write_text("".join(f"{rule}\n" for rule in rules(config["rules"])))
         self.ofctl("del-flows")
+        self.await_empty_cache()
         self.ofctl("add-flows", str(path))
+
+    def await_empty_cache(self) -> None:
+        """Returns when the switch has forgotten the flows that no rule is for any more."""
 
 
 class VSwitchWithRules(Ruled, VSwitchBed):
-    pass
+    def await_empty_cache(self) -> None:
+        wait_until(
+            lambda: not self._control("show")["flows"], FORGETTING_S, "the switch keeps flows without a rule"
+        )
 
 
 class OvsWithRules(Ruled, OvsBed):

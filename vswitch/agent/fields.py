@@ -116,18 +116,19 @@ def compile_match(match: Match) -> tuple[Masks, Fields]:
     """
     masks: dict[int, int] = {}
     values: dict[int, int] = {}
-    for oxm in match:
-        place = PLACES.get(oxm.field.name)
+    for field, value, mask in match:
+        place = PLACES.get(field.name)
         if place is None:
-            raise OpenFlowError(BadMatch.BAD_FIELD, f"{oxm.field.name} is not supported")
-        if oxm.effective_mask == 0:
+            raise OpenFlowError(BadMatch.BAD_FIELD, f"{field.name} is not supported")
+        mask = field.full_mask if mask is None else mask & field.full_mask
+        if mask == 0:
             continue
-        index, value = place.slot, oxm.value << place.shift
-        if oxm.field.name == "arp_op" and not 0 < oxm.value <= MAX_KEY_ARP_OP:
-            masks[ARP_OP], values[ARP_OP] = 0xFFFF, oxm.value
+        index, shift, _bits = place
+        if index == IP_PROTO and field.name == "arp_op" and not 0 < value <= MAX_KEY_ARP_OP:
+            masks[ARP_OP], values[ARP_OP] = 0xFFFF, value
             value = 0
-        masks[index] = masks.get(index, 0) | oxm.effective_mask << place.shift
-        values[index] = values.get(index, 0) | value
+        masks[index] = masks.get(index, 0) | mask << shift
+        values[index] = values.get(index, 0) | value << shift
     if _L4 & masks.keys():
         masks[IP_FRAG] = _LATER_FRAGMENT
         values[IP_FRAG] = 0

@@ -125,11 +125,12 @@ class Packet:
 
         Raises OutsideKey when there is no frame to read them from.
         """
-        looked, constant = self.looked, self._constant
+        looked, constant, unknown = self.looked, self._constant, self.unknown
         for index, mask in masks:
-            if self.unknown >> index & 1:
+            if unknown >> index & 1:
                 self._outside(f.NAMES[index])
                 self._reveal()
+                unknown = self.unknown
             elif index < f.KEY_FIELDS:
                 mask &= ~constant[index]
                 looked[index] |= mask

@@ -40,18 +40,18 @@ class Field(NamedTuple):
     maskable: bool
     requires: tuple[Requirement, ...]
     style: str  # how people read it: "int", "hex", "mac", "ipv4", "ipv6"
-
-    @property
-    def length(self) -> int:
-        """Bytes on the wire, without a mask."""
-        return WIDER_ON_THE_WIRE.get(self.name, (self.bits + 7) // 8)
-
-    @property
-    def full_mask(self) -> int:
-        return (1 << self.bits) - 1
+    length: int  # bytes on the wire, without a mask
+    full_mask: int
 
 
 WIDER_ON_THE_WIRE = {"ipv6_flabel": 4, "mpls_label": 4}
+
+
+def _field(
+    number: int, name: str, bits: int, maskable: bool, requires: tuple[Requirement, ...], style: str
+) -> Field:
+    length = WIDER_ON_THE_WIRE.get(name, (bits + 7) // 8)
+    return Field(number, name, bits, maskable, requires, style, length, (1 << bits) - 1)
 
 
 def _one_of(name: str, *values: int) -> tuple[Requirement, ...]:
@@ -69,7 +69,7 @@ _ON_ICMPV6 = _ON_IPV6 + _one_of("ip_proto", ICMPV6)
 _ON_ND = _ON_ICMPV6 + _one_of("icmpv6_type", NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT)
 
 FIELDS: tuple[Field, ...] = tuple(
-    Field(number, *row)
+    _field(number, *row)
     for number, row in enumerate(
         (
             # name, bits, maskable, requires, style

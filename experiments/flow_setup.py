@@ -110,7 +110,7 @@ class CachedFlows:
             return {}, raw
         lost = _counted(bed, "punt_overflow")
         assert lost is not None and lost_before is not None
-        return {"cached_flows": self.flows - (missed - misses)}, {**raw, "lost_punts": lost - lost_before}
+        return {"cached_flows": arrived - (missed - misses)}, {**raw, "lost_punts": lost - lost_before}
 
     def _pass(self, bed: OpenFlowBed) -> None:
         """Send a packet of each flow."""

@@ -41,9 +41,12 @@ from vswitch.flow import (
     MeterConfig,
     MeterStats,
     Output,
+    PopMpls,
+    PopPbb,
     PortInfo,
     Program,
     Punt,
+    SetField,
 )
 from vswitch.format_table import FormatTable
 from vswitch.keys import key_from, key_words
@@ -78,9 +81,9 @@ class Datapath:
         self, dpid: int, ports: Sequence[PortConfig] = (), workers: int = 1, cpus: Sequence[int] = ()
     ) -> None:
         self.cpus = cpus
+        self.memory = Memory(workers)
         self.punt_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._wake_fds = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(workers)]
-        self.memory = Memory(workers)
         self.tables = layout.make_tables(workers)
         self.t = self.tables[0]
         self._scratch_tables = layout.make_tables()
@@ -154,7 +157,7 @@ class Datapath:
             worker.run(self.memory.views[number], self.tables, number)
 
     def _runs(self) -> bool:
-        return any(thread.is_alive() for thread in self._threads)
+        return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
 
     def close(self) -> None:
         """Stop the workers and release everything."""
@@ -272,19 +275,21 @@ class Datapath:
     def _elsewhere(
         self, key: FlowKey, program: Program, offset: int, length: int, timeout_ns: int
     ) -> tuple[int, ...]:
-        """The command by which workers without ports learn of a flow: they can only deliver to VMs."""
+        """The command by which workers without ports learn of a flow; they can only deliver to VMs."""
         if key.in_port in self._ports and self._ports[key.in_port].tap:
             return (Command.NOTHING,)  # what VMs send, worker 0 reads and forwards
         if not all(self._delivers(action) for action in program):
-            length = layout.HAND_BACK
+            length = ~length
         return Command.INSTALL, offset, length, timeout_ns
 
     def _delivers(self, action: Action) -> bool:
         """Whether every worker can carry out an action: not those that send to ports which only worker 0 has,
-        that meter, or that tell the agent."""
+        that meter, that tell the agent, or behind which a packet may prove to be a SYN."""
         if isinstance(action, Output):
             return action.port in self._ports and self._ports[action.port].tap is not None
-        return not isinstance(action, (Controller, DecTtl, Meter))
+        if isinstance(action, SetField):
+            return action.name not in ("eth_type", "ip_proto")
+        return not isinstance(action, (Controller, DecTtl, Meter, PopMpls, PopPbb))
 
     def remove(self, key: FlowKey) -> None:
         """ended() tells its final counters; without effect when there is no such entry."""
@@ -352,8 +357,10 @@ class Datapath:
         evicted = self._punts.evicted()
         if not evicted or len(self.tables) == 1:
             return evicted
-        others = self._commands.end_elsewhere([key for key, _ in evicted])
-        return [(key, together(stats, others.get(key, NEVER_USED))) for key, stats in evicted]
+        # Worker 0 has only told which are idle, or found no room. Of an idle one that is not there any more,
+        # ended() tells.
+        ends = self._commands.end([key for key, _ in evicted])
+        return [(key, ends.get(key, stats)) for key, stats in evicted if key in ends or stats == NEVER_USED]
 
     # Captures
 
@@ -422,14 +429,17 @@ def _flow_stats(t: Any, keys: Sequence[FlowKey] | None) -> dict[FlowKey, FlowSta
     found = {}
     for key in keys:
         words = np.array(key_words(key), np.uint64).view(np.int64)
-        place = flow_table.find(t, words)
-        while place != flow_table.NOT_FOUND:
-            flow = flows[place]
-            stats = FlowStats(int(flow["packets"]), int(flow["bytes"]), int(flow["last_used_ns"]))
-            if np.array_equal(flow["key"], words):
-                found[key] = stats
-                break
-            place = flow_table.find(t, words)  # the worker moved it meanwhile
+        while True:
+            moves = int(t["flow_moves"])
+            place = flow_table.find(t, words)
+            if place != flow_table.NOT_FOUND:
+                flow = flows[place]
+                stats = FlowStats(int(flow["packets"]), int(flow["bytes"]), int(flow["last_used_ns"]))
+                if np.array_equal(flow["key"], words):
+                    found[key] = stats
+                    break
+            elif moves == int(t["flow_moves"]):
+                break  # the worker moved none meanwhile
     return found
 
 

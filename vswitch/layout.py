@@ -210,7 +210,7 @@ class Command(enum.IntEnum):
     """What the agent asks of a worker."""
 
     NOTHING = 0  # stands for what concerns another worker
-    INSTALL = 1  # key, program_offset, program_length or HAND_BACK, idle_timeout_ns
+    INSTALL = 1  # key, program_offset, program_length (~program_length: see there), idle_timeout_ns
     REMOVE = 2  # key
     EXECUTE = 3  # punt slot, program_offset, program_length
     DISCARD = 4  # punt slot, counter or -1
@@ -224,10 +224,6 @@ class Command(enum.IntEnum):
     CAPTURE = 12  # port index, enabled
     METER = 13  # meter index: take over `meter_settings`
     FORWARDING = 14  # port index, whether a forwarding VM is there
-
-
-HAND_BACK = -1
-"""Length of a program that only the worker that serves the ports can run: others hand it their frames."""
 
 
 class PuntKind(enum.IntEnum):
@@ -386,6 +382,16 @@ port_dtype = _record(
     format="i8", uplink="i8", local_ip="i8", remote_ip="i8", template="i8", template_len="i8", ip_id="i8",
 )  # fmt: skip
 
+# Of a port's ring: slots before `done` are not in other workers' hands, and those before `marked` will not be
+# when these have passed the marks: of their inboxes and, once `turned`, of what they have handed back.
+_MARKS = {
+    "done": "i8",
+    "marked": "i8",
+    "marks": ("i8", (MAX_WORKERS,)),
+    "turned": "i8",
+    "back_marks": ("i8", (MAX_WORKERS,)),
+}
+
 wire_dtype = _record(
     port="i8", kick_fd="i8", wake_fd="i8", slots="i8", data_size="i8",
     tx_cursors="i8", tx_slots="i8", tx_data="i8", rx_cursors="i8", rx_slots="i8", rx_data="i8",
@@ -399,14 +405,14 @@ wire_dtype = _record(
     full_since_ns="i8", full_clean="i8",
     # receiving out of order: slots that wait in a heap by release time
     unordered="i8", heap_size="i8", taken="i8",
-    # slots up to `marked_tail` are released when other workers have done with what they had been handed then
-    marked_tail="i8", marks=("i8", (MAX_WORKERS,)),
+    **_MARKS,
 )  # fmt: skip
 
 socket_dtype = _record(
     # a packet port: where its ring and its staging area stand, and how far each is used
     port="i8", fd="i8", ring="i8", tail="i8", taken="i8", large_count="i8",
     udp_gso="i8", staging="i8", staged="i8", iovs="i8", first_iov="i8",
+    **_MARKS,
 )  # fmt: skip
 
 format_dtype = _record(
@@ -442,7 +448,9 @@ nic_queue_dtype = _record(
 )  # fmt: skip
 
 flow_dtype = _record(
-    state="i8", hash="i8", key=("i8", (KEY_WORDS,)), program="i8", program_len="i8", packets="i8", bytes="i8",
+    state="i8", hash="i8", key=("i8", (KEY_WORDS,)), program="i8",
+    program_len="i8",  # ~length: worker 0 alone can run it, the others hand it their frames
+    packets="i8", bytes="i8",
     last_used_ns="i8", installed_ns="i8", idle_timeout_ns="i8",
 )  # fmt: skip
 FLOW_EMPTY, FLOW_USED = 0, 1
@@ -483,8 +491,11 @@ capture_dtype = _record(time_ns="i8", port="i8", outbound="i8", length="i8", cap
 
 tables_dtype = _record(
     # the worker: its number among `workers`. What number 0 knows of the others: where their control regions
-    # stand, how many frames it has handed to each, and whether it waits until they are done with these.
-    worker="i8", workers="i8", controls="i8", handed=("i8", (MAX_WORKERS,)), settling="i8",
+    # stand, how many frames it has handed to each, and how many of these it knows them to be done with.
+    # `settling`: it takes no frames until what is under way is done; `agreed`: commands that it has seen, and
+    # applies when worker 0 has.
+    worker="i8", workers="i8", controls="i8", handed=("i8", (MAX_WORKERS,)), finished=("i8", (MAX_WORKERS,)),
+    settling="i8", agreed="i8",
     now_ns="i8", loops="i8", sleeps="i8", agent_fd="i8", wake_fd="i8", random="i8", sweep="i8",
     counters=("i8", (COUNTERS,)),
     # ports
@@ -501,9 +512,9 @@ tables_dtype = _record(
     wires=(wire_dtype, (MAX_WIRES,)), wire_count="i8", wire_settings=(wire_dtype, (MAX_WIRES,)),
     wire_buffers=("i8", (MAX_WIRES, WIRE_SLOTS)), wire_heap=("i8", (MAX_WIRES, WIRE_SLOTS, 2)),
     wire_taken=("i1", (MAX_WIRES, WIRE_SLOTS)), wire_turns=("i8", (MAX_WIRES, WIRE_SLOTS)),
-    # packet ports; the pool buffers that the large frames of the burst in hand were read into
+    # packet ports; the pool buffers that large frames were read into, and these frames' slot numbers
     sockets=(socket_dtype, (MAX_PORTS,)), socket_count="i8", staged_frames="i8",
-    large_buffers=("i8", (MAX_PORTS, LARGE_BURST)),
+    large_buffers=("i8", (MAX_PORTS, LARGE_BURST)), large_numbers=("i8", (MAX_PORTS, LARGE_BURST)),
     # the pool's buffers: references to each, and the stack of free ones
     pool="i8", buffers=("i8", (BUFFERS,)), free_buffers=("i8", (BUFFERS,)), free_buffer_count="i8",
     # the burst in hand, its aggregates, and the one packet that an action program works on

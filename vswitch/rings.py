@@ -96,13 +96,15 @@ class CommandRing:
             rest = (0,) * (_ARGS - len(args_there))
             for ring in self._others:
                 _COMMAND.pack_into(ring.rows, at, op_there, *words, *args_there, *rest, *_NO_ANSWER)
-                ring.words[_HEAD] = self.given
         if not self._together:
             self._wake()
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Commands given within are announced once, at the end or when somebody waits for them."""
+        """Commands given within are announced once, at the end or when somebody waits for them.
+
+        The other workers apply them when the first has applied them all.
+        """
         self._together += 1
         try:
             yield
@@ -114,6 +116,8 @@ class CommandRing:
     def _wake(self) -> None:
         # The worker says that it falls asleep, then looks at the head; we do it the other way round. A lock's
         # atomic operations keep our load behind our store, which the processor would not.
+        for ring in self._others:
+            ring.words[_HEAD] = self.given
         with self._fence:
             for ring in self._rings:
                 if ring.words[_ASLEEP]:
@@ -145,15 +149,15 @@ class CommandRing:
         ended, self._ended = self._ended, []
         return ended
 
-    def end_elsewhere(self, keys: Sequence[FlowKey]) -> dict[FlowKey, FlowStats]:
-        """Remove the entries for these keys from all workers but the first, and return what they had counted;
-        waits for that."""
+    def end(self, keys: Sequence[FlowKey]) -> dict[FlowKey, FlowStats]:
+        """Remove the entries for these keys that there are, and return what they had counted; waits for that.
+        What became of them before is left to ended()."""
         self.wait(self.given)
         self._read_answers()
         before = len(self._ended)
         with self.together():
             for key in keys:
-                self.give(Command.NOTHING, key=key, others=(Command.REMOVE,))
+                self.give(Command.REMOVE, key=key)
         self.wait(self.given)
         self._read_answers()
         answers = self._ended[before:]

@@ -102,7 +102,7 @@ class Server:
             self.dp.add_tunnel(TUNNEL_PORT, "vxlan0", "vxlan", local, remote, *macs, WIRE_PORT)
 
     def step(self, now_ns: int) -> int:
-        """A pass of each worker, the one that serves the ports last."""
+        """A pass of each worker, beginning with the one that serves the ports."""
         views = self.dp.memory.views
         worked = [
             int(worker.step(views[number], self.dp.tables, number, now_ns)) for number in range(len(views))
@@ -112,12 +112,13 @@ class Server:
     def answer_misses(self) -> int:
         """Install a flow for each miss and forward the held packet."""
         punts = self.dp.poll_punts()
-        for punt in punts:
-            program = (Output(VM_PORT),)
-            if punt.key.in_port == VM_PORT:
-                program = (SetTunnel(VNI), Output(TUNNEL_PORT)) if self.tunnel else (Output(WIRE_PORT),)
-            self.dp.install(punt.key, program)
-            self.dp.execute(punt.packet, program)
+        with self.dp.together():
+            for punt in punts:
+                program = (Output(VM_PORT),)
+                if punt.key.in_port == VM_PORT:
+                    program = (SetTunnel(VNI), Output(TUNNEL_PORT)) if self.tunnel else (Output(WIRE_PORT),)
+                self.dp.install(punt.key, program)
+                self.dp.execute(punt.packet, program)
         return len(punts)
 
     def send(self, frame: bytes, gso_size: int = 0) -> None:

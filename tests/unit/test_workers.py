@@ -3,20 +3,30 @@
 
 from __future__ import annotations
 
+import os
 import random
+import tempfile
+import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.packets import TCP, Ether, payload_of, tcp_segment
+from tests.packets import IP, MPLS, TCP, Ether, payload_of, tcp_segment
 from tests.unit.rig import INTERPRETED, examples
-from tests.unit.servers import TUNNEL_PORT, VM_PORT, VNI, WIRE_PORT, Pair, SocketTap
+from tests.unit.servers import TUNNEL_PORT, VM_PORT, VNI, WIRE_PORT, Pair, Server, SocketTap
 from vswitch import layout
-from vswitch.errors import ConfigError
-from vswitch.flow import Controller, Meter, MeterConfig, Output, SetTunnel
+from vswitch.config import parse_port
+from vswitch.datapath import Datapath
+from vswitch.dataplane import commands
+from vswitch.dataplane import worker as loop
+from vswitch.dataplane.memory import Memory
+from vswitch.errors import ConfigError, VSwitchError
+from vswitch.flow import Controller, DecTtl, DropReason, Meter, MeterConfig, Output, PopMpls, SetTunnel
 from vswitch.nic import Match
 
 MSS = 1000
@@ -73,10 +83,26 @@ def only(pair: Pair, queue: int) -> None:
 
 def step(pair: Pair, worker: int) -> None:
     """One pass of one worker of server 2."""
-    from vswitch.dataplane import worker as loop
-
     dp = pair.servers[1].dp
     loop.step(dp.memory.views[worker], dp.tables, worker, pair.now_ns)
+
+
+@contextmanager
+def stepping(server: Server, now_ns: int) -> Iterator[None]:
+    """The server's workers run in a thread of their own, so that the agent may wait for them."""
+    done = threading.Event()
+
+    def run() -> None:
+        while not done.is_set():
+            server.step(now_ns)
+            time.sleep(0.0005)
+
+    thread = threading.Thread(target=run)
+    server.dp._commands._alive = thread.is_alive
+    thread.start()
+    yield
+    done.set()
+    thread.join()
 
 
 def test_s0_4_queues_have_workers_in_turn_and_what_is_set(pair):
@@ -144,9 +170,7 @@ def test_s0_4_a_connection_stays_on_its_worker(pair):
 @settings(max_examples=examples(60))
 @given(seed=st.integers(0, 2**32 - 1), workers=st.integers(2, 4), queues=st.integers(1, 8))
 def test_several_workers_deliver_what_one_delivers(seed, workers, queues):
-    """Each connection's packets are the same, in the same order; rules change in between."""
-    import tempfile
-
+    """Each connection's bytes are the same, in order; workers run at any time, settings change in between."""
     results = []
     for count in (1, workers):
         order = random.Random(seed)
@@ -156,7 +180,7 @@ def test_several_workers_deliver_what_one_delivers(seed, workers, queues):
             nic = pair.servers[1].dp.nic(WIRE_PORT)
             nic.set_queue_count(queues)
             seqs = dict.fromkeys(range(80, 86), 1000)
-            arrived = defaultdict(list)
+            arrived = defaultdict(bytes)
             for _ in range(25):
                 for _ in range(order.randrange(1, 5)):
                     dport, segments = order.choice(list(seqs)), order.randrange(1, 8)
@@ -169,12 +193,15 @@ def test_several_workers_deliver_what_one_delivers(seed, workers, queues):
                 if order.random() < 0.3:
                     target = order.randrange(queues)
                     nic.set_worker(target, order.randrange(workers) % count)
+                for _ in range(order.randrange(8)):
+                    step(pair, order.randrange(workers) % count)
+                    if order.random() < 0.1:
+                        pair.servers[1].answer_misses()
                 pair.run()
                 for packet in pair.servers[1].received():
                     packet.assert_consistent()
-                    arrived[Ether(packet.frame)[TCP].dport].append(payload_of(packet.frame))
-            flows = {key: (s.packets, s.bytes) for key, s in pair.servers[1].dp.flow_stats().items()}
-            results.append((arrived, flows, pair.servers[1].dropped()))
+                    arrived[Ether(packet.frame)[TCP].dport] += payload_of(packet.frame)
+            results.append((arrived, pair.servers[1].dropped()))
             pair.close()
     assert results[0] == results[1]
 
@@ -354,6 +381,255 @@ def test_a_filters_frames_go_to_its_queues_worker(pair):
         send(pair, 1000, dport)
         send(pair, 1000 + MSS * SEGMENTS, dport)
     assert delivered_by(pair) == [3, 0, 1]
+
+
+def test_two_wires_do_not_fill_an_inbox_beyond_its_room(monkeypatch, tmp_path):
+    monkeypatch.setattr("vswitch.ports.TapDevice", SocketTap)
+    wires = [f"{tmp_path}/w{number}" for number in (0, 1)]
+    ports = ["1=tap:vm9", *(f"{2 + number}=wire:{wire}" for number, wire in enumerate(wires))]
+    receiver = Datapath(9, [parse_port(port) for port in ports], 2)
+    senders = [Server(number, wire, tunnel=False) for number, wire in enumerate(wires, 1)]
+
+    def step_receiver(*which):
+        for worker in which:
+            loop.step(receiver.memory.views[worker], receiver.tables, worker, 1)
+
+    for _ in range(4):
+        receiver.refresh_ports()
+        step_receiver(0, 1)
+        for sender in senders:
+            sender.dp.refresh_ports()
+            sender.step(1)
+    sent = []
+    for number, sender in enumerate(senders):
+        receiver.nic(2 + number).set_worker(0, 1)
+        frame = tcp_segment(10, dport=80 + number)
+        receiver.install(receiver.key_of(frame, 2 + number), (Output(1),))
+        sender.dp.install(sender.dp.key_of(frame, VM_PORT), (Output(WIRE_PORT),))
+    for _ in range(4):
+        step_receiver(0, 1)
+    for count in range(4 * layout.BURST):
+        for number, sender in enumerate(senders):
+            if number == 0 or count >= 3 * layout.BURST:
+                sent.append(tcp_segment(10, 1000 * len(sent), dport=80 + number))
+                sender.send(sent[-1])
+                sender.step(1)
+        if count % layout.BURST == layout.BURST - 1:
+            step_receiver(0)
+    got = []
+    for _ in range(50):
+        step_receiver(0, 1)
+        while True:
+            try:
+                got.append(receiver._ports[1].tap.vm.recv(1 << 17)[12:])
+            except BlockingIOError:
+                break
+    assert sorted(got) == sorted(sent)
+    for dp in (receiver, *(sender.dp for sender in senders)):
+        dp.close()
+
+
+def test_a_packet_port_gets_its_slots_back_while_a_wire_keeps_the_worker_busy(pair):
+    dp = pair.servers[1].dp
+    only(pair, 1)
+    send(pair, 1000)
+    t = dp.t
+    socket, ring = t["sockets"][0], dp.memory.map_private(layout.RING_SLOTS * layout.RING_SLOT_SIZE)
+    t["socket_count"] = 1
+    t["ports"][9]["up"], t["ports"][9]["number"] = 1, 99
+    socket["port"], socket["fd"], socket["ring"] = 9, -1, ring
+    t["nics"][9, 0]["queue_count"] = 1
+    frame = tcp_segment(10, 5)
+    brought = 0
+    for number in range(1, 4 * layout.RING_SLOTS // layout.BURST):
+        send(pair, 1000 + number * MSS * SEGMENTS, run=False)
+        pair.servers[0].step(pair.now_ns)
+        for _ in range(layout.BURST):
+            slot = dp.memory.words(ring + brought % layout.RING_SLOTS * layout.RING_SLOT_SIZE, 4).view("u4")
+            if slot[0]:
+                break
+            dp.memory.write(ring + brought % layout.RING_SLOTS * layout.RING_SLOT_SIZE + 80, frame)
+            slot[1], slot[2], slot[6] = len(frame), len(frame), 80
+            slot[0] = 1
+            brought += 1
+        step(pair, 0)
+        step(pair, 1)
+        for punt in dp.poll_punts():
+            dp.discard(punt.packet, DropReason.RULE)
+    assert brought > 3 * layout.RING_SLOTS - layout.BURST
+    assert socket["taken"] - socket["tail"] <= 2 * layout.BURST
+    t["socket_count"] = 0
+
+
+def test_a_packet_ports_buffers_come_back_when_the_pool_is_empty(pair):
+    dp = pair.servers[1].dp
+    t = dp.t
+    t["socket_count"] = 1
+    t["ports"][9]["up"] = 0
+    socket = t["sockets"][0]
+    socket["port"], socket["fd"] = 9, -1
+    socket["ring"] = dp.memory.map_private(layout.RING_SLOTS * layout.RING_SLOT_SIZE)
+    others = t["free_buffer_count"] - layout.LARGE_BURST
+    t["free_buffer_count"] = 0
+    socket["taken"] = socket["large_count"] = layout.LARGE_BURST
+    t["large_buffers"][0] = t["free_buffers"][: layout.LARGE_BURST]
+    t["large_numbers"][0] = range(layout.LARGE_BURST)
+    t["buffers"][t["large_buffers"][0]] = 1
+    step(pair, 0)
+    assert t["free_buffer_count"] == layout.LARGE_BURST
+    t["free_buffer_count"] += others
+    t["socket_count"] = 0
+
+
+def test_the_first_packet_of_a_flow_is_not_overtaken_by_those_that_find_it_installed(pair):
+    only(pair, 1)
+    sender, receiver = pair.servers
+    first = send(pair, 1000, run=False)
+    sender.step(pair.now_ns)
+    sender.answer_misses()
+    sender.step(pair.now_ns)
+    for worker in (0, 1, 0):  # handed over, handed back as a miss, punted
+        step(pair, worker)
+    second = send(pair, 1000 + MSS * SEGMENTS, run=False)
+    sender.step(pair.now_ns)
+    step(pair, 0)  # into the worker's inbox
+    assert receiver.answer_misses() == 1
+    for _ in range(3):
+        step(pair, 1)
+    pair.run()
+    assert got(pair) == first + second
+
+
+def test_what_was_handed_back_is_not_overtaken_when_its_flow_can_be_delivered_directly(pair, monkeypatch):
+    only(pair, 1)
+    send(pair, 1000)
+    got(pair)
+    sender, receiver = pair.servers
+    dp = receiver.dp
+    (key,) = [key for key in dp.flow_stats() if key.in_port == TUNNEL_PORT]
+    dp.set_meter(1, MeterConfig(True, ()))
+    dp.install(key, (Meter(1), Output(VM_PORT)))
+    pair.run()
+    sent = b""
+    for number in (1, 2):
+        sent += send(pair, 1000 + number * MSS * SEGMENTS, run=False)
+        sender.step(pair.now_ns)
+        step(pair, 0)
+        if number == 1:
+            step(pair, 1)  # which hands the first back
+            monkeypatch.setattr("vswitch.dataplane.workers.take_back", lambda *arguments: 0)
+    dp.install(key, (Output(VM_PORT),))
+    for worker in (0, 1, 1, 1):
+        step(pair, worker)
+    monkeypatch.undo()
+    monkeypatch.setattr("vswitch.ports.TapDevice", SocketTap)
+    pair.run()
+    assert got(pair) == sent
+
+
+@pytest.mark.parametrize("change", ["none", "install", "remove"])
+def test_an_idle_flow_ends_for_all_workers_and_its_counters_are_told_once(pair, change):
+    """Whatever the agent does before it hears of that."""
+    dp = pair.servers[1].dp
+    only(pair, 0)
+    send(pair, 1000)
+    (key,) = [key for key in dp.flow_stats() if key.in_port == TUNNEL_PORT]
+    dp.install(key, (Output(VM_PORT),), idle_timeout_s=1)
+    for queue in (0, 1):
+        only(pair, queue)
+        send(pair, 1000 + (1 + queue) * MSS * SEGMENTS)
+    assert [ended.key for ended in dp.ended()] == [key]
+    pair.now_ns += 2 * 10**9
+    dp.t["now_ns"] = pair.now_ns
+    for _ in range(3):
+        commands.sweep(dp.memory.array, dp.tables)
+    if change == "install":
+        dp.install(key, (Output(VM_PORT), Output(VM_PORT)))
+    elif change == "remove":
+        dp.remove(key)
+    pair.run()
+    with stepping(pair.servers[1], pair.now_ns):
+        evicted = dp.evicted()
+        ended = dp.ended()
+    counted = 2 * SEGMENTS
+    assert [(e.key, e.stats.packets) for e in ended] == ([] if change == "none" else [(key, counted)])
+    assert [(k, s.packets) for k, s in evicted] == ([] if change == "remove" else [(key, counted)])
+    assert dp.flow_stats([key]) == {}
+    assert not any(dp.tables["flow_count"][1:])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_flows_that_are_handed_back_are_coalesced_in_front_of_their_vm(make_pair, workers):
+    pair = make_pair(workers)
+    dp = pair.servers[1].dp
+    nic = dp.nic(WIRE_PORT)
+    nic.set_lro(None, "off")
+    dp.nic(VM_PORT).set_lro(0, "on")
+    only(pair, 1)
+    send(pair, 1000)
+    got(pair)
+    (key,) = [key for key in dp.flow_stats() if key.in_port == TUNNEL_PORT]
+    dp.install(key, (DecTtl(Controller(128, 0, 0, 0)), Output(VM_PORT)))
+    pair.run()
+    send(pair, 1000 + MSS * SEGMENTS)
+    assert [packet.segments for packet in pair.servers[1].received()] == [SEGMENTS]
+
+
+def test_a_syn_that_comes_from_behind_an_mpls_header_is_seen_by_worker_0(make_pair):
+    pair = make_pair(tunnel=False)
+    sender, receiver = (server.dp for server in pair.servers)
+    only(pair, 1)
+    receiver.set_forwarding(VM_PORT, True)
+    syn = Ether(tcp_segment(0, 1, "S", options=[("MSS", 1234)]))
+    frame = bytes(Ether(src=syn.src, dst=syn.dst, type=0x8847) / MPLS(label=5, s=1, ttl=9) / syn[IP])
+    receiver.install(receiver.key_of(frame, WIRE_PORT), (PopMpls(0x0800), Output(VM_PORT)))
+    sender.install(sender.key_of(frame, VM_PORT), (Output(WIRE_PORT),))
+    pair.run()
+    pair.servers[0].send(frame)
+    pair.run()
+    assert len(pair.servers[1].received()) == 1
+    assert [int(t["mss"]["used"].sum()) for t in receiver.tables] == [1, 0, 0]
+
+
+def test_a_worker_that_died_hangs_nobody(monkeypatch):
+    real = loop.run
+
+    def run(mem, tables, number):
+        if number == 1 and not stopping:
+            raise IndexError("as a defect would")
+        real(mem, tables, number)
+
+    stopping = []
+    monkeypatch.setattr(loop, "run", run)
+    monkeypatch.setattr(threading, "excepthook", lambda details: None)
+    dp = Datapath(9, [], 2)
+    dp.start()
+    dp.install(dp.key_of(bytes(60), 1), ())
+    dp._commands.wait(dp._commands.given)
+    stopping.append(True)
+    dp.close()
+
+
+def test_a_memory_that_cannot_be_had_leaves_nothing_open(monkeypatch):
+    real, calls = Memory._mmap, []
+
+    def second_fails(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise VSwitchError("cannot map")
+        return real(*arguments)
+
+    monkeypatch.setattr(Memory, "_mmap", staticmethod(second_fails))
+    before = os.listdir("/proc/self/fd"), _address_space()
+    with pytest.raises(VSwitchError, match="cannot map"):
+        Datapath(9, [], 3)
+    assert (os.listdir("/proc/self/fd"), _address_space()) == before
+
+
+def _address_space() -> int:
+    """Of this process, in units of 32 GB."""
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[0]) * 4096 >> 35
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the workers run in threads of their own, as fast as compiled code")

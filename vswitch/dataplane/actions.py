@@ -20,7 +20,6 @@ from vswitch.dataplane.tso import NO_TUNNEL, segment
 from vswitch.dataplane.workers import hand_back
 from vswitch.flow import MAX_SAVED
 from vswitch.layout import (
-    HAND_BACK,
     KEY_WORDS,
     OP_WORDS,
     PUNT_HEAD_OFFSET,
@@ -81,7 +80,7 @@ def _is_ours(t, group, place):
 
     Whoever reads what forwarding VMs send must see the segments that tell of their connections' MSS.
     """
-    if place == flow_table.NOT_FOUND or t["flows"][place]["program_len"] == HAND_BACK:
+    if place == flow_table.NOT_FOUND or t["flows"][place]["program_len"] < 0:
         return False
     return t["forwarding_vms"] == 0 or group["flags"] & (SYN | FIN | RST) == 0
 

@@ -9,7 +9,7 @@ from vswitch.dataplane.intrinsics import acquire64, release64, store64
 from vswitch.dataplane.outgoing import take_group
 from vswitch.dataplane.parse import FORWARD, parse
 from vswitch.dataplane.ports import packet as packet_port
-from vswitch.dataplane.workers import are_done
+from vswitch.dataplane.workers import agreed_commands, are_done
 from vswitch.layout import (
     COMMAND_HEAD_OFFSET,
     COMMAND_TAIL_OFFSET,
@@ -35,15 +35,17 @@ def apply_commands(mem, t):
     """Apply up to COMMAND_BURST commands; their number.
 
     What frames in other workers' hands rely on changes when these are done with them: until then,
-    `t['settling']` has the ports wait.
+    `t['settling']` has the ports wait. What the other workers apply: agreed_commands().
     """
     head = acquire64(mem, COMMAND_HEAD_OFFSET)
     tail = acquire64(mem, COMMAND_TAIL_OFFSET)
     count = 0
     t["settling"] = 0
+    if t["worker"] and tail < head:
+        head = agreed_commands(mem, t, head, tail)
     while tail < head and count < COMMAND_BURST:
         command = t["commands"][tail & (COMMANDS - 1)]
-        if t["workers"] > 1 and _unsettles(command["op"]) and not are_done(mem, t):
+        if t["workers"] > 1 and t["worker"] == 0 and _unsettles(command["op"]) and not are_done(mem, t):
             t["settling"] = 1
             break
         _apply(mem, t, command)
@@ -234,5 +236,8 @@ def _sweep_place(mem, tables, t, place):
         if theirs != flow_table.NOT_FOUND and not flow_table.is_idle(t, tables[worker]["flows"][theirs]):
             return
     if report_evicted(mem, t, flow["key"], flow["packets"], flow["bytes"], flow["last_used_ns"]):
-        flow_table.remove(t, place)
         t["counters"][Counter.EVICTED_IDLE.value] += 1
+        if t["workers"] == 1:
+            flow_table.remove(t, place)
+        else:
+            flow["idle_timeout_ns"] = 0  # the agent has all workers remove it

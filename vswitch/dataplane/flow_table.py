@@ -155,6 +155,12 @@ def remove(t, place):
 
 
 @compiled
+def program_length(flow):
+    """Operations of an entry's program, whoever can run it."""
+    return max(flow["program_len"], ~flow["program_len"])
+
+
+@compiled
 def is_idle(t, flow):
     """Whether an entry has outlived its idle time-out."""
     if flow["state"] != FLOW_USED or flow["idle_timeout_ns"] == 0:

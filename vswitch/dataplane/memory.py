@@ -44,7 +44,13 @@ class Memory:
 
     def __init__(self, views: int = 1) -> None:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
-        self._bases = [self._mmap(None, RESERVED, PROT_NONE, flags, -1) for _ in range(views)]
+        self._bases: list[int] = []
+        try:
+            for _ in range(views):
+                self._bases.append(self._mmap(None, RESERVED, PROT_NONE, flags, -1))
+        except VSwitchError:
+            self.close()
+            raise
         self.views = tuple(
             np.ctypeslib.as_array((ctypes.c_uint8 * RESERVED).from_address(base)) for base in self._bases
         )

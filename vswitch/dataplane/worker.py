@@ -65,13 +65,15 @@ def run(mem_array, tables, number):
     patience_ns = SPIN_NS
     while acquire64(mem, STOP_OFFSET) == 0:
         now_ns = monotonic_ns(mem, TIMESPEC_OFFSET)
+        # what the others are done with before a pass is given back in it: then worker 0 may sleep
+        may_sleep = number != 0 or t["workers"] == 1 or workers.are_done(mem, t)
         worked = step(mem, tables, number, now_ns)
         if number == 0 and now_ns >= next_sweep_ns:
             next_sweep_ns = now_ns + sweep(mem, tables)
         if worked:
             patience_ns = WATCH_NS if now_ns - worked_ns < WATCH_NS else SPIN_NS
             worked_ns = now_ns
-        elif now_ns - worked_ns > patience_ns and (t["workers"] == 1 or _others_done(mem, t)):
+        elif now_ns - worked_ns > patience_ns and may_sleep:
             _sleep(mem, t, next_sweep_ns if number == 0 and t["flow_count"] > 0 else wire.NEVER)
         elif now_ns - worked_ns > SPIN_NS:
             sys_yield()
@@ -87,21 +89,19 @@ def step(mem, tables, number, now_ns):
     t["now_ns"] = now_ns
     t["loops"] += 1
     worked = apply_commands(mem, t)
-    receiving = True
+    look = t["loops"] % BUSY_PASSES == 0
     if t["workers"] > 1:
+        look = workers.have_delivered(mem, t) or look
         worked += _serve_worker(mem, tables, t)
-        receiving = t["settling"] == 0 and workers.have_room(mem, t)
-        t["counters"][Counter.WORKER_BUSY.value] += not receiving
     for index in range(t["wire_count"]):
-        worked += _serve_wire(mem, tables, t, index, receiving)
+        worked += _serve_wire(mem, tables, t, index)
     if _room_on_wires(mem, t):
-        look = t["loops"] % BUSY_PASSES == 0
         for place in range(t["tap_count"]):
             index = t["taps"][place]
             if t["ports"][index]["ready"] or look:
                 worked += _serve_tap(mem, t, index)
         for place in range(t["socket_count"]):
-            worked += _serve_packet(mem, tables, t, place, receiving)
+            worked += _serve_packet(mem, tables, t, place)
     else:
         t["counters"][Counter.TX_BACKPRESSURE.value] += 1
     for index in range(t["wire_count"]):
@@ -111,9 +111,12 @@ def step(mem, tables, number, now_ns):
 
 @inlined
 def _serve_worker(mem, tables, t):
-    """What other workers hand to this one: frames of its queues, or groups that only worker 0 can forward."""
+    """What other workers hand to this one: frames of its queues, or groups that only worker 0 can forward.
+
+    Worker 0 also gives back what packet ports hold for others, however full wires and pool are.
+    """
     if t["worker"]:
-        count = workers.take(mem, t)
+        count = workers.take(mem, t) if t["settling"] == 0 else 0
         if count > 0:
             coalesce(mem, t)
             for number in range(t["group_count"]):
@@ -124,35 +127,36 @@ def _serve_worker(mem, tables, t):
     for worker in range(1, t["workers"]):
         count = workers.take_back(mem, t, tables[worker])
         while count > 0:
-            forward(mem, t, t["groups"][0])
+            for number in range(t["group_count"]):
+                forward(mem, t, t["groups"][number])
             packet.flush_all(mem, t)
             workers.let_go(mem, t, tables[worker], count)
             worked += count
             count = workers.take_back(mem, t, tables[worker])
+    for place in range(t["socket_count"]):
+        packet.release(mem, t, place)
     return worked
 
 
-@compiled
-def _others_done(mem, t):
-    """Whether this worker may sleep: nobody wakes worker 0 when the others are done with its frames."""
-    return t["worker"] != 0 or workers.are_done(mem, t)
-
-
 @inlined
-def _serve_wire(mem, tables, t, index, receiving):
+def _serve_wire(mem, tables, t, index):
     """Inhale a burst from a wire, parse, coalesce, forward; the slots are held until all is sent."""
-    count = wire.receive(mem, t, index) if receiving else 0
+    count = 0
+    if t["workers"] == 1 or workers.may_receive(mem, t):
+        count = wire.receive(mem, t, index)
     _forward_burst(mem, tables, t, count)
     wire.release(mem, t, index)
     return count
 
 
 @inlined
-def _serve_packet(mem, tables, t, place, receiving):
+def _serve_packet(mem, tables, t, place):
     """As _serve_wire, for a packet port that is up."""
     if not t["ports"][t["sockets"][place]["port"]]["up"]:
         return 0
-    count = packet.receive(mem, t, place) if receiving else 0
+    count = 0
+    if t["workers"] == 1 or workers.may_receive(mem, t):
+        count = packet.receive(mem, t, place)
     _forward_burst(mem, tables, t, count)
     packet.release(mem, t, place)
     return count

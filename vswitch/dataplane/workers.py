@@ -16,6 +16,7 @@ from vswitch.dataplane.intrinsics import acquire64, full_fence, release64, store
 from vswitch.layout import (
     ASLEEP_OFFSET,
     BURST,
+    COMMAND_TAIL_OFFSET,
     CONTROL_SIZE,
     INBOX,
     INBOX_HEAD_OFFSET,
@@ -25,6 +26,7 @@ from vswitch.layout import (
     RETURNED_TAIL_OFFSET,
     STOP_OFFSET,
     WAKE_OFFSET,
+    Counter,
 )
 
 INBOX_MASK = INBOX - 1
@@ -64,27 +66,66 @@ def distribute(mem, tables, t, nic):
 @compiled
 def _wake(mem, t, tables, worker):
     full_fence()
-    if acquire64(mem, _control(t, worker) + ASLEEP_OFFSET):
+    asleep = _control(t, worker) + ASLEEP_OFFSET
+    if acquire64(mem, asleep):
+        release64(mem, asleep, 0)
         store64(mem, WAKE_OFFSET, 1)
         sys_write(mem, tables[worker]["wake_fd"], WAKE_OFFSET, 8)
 
 
 @compiled
-def have_room(mem, t):
-    """Whether each inbox has room for a burst."""
+def may_receive(mem, t):
+    """Whether a burst may be taken from a port: each inbox has room for it, and nothing is to settle."""
+    if t["settling"]:
+        return False
     for worker in range(1, t["workers"]):
         tail = acquire64(mem, _control(t, worker) + INBOX_TAIL_OFFSET)
         if t["handed"][worker] - tail > INBOX - BURST:
+            t["counters"][Counter.WORKER_BUSY.value] += 1
             return False
     return True
 
 
 @compiled
-def have_passed(mem, t, marks):
-    """Whether the others are done with the first `marks[worker]` frames that each was handed."""
+def done_up_to(mem, t, row, tail):
+    """Up to where the slots of a wire or socket (`row`) may be given back, of those before `tail`.
+
+    Those whose frames other workers were handed may be when these have passed the marks that were set then.
+    """
+    if not _have_passed(mem, t, row):
+        return row["done"]
+    row["done"] = row["marked"]
+    row["marked"] = tail
+    row["turned"] = 0
+    for worker in range(1, t["workers"]):
+        row["marks"][worker] = t["handed"][worker]
+    if _have_passed(mem, t, row):
+        row["done"] = tail
+    return row["done"]
+
+
+@compiled
+def _have_passed(mem, t, row):
+    """Whether the others are done with what the marks tell, and this worker with what they handed back."""
+    if not row["turned"]:
+        for worker in range(1, t["workers"]):
+            if acquire64(mem, _control(t, worker) + INBOX_TAIL_OFFSET) < row["marks"][worker]:
+                return False
+        for worker in range(1, t["workers"]):
+            row["back_marks"][worker] = acquire64(mem, _control(t, worker) + RETURNED_HEAD_OFFSET)
+        row["turned"] = 1
+    for worker in range(1, t["workers"]):
+        if acquire64(mem, _control(t, worker) + RETURNED_TAIL_OFFSET) < row["back_marks"][worker]:
+            return False
+    return True
+
+
+@compiled
+def are_done(mem, t):
+    """Whether no frame is in the hands of another worker, or on its way back."""
     for worker in range(1, t["workers"]):
         control = _control(t, worker)
-        if acquire64(mem, control + INBOX_TAIL_OFFSET) < marks[worker]:
+        if acquire64(mem, control + INBOX_TAIL_OFFSET) != t["handed"][worker]:
             return False
         if acquire64(mem, control + RETURNED_HEAD_OFFSET) != acquire64(mem, control + RETURNED_TAIL_OFFSET):
             return False
@@ -92,38 +133,70 @@ def have_passed(mem, t, marks):
 
 
 @compiled
-def are_done(mem, t):
-    """Whether no frame is in the hands of another worker."""
-    return have_passed(mem, t, t["handed"])
+def have_delivered(mem, t):
+    """Whether another worker has done with frames since the last call: VMs may have answered them."""
+    delivered = False
+    for worker in range(1, t["workers"]):
+        tail = acquire64(mem, _control(t, worker) + INBOX_TAIL_OFFSET)
+        delivered = delivered or tail != t["finished"][worker]
+        t["finished"][worker] = tail
+    return delivered
 
 
 @compiled
 def take_back(mem, t, other):
-    """Take a group that another worker (`other`: its tables) hands back, as group 0; its number of frames."""
+    """Take groups that another worker (`other`: its tables) hands back, up to a burst; how many frames."""
     control = _control(t, other["worker"])
     tail = acquire64(mem, control + RETURNED_TAIL_OFFSET)
-    if tail == acquire64(mem, control + RETURNED_HEAD_OFFSET):
-        return 0
-    t["groups"][0] = other["returned_groups"][tail & RETURNED_MASK]
-    group = t["groups"][0]
-    count = group["count"]
-    for index in range(count):
-        t["packets"][index] = other["returned"][(tail + index) & RETURNED_MASK]
-        t["packets"][index]["next"] = index + 1
-    t["packets"][count - 1]["next"] = NO_PACKET
-    group["first"] = 0
-    group["last"] = count - 1
+    head = acquire64(mem, control + RETURNED_HEAD_OFFSET)
+    count = 0
+    t["group_count"] = 0
+    while tail + count < head:
+        returned = other["returned_groups"][(tail + count) & RETURNED_MASK]
+        frames = returned["count"]
+        if count + frames > BURST:
+            break
+        group = t["groups"][t["group_count"]]
+        t["groups"][t["group_count"]] = returned
+        t["group_count"] += 1
+        group["first"] = count
+        group["last"] = count + frames - 1
+        for index in range(count, count + frames):
+            t["packets"][index] = other["returned"][(tail + index) & RETURNED_MASK]
+            t["packets"][index]["next"] = index + 1
+        count += frames
+        t["packets"][count - 1]["next"] = NO_PACKET
     return count
 
 
 @compiled
 def let_go(mem, t, other, count):
-    """A group that take_back() gave is done with."""
+    """The frames that take_back() gave are done with."""
     tail = _control(t, other["worker"]) + RETURNED_TAIL_OFFSET
     release64(mem, tail, acquire64(mem, tail) + count)
 
 
 # The others
+
+
+@compiled
+def agreed_commands(mem, t, head, tail):
+    """How many commands, of `head` given and `tail` applied ones, another worker than 0 may have applied now.
+
+    An entry that it gets may let frames pass those before them in worker 0's hands: on their way back, or
+    executed by the commands that come with it. So worker 0 goes first, and what was handed back is awaited;
+    meanwhile `t['settling']` keeps the next frames in the inbox.
+    """
+    t["settling"] = 0
+    if acquire64(mem, _control(t, 0) + COMMAND_TAIL_OFFSET) < t["agreed"]:
+        return tail
+    if t["agreed"] == tail:
+        t["agreed"] = head
+        return tail
+    if acquire64(mem, RETURNED_HEAD_OFFSET) != acquire64(mem, RETURNED_TAIL_OFFSET):
+        t["settling"] = 1
+        return tail
+    return t["agreed"]
 
 
 @compiled

@@ -60,7 +60,7 @@ def _only_vif(t):
         return NO_VIF
     flow = t["flows"][place]
     port = NO_VIF
-    for step in range(flow["program_len"]):
+    for step in range(flow_table.program_length(flow)):
         at = flow["program"] + OP_WORDS * step
         op = t["programs"][at]
         if op == CONTROLLER or op == METER:

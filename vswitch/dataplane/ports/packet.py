@@ -42,7 +42,7 @@ from vswitch.dataplane.parse import ETH_HEADER, ETH_IPV4, ETH_VLAN, VLAN_TAG
 from vswitch.dataplane.ports import vnet
 from vswitch.dataplane.ports.tap import EAGAIN, ENOBUFS, POOL_HEADROOM
 from vswitch.dataplane.ports.wire import release_buffer
-from vswitch.dataplane.workers import are_done
+from vswitch.dataplane.workers import done_up_to
 from vswitch.layout import (
     BUFFER_SIZE,
     BURST,
@@ -107,7 +107,7 @@ def receive(mem, t, place):
         else:
             count += _take_large(mem, t, place, slot, count)
         number += 1
-    socket["taken"] = number
+        socket["taken"] = number
     return count
 
 
@@ -163,6 +163,7 @@ def _hold(t, place, buffer):
     t["free_buffer_count"] -= 1
     t["buffers"][buffer] = 1
     t["large_buffers"][place, socket["large_count"]] = buffer
+    t["large_numbers"][place, socket["large_count"]] = socket["taken"]
     socket["large_count"] += 1
 
 
@@ -292,17 +293,25 @@ def _place(t, socket, packet, frame, length):
 def release(mem, t, place):
     """Give the slots of what was received back to the kernel, and our references to its pool buffers.
 
-    While other workers have frames in hand, slots are kept, up to half of the ring.
+    What other workers have in hand is kept, up to half of the ring; a later call gives it back.
     """
     socket = t["sockets"][place]
-    if t["workers"] > 1 and not are_done(mem, t):
-        return
-    for number in range(socket["tail"], socket["taken"]):
+    tail = socket["taken"]
+    if t["workers"] > 1:
+        tail = done_up_to(mem, t, socket, tail)
+    for number in range(socket["tail"], tail):
         release64(mem, _slot(socket, number), 0)
-    socket["tail"] = socket["taken"]
+    socket["tail"] = tail
+    buffers, numbers = t["large_buffers"][place], t["large_numbers"][place]
+    kept = 0
     for index in range(socket["large_count"]):
-        release_buffer(t, t["large_buffers"][place, index])
-    socket["large_count"] = 0
+        if numbers[index] < tail:
+            release_buffer(t, buffers[index])
+        else:
+            buffers[kept] = buffers[index]
+            numbers[kept] = numbers[index]
+            kept += 1
+    socket["large_count"] = kept
 
 
 @compiled

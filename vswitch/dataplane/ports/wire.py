@@ -31,7 +31,7 @@ from vswitch.dataplane.intrinsics import (
     sys_write,
 )
 from vswitch.dataplane.parse import ETH_HEADER, ETH_IPV4, ETH_IPV6, ETH_QINQ, ETH_VLAN, VLAN_TAG
-from vswitch.dataplane.workers import have_passed
+from vswitch.dataplane.workers import done_up_to
 from vswitch.layout import (
     BURST,
     CURSOR_ASLEEP,
@@ -399,7 +399,7 @@ def release(mem, t, index):
         wire["rx_tail"] = wire["taken"]
     tail = wire["rx_tail"]
     if t["workers"] > 1:
-        tail = _tail_of_all_workers(mem, t, wire)
+        tail = done_up_to(mem, t, wire, tail)
     if acquire64(mem, wire["rx_cursors"] + CURSOR_TAIL) == tail:
         return
     release64(mem, wire["rx_cursors"] + CURSOR_TAIL, tail)
@@ -407,18 +407,6 @@ def release(mem, t, index):
     if acquire64(mem, wire["rx_cursors"] + CURSOR_WAITING) == 1:
         release64(mem, wire["rx_cursors"] + CURSOR_WAITING, 0)
         kick(mem, wire)
-
-
-@compiled
-def _tail_of_all_workers(mem, t, wire):
-    """Up to where all workers are done with a wire's slots."""
-    if not have_passed(mem, t, wire["marks"]):
-        return acquire64(mem, wire["rx_cursors"] + CURSOR_TAIL)
-    tail = wire["marked_tail"]
-    wire["marked_tail"] = wire["rx_tail"]
-    for worker in range(1, t["workers"]):
-        wire["marks"][worker] = t["handed"][worker]
-    return wire["rx_tail"] if have_passed(mem, t, wire["marks"]) else tail
 
 
 # Receiving where frames may overtake each other: slots wait in a heap by release time. `taken` counts the

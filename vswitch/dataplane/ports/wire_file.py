@@ -126,7 +126,7 @@ class WireEnd:
         # what was on the wire when an earlier holder of this end died is lost with it
         head = int(self._rx[layout.CURSOR_HEAD // 8])
         self._rx[layout.CURSOR_TAIL // 8] = head
-        row["rx_tail"] = row["taken"] = row["marked_tail"] = head
+        row["rx_tail"] = row["taken"] = row["done"] = row["marked"] = head
         for name in ("tx_head", "tx_published", "queue_head"):
             row[name] = self._tx[layout.CURSOR_HEAD // 8]
         row["tx_clean"] = self._tx[layout.CURSOR_TAIL // 8]

@@ -13,7 +13,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -32,7 +32,8 @@ from experiments.system import require_programs, require_root
 from experiments.validity import reasons_against
 
 RETRIES = 2  # of one disturbed run
-ALL_RETRIES = 6  # of an experiment, so that its length stays bounded
+ALL_RETRIES = 6  # of an experiment, or one for so many runs, so that its length stays bounded
+RUNS_PER_RETRY = 8
 ALL_RETRIES_QUICK = 2
 HEAT_S = 1  # of calibration
 FINALISTS, FINALS = 3, 2
@@ -56,7 +57,8 @@ class Harness:
         self.plan: Plan = experiment.plan(options)
         self.back_ends: dict[str, BackEnd] = {}
         self.variants: dict[str, Variant] = {}  # the best, by config_text of the case
-        self.retries = ALL_RETRIES_QUICK if quick else ALL_RETRIES
+        planned = options["runs"] * len(self.plan.cases)
+        self.retries = ALL_RETRIES_QUICK if quick else max(ALL_RETRIES, planned // RUNS_PER_RETRY)
 
     def run(self) -> dict[str, Any]:
         """Measure everything and return the summary, which is also in the run folder."""
@@ -139,9 +141,7 @@ class Harness:
         rounds = []
         self.reporter.expect(self.options["runs"] * len(self.plan.cases))
         for number in range(self.options["runs"]):
-            cases = list(self.plan.cases)
-            order.shuffle(cases)
-            rounds.append([self._sample(case, number) for case in cases])
+            rounds.append([self._sample(case, number) for case in shuffled(self.plan.cases, order)])
         return rounds
 
     def _sample(self, case: Case, number: int) -> Sample:
@@ -171,6 +171,18 @@ class Harness:
         record |= {"counters_before": counters_before, "counters_after": counters_after}
         write_json(self.out / "raw" / f"{slug(case)}-{number + 1}-{attempt + 1}.json", record)
         return sample
+
+
+def shuffled(cases: Sequence[Case], order: random.Random) -> list[Case]:
+    """The cases of a round in random order, those side by side that are to be."""
+    blocks: dict[object, list[Case]] = {}
+    for number, case in enumerate(cases):
+        blocks.setdefault(case.side_by_side or number, []).append(case)
+    mixed = list(blocks.values())
+    order.shuffle(mixed)
+    for block in mixed:
+        order.shuffle(block)
+    return [case for block in mixed for case in block]
 
 
 @contextmanager

@@ -16,11 +16,16 @@ Config = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """One configuration to measure. `config` is its name in the results: plain values only."""
+    """One configuration to measure.
+
+    config: its name in the results, plain values only. side_by_side: cases of one such name are measured one
+    after the other in each round, since a ratio of them is to be told exactly; the others anywhere in it.
+    """
 
     config: Config
     back_end: str
     load: Workload
+    side_by_side: str = ""
 
 
 @dataclass(frozen=True)

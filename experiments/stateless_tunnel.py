@@ -45,7 +45,8 @@ def plan(options: dict[str, Any]) -> Plan:
     for encap in options["encap"]:
         on, off = _config(options, encap), _config(options, encap, gro=False)
         without = _config(options, encap, gro=False, tso=False)
-        cases += [Case(config, VSwitchTunnels.name, load) for config in (on, off, without)]
+        cases.append(Case(on, VSwitchTunnels.name, load, side_by_side="formats"))
+        cases += [Case(config, VSwitchTunnels.name, load) for config in (off, without)]
         ratios += [
             Ratio(f"gro on / off, {encap}, {suffix}", on, off, at_least=GRO_GAIN),
             Ratio(f"framework / without, {encap}, {suffix}", on, without, at_least=FRAMEWORK_GAIN),

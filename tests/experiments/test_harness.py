@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 from rich.console import Console
@@ -127,6 +128,18 @@ def test_repetitions_are_limited(lab):
     lab(disturbances=[0.5] * 1000, runs=20)
     raw = [path for path in (lab.folder / "raw").iterdir() if "calibration" not in path.name]
     assert len(raw) == 20 * len(CASES) + harness.ALL_RETRIES
+
+
+def test_what_is_to_be_compared_exactly_is_measured_side_by_side():
+    plain = [Case({"switch": "fake", "gro": n}, "fake", Load(1, 1)) for n in range(20)]
+    compared = [Case({"switch": "fake", "encap": n}, "fake", Load(1, 1), "formats") for n in range(5)]
+    mixed = [case for pair in zip(plain, compared, strict=False) for case in pair] + plain[5:]
+    orders = [harness.shuffled(mixed, random.Random(seed)) for seed in range(5)]
+    for order in orders:
+        assert sorted(map(str, order)) == sorted(map(str, mixed))
+        places = [order.index(case) for case in compared]
+        assert max(places) - min(places) == 4
+    assert len({tuple(order.index(case) for case in compared) for order in orders}) == 5
 
 
 def test_order_is_random_and_repeatable(lab, monkeypatch):

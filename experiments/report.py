@@ -24,7 +24,17 @@ NAMES = {
     "bridge": "Linux bridge",
     "ovs-userspace": "OVS userspace",
 }
-HEADINGS = {"switch": "Switch", "gro": "GRO", "flows": "Flows", "wire": "Wire", "load": "Load"}
+HEADINGS = {
+    "switch": "Switch",
+    "encap": "Format",
+    "gro": "GRO",
+    "tso": "TSO",
+    "lro": "LRO",
+    "router": "Router",
+    "flows": "Flows",
+    "wire": "Wire",
+    "load": "Load",
+}
 # Colour-blind safe: Okabe and Ito (2008).
 COLOURS = {"vswitch": "#0072B2", "kernel": "#E69F00", "bridge": "#E69F00", "ovs-userspace": "#009E73"}
 LIGHT = {"#0072B2": "#56B4E9"}  # the same switch without GRO
@@ -206,9 +216,11 @@ def plot(summary: dict[str, Any], title: str, folder: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    heading, named = _plot_keys(summary)
     panels: dict[str, list[dict[str, Any]]] = {}
     for rows in _by_config(summary):
-        panels.setdefault(_section(rows[0]["config"]), []).append(rows[0])
+        words = [_label(rows[0]["config"], heading), _section(rows[0]["config"])]
+        panels.setdefault(", ".join(word for word in words if word), []).append(rows[0])
     if not panels:
         raise ExperimentError("there is nothing to plot: no run was completed")
     style: Any = {
@@ -218,7 +230,6 @@ def plot(summary: dict[str, Any], title: str, folder: Path) -> None:
         "svg.fonttype": "none",
     }
     alike = len({rows[0]["metric"] for rows in panels.values()}) == 1
-    named = _naming_keys(summary)
     with pyplot.rc_context(style):
         most = max(len(rows) for rows in panels.values())
         figure, axes = pyplot.subplots(
@@ -259,6 +270,17 @@ def _panel(axis: Any, rows: list[dict[str, Any]], labels: list[str], name: str, 
     axis.set_xlim(0, 1.2 * top / metric.unit)
     axis.grid(axis="x", color="0.88", linewidth=0.6)
     axis.set_axisbelow(True)
+
+
+def _plot_keys(summary: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The keys that head a panel, beside load and flows, and those that name its bars.
+
+    Tunnel formats are compared with each other: they are the bars, and a panel is for a way to treat them.
+    """
+    named = _naming_keys(summary)
+    if "encap" in named:
+        return [key for key in named if key != "encap"], ["encap"]
+    return [], named
 
 
 def _naming_keys(summary: dict[str, Any]) -> list[str]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import pytest
 
+from experiments.cpu import CpuUse
 from experiments.errors import ExperimentError
 from experiments.peers.tunnels import FORMATS, OWN
 from experiments.plan import Ratio, Spread
+from experiments.report import plot
 from experiments.stateless_tunnel import EXPERIMENT, plan
+from experiments.summary import Sample, summarise
+from tests.experiments.samples import ENVIRONMENT, transfer
 from tests.experiments.test_real_runs import run_to_end
 from vswitch.tunnel_formats import SHIPPED, check_format
 
@@ -45,6 +49,17 @@ def test_the_users_format_is_acceptable():
 def test_a_warmup_longer_than_the_run_is_refused():
     with pytest.raises(ExperimentError, match="warmup"):
         plan(FULL | {"seconds": 1, "warmup": 1})
+
+
+def test_the_plot_has_a_panel_for_each_way_and_a_bar_for_each_format(tmp_path):
+    made = plan(FULL | {"encap": ("gre", "own")})
+    runs = [[Sample(case, 0, 0, transfer(1e9), CpuUse(1.0, 0.0, 0.0)) for case in made.cases]]
+    summary = summarise("stateless-tunnel", ENVIRONMENT, {}, made, runs, {})
+    plot(summary, "a title", tmp_path)
+    drawn = (tmp_path / "plot.svg").read_text()
+    for way in ("GRO on, TSO on", "GRO off, TSO on", "GRO off, TSO off"):
+        assert drawn.count(f">{way}, 4 flows<") == 1
+    assert drawn.count(">own<") == drawn.count(">gre<") == 1
 
 
 @pytest.mark.parametrize(

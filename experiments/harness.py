@@ -35,6 +35,9 @@ RETRIES = 2  # of one disturbed run
 ALL_RETRIES = 6  # of an experiment, or one for so many runs, so that its length stays bounded
 RUNS_PER_RETRY = 8
 ALL_RETRIES_QUICK = 2
+CALM_WITHIN_S = 120.0  # in all, that an experiment waits for others to end
+CALM_WITHIN_S_QUICK = 4.0
+LOOK_S = 1.0  # at what others do
 HEAT_S = 1  # of calibration
 FINALISTS, FINALS = 3, 2
 MARKER = "config.json"  # a folder that has it is a run folder of ours
@@ -57,6 +60,7 @@ class Harness:
         self.plan: Plan = experiment.plan(options)
         self.back_ends: dict[str, BackEnd] = {}
         self.variants: dict[str, Variant] = {}  # the best, by config_text of the case
+        self.patience_s = CALM_WITHIN_S_QUICK if quick else CALM_WITHIN_S
         planned = options["runs"] * len(self.plan.cases)
         self.retries = ALL_RETRIES_QUICK if quick else max(ALL_RETRIES, planned // RUNS_PER_RETRY)
 
@@ -151,9 +155,22 @@ class Harness:
             if sample.valid or not self.retries:
                 break
             self.retries -= attempt < RETRIES
+            self._wait_for_calm()
         flaw = "" if sample.valid else f", invalid: {'; '.join(sample.reasons)}"
         self.reporter.finished(config_text(case.config), str(sample.measured) + flaw)
         return sample
+
+    def _wait_for_calm(self) -> None:
+        """Return when others leave the machine to us, or have used up our patience: they work for a while,
+        most likely, and would disturb the repetition too."""
+        while self.patience_s > 0:
+            before, began = cpu.snapshot(), time.monotonic()
+            time.sleep(LOOK_S)
+            elapsed = time.monotonic() - began
+            self.patience_s -= elapsed
+            use = cpu.use_between(before, cpu.snapshot(), elapsed, os.getpid())
+            if use.disturbance <= self.options["other_cpu"]:
+                return
 
     def _attempt(self, case: Case, number: int, attempt: int) -> Sample:
         back_end = self.back_ends[case.back_end]

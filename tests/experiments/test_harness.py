@@ -61,6 +61,7 @@ def lab(monkeypatch, tmp_path):
         return transfer(FakePeer.rates[client.variant.placement])
 
     monkeypatch.setattr(harness, "require_root", lambda: None)
+    monkeypatch.setattr(harness, "CALM_WITHIN_S", 0)
     monkeypatch.setattr(iperf, "transfer", measured)
     monkeypatch.setattr(
         harness.cpu, "use_between", lambda *args: CpuUse(1.0, uses.pop(0) if uses else 0.0, 0.0)
@@ -116,6 +117,22 @@ def test_a_disturbed_run_is_repeated(lab):
     summary = lab(disturbances=[0.5, 0.0], runs=1)
     assert summary["valid"]
     assert len(list((lab.folder / "raw").glob("*-1-2.json"))) == 1
+
+
+def test_a_repetition_waits_until_others_have_ended(lab, monkeypatch):
+    monkeypatch.setattr(harness, "CALM_WITHIN_S", 60)
+    monkeypatch.setattr(harness, "LOOK_S", 0.001)
+    summary = lab(disturbances=[0.5, *[0.4] * 20, 0.0, 0.0], runs=1)
+    assert summary["valid"]
+    assert len(list((lab.folder / "raw").glob("*-1-2.json"))) == 1
+    assert not list((lab.folder / "raw").glob("*-1-3.json"))
+
+
+def test_patience_with_others_ends(lab, monkeypatch):
+    monkeypatch.setattr(harness, "CALM_WITHIN_S", 0.05)
+    monkeypatch.setattr(harness, "LOOK_S", 0.01)
+    summary = lab(disturbances=[0.5] * 1000, runs=1)
+    assert not summary["valid"]
 
 
 def test_a_run_that_stays_disturbed_is_invalid(lab):

@@ -492,10 +492,10 @@ capture_dtype = _record(time_ns="i8", port="i8", outbound="i8", length="i8", cap
 tables_dtype = _record(
     # the worker: its number among `workers`. What number 0 knows of the others: where their control regions
     # stand, how many frames it has handed to each, and how many of these it knows them to be done with.
-    # `settling`: it takes no frames until what is under way is done; `agreed`: commands that it has seen, and
-    # applies when worker 0 has.
+    # `settling`: it takes no frames until what is under way is done. `awaited`: commands that the others have
+    # to apply before it goes on. `agreed`: those that one of the others has seen, and applies when worker 0 has.
     worker="i8", workers="i8", controls="i8", handed=("i8", (MAX_WORKERS,)), finished=("i8", (MAX_WORKERS,)),
-    settling="i8", agreed="i8",
+    settling="i8", awaited="i8", agreed="i8",
     now_ns="i8", loops="i8", sleeps="i8", agent_fd="i8", wake_fd="i8", random="i8", sweep="i8",
     counters=("i8", (COUNTERS,)),
     # ports

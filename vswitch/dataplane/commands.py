@@ -9,7 +9,7 @@ from vswitch.dataplane.intrinsics import acquire64, release64, store64
 from vswitch.dataplane.outgoing import take_group
 from vswitch.dataplane.parse import FORWARD, parse
 from vswitch.dataplane.ports import packet as packet_port
-from vswitch.dataplane.workers import agreed_commands, are_done
+from vswitch.dataplane.workers import agreed_commands, are_done, have_applied
 from vswitch.layout import (
     COMMAND_HEAD_OFFSET,
     COMMAND_TAIL_OFFSET,
@@ -34,22 +34,30 @@ SWEEP_AT_ONCE = 4096
 def apply_commands(mem, t):
     """Apply up to COMMAND_BURST commands; their number.
 
-    What frames in other workers' hands rely on changes when these are done with them: until then,
-    `t['settling']` has the ports wait. What the other workers apply: agreed_commands().
+    What frames in other workers' hands rely on changes when these are done with them, and new frames come
+    when the others know of the change: until then, `t['settling']` has the ports wait. What the others apply:
+    agreed_commands().
     """
     head = acquire64(mem, COMMAND_HEAD_OFFSET)
     tail = acquire64(mem, COMMAND_TAIL_OFFSET)
     count = 0
     t["settling"] = 0
-    if t["worker"] and tail < head:
-        head = agreed_commands(mem, t, head, tail)
+    if t["worker"]:
+        if tail < head:
+            head = agreed_commands(mem, t, head, tail)
+    elif t["workers"] > 1:
+        t["settling"] = not have_applied(mem, t, t["awaited"])
     while tail < head and count < COMMAND_BURST:
         command = t["commands"][tail & (COMMANDS - 1)]
-        if t["workers"] > 1 and t["worker"] == 0 and _unsettles(command["op"]) and not are_done(mem, t):
+        unsettles = t["workers"] > 1 and t["worker"] == 0 and _unsettles(command["op"])
+        if unsettles and not are_done(mem, t):
             t["settling"] = 1
             break
         _apply(mem, t, command)
         tail += 1
+        if unsettles:
+            t["awaited"] = tail
+            t["settling"] = 1
         count += 1
         release64(mem, COMMAND_TAIL_OFFSET, tail)
     return count

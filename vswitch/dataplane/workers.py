@@ -133,6 +133,15 @@ def are_done(mem, t):
 
 
 @compiled
+def have_applied(mem, t, commands):
+    """Whether each of the others has applied that many commands."""
+    for worker in range(1, t["workers"]):
+        if acquire64(mem, _control(t, worker) + COMMAND_TAIL_OFFSET) < commands:
+            return False
+    return True
+
+
+@compiled
 def have_delivered(mem, t):
     """Whether another worker has done with frames since the last call: VMs may have answered them."""
     delivered = False

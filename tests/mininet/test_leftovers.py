@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -108,22 +107,26 @@ def test_a_stubborn_orphan_is_killed():
 
 
 STARTS = {
-    "spawned": f"spawn({SLEEP})",
+    "spawned": f"spawn({SLEEP}); time.sleep(60)",
     "awaited": f"run({SLEEP})",
     "awaited in a namespace": f"run({SLEEP}, pid=os.getpid())",
-    "awaited by another thread": f"threading.Thread(target=run, args=({SLEEP},)).start()",
+    "awaited by another thread": f"threading.Thread(target=run, args=({SLEEP},)).start(); time.sleep(60)",
 }
+ENDINGS = [
+    *((start, signal.SIGKILL) for start in STARTS),
+    ("awaited", signal.SIGINT),  # which the terminal sends to us only: the child has a session of its own
+    ("awaited", signal.SIGTERM),
+]
 
 
-@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
-def test_a_child_dies_with_its_parent(start):
-    """Of SIGKILL, while it runs."""
+@pytest.mark.parametrize(("start", "ending"), ENDINGS)
+def test_a_child_dies_with_its_parent(start, ending):
     modules = "import os, threading, time\nfrom topologies.processes import run, spawn\n"
-    parent = subprocess.Popen([sys.executable, "-c", f"{modules}{start}\ntime.sleep(60)"])
+    parent = subprocess.Popen([sys.executable, "-c", modules + STARTS[start]], stderr=subprocess.DEVNULL)
     assert poll_until(lambda: sleeping_child(parent.pid), 20)
     child = sleeping_child(parent.pid)
-    parent.kill()
-    parent.wait()
+    parent.send_signal(ending)
+    assert parent.wait(10) == -ending
     assert poll_until(lambda: start_time(child) is None, 5)
 
 
@@ -137,21 +140,6 @@ def sleeping_child(pid):
         except OSError:
             continue  # ended meanwhile
     return None
-
-
-def test_a_program_of_ours_ends_with_ctrl_c():
-    """It has a session of its own, hence gets no signal from the terminal."""
-
-    def interrupt():
-        if poll_until(lambda: sleeping_child(os.getpid()), 20):
-            os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        run(SLEEP)
-    thread.join()
-    assert not sleeping_child(os.getpid())
 
 
 def test_what_a_program_prints_and_its_status_are_told():

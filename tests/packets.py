@@ -4,7 +4,11 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import TypeVar
 
+import numpy as np
 from scapy.config import conf
 
 conf.verb = 0
@@ -38,13 +42,34 @@ __all__ = [
     "mac_address", "payload", "payload_of", "tcp_segment", "tcp_stream", "vm_ether", "vxlan",
 ]  # fmt: skip
 
+REMEMBERED = 4096
+"""Frames that are built, or read, a second time are taken from memory: scapy took half of the tests' time."""
+Build = TypeVar("Build", bound=Callable[..., bytes])
+
 VM1_MAC, VM2_MAC = "00:00:00:00:00:01", "00:00:00:00:00:02"
 TIMESTAMP = 10
 
 
 def payload(length: int, seed: int = 0) -> bytes:
     """Bytes that differ by place and seed."""
-    return bytes((index * 7 + index // 251 + seed * 31) & 0xFF for index in range(length))
+    index = np.arange(length)
+    return ((index * 7 + index // 251 + seed * 31) & 0xFF).astype(np.uint8).tobytes()
+
+
+def remembered(build: Build) -> Build:
+    """`build`, for arguments that say by their `repr` what they are."""
+    frames: dict[str, bytes] = {}
+
+    @wraps(build)
+    def remembering(*arguments: object, **fields: object) -> bytes:
+        asked = repr((arguments, fields))
+        if asked not in frames:
+            if len(frames) == REMEMBERED:
+                frames.clear()
+            frames[asked] = build(*arguments, **fields)
+        return frames[asked]
+
+    return remembering  # type: ignore[return-value]
 
 
 def mac_address(text: str) -> int:
@@ -70,6 +95,7 @@ def ip_header(version: int, **fields: object) -> Packet:
     return IPv6(**values)
 
 
+@remembered
 def tcp_segment(
     length: int = 100,
     seq: int = 1000,
@@ -95,6 +121,7 @@ def tcp_stream(count: int, length: int = 100, seq: int = 1000, **fields: object)
     ]
 
 
+@remembered
 def vxlan(
     inner: bytes,
     vni: int = 42,
@@ -113,6 +140,7 @@ def vxlan(
     return bytes(outer / VXLAN(vni=vni, flags="Instance") / Raw(inner))
 
 
+@lru_cache(REMEMBERED)
 def payload_of(frame: bytes) -> bytes:
     """The TCP or UDP payload, without Ethernet padding."""
     packet = Ether(frame)
@@ -133,6 +161,7 @@ def _without_padding(packet: Packet) -> bytes:
     return whole[start + header : total]
 
 
+@lru_cache(REMEMBERED)
 def checksums_right(frame: bytes) -> bool:
     """Whether scapy would have written the same checksums (and lengths) into every header of the frame."""
     again = Ether(frame)

@@ -5,12 +5,32 @@ from __future__ import annotations
 
 import ipaddress
 import struct
+from functools import lru_cache
 
-from tests.packets import ARP, ICMP, IP, TCP, UDP, Dot1AD, Dot1Q, Ether, IPv6, Packet, payload_of
+from tests.packets import (
+    ARP,
+    ICMP,
+    IP,
+    REMEMBERED,
+    TCP,
+    UDP,
+    Dot1AD,
+    Dot1Q,
+    Ether,
+    IPv6,
+    Packet,
+    payload_of,
+)
 from vswitch.flow import FRAG_FIRST, FRAG_LATER, VLAN_PRESENT, FlowKey
 
 MASK32 = 0xFFFFFFFF
 MAX_IP_LEN = 65535
+
+
+@lru_cache(256)
+def _read(frame: bytes) -> Packet:
+    """A frame as scapy reads it, to look at."""
+    return Ether(frame)
 
 
 def internet_sum(data: bytes) -> int:
@@ -126,9 +146,10 @@ def _ports(layer: Packet) -> dict[str, int]:
 # GRO
 
 
+@lru_cache(REMEMBERED)
 def fits_alone(frame: bytes) -> bool:
     """Whether a frame can be part of an aggregate at all (SEEDS.md, "What GRO must and must not merge")."""
-    packet = Ether(frame)
+    packet = _read(frame)
     if TCP not in packet or not l4_checksum_right(frame):
         return False
     tcp = packet[TCP]
@@ -141,7 +162,7 @@ def fits_alone(frame: bytes) -> bool:
 
 def flow_of(frame: bytes) -> tuple:
     """What tells connections apart."""
-    packet = Ether(frame)
+    packet = _read(frame)
     ip = packet[IP] if IP in packet else packet[IPv6]
     tags = bytes(packet)[12 : len(bytes(packet)) - len(bytes(ip))]
     return packet.src, packet.dst, tags, ip.src, ip.dst, packet[TCP].sport, packet[TCP].dport
@@ -149,7 +170,7 @@ def flow_of(frame: bytes) -> tuple:
 
 def may_join(group: list[bytes], frame: bytes) -> bool:
     """Whether a frame continues the aggregate of these frames, all of one flow."""
-    first, last, new = Ether(group[0]), Ether(group[-1]), Ether(frame)
+    first, last, new = _read(group[0]), _read(group[-1]), _read(frame)
     sizes = [len(payload_of(member)) for member in group]
     size = len(payload_of(frame))
     if sizes[-1] < sizes[0] or size > sizes[0] or set(str(last[TCP].flags)) & set("FP"):
@@ -182,7 +203,7 @@ def merged(frames: list[bytes]) -> list[list[int]]:
     groups: list[list[int]] = []
     open_groups: dict[tuple, list[int]] = {}
     for number, frame in enumerate(frames):
-        if TCP not in Ether(frame):
+        if TCP not in _read(frame):
             groups.append([number])
             continue
         flow = flow_of(frame)
@@ -212,7 +233,7 @@ def toeplitz(key: bytes, data: bytes) -> int:
 
 def rss_input(frame: bytes) -> bytes:
     """What the RSS hash is made of; empty where there is no IP."""
-    packet = Ether(frame)
+    packet = _read(frame)
     ip = packet.getlayer(IP) or packet.getlayer(IPv6)
     if ip is None:
         return b""
@@ -226,7 +247,7 @@ def rss_input(frame: bytes) -> bytes:
 
 def nic_match(match: dict, frame: bytes, vni: int) -> bool:
     """Whether a frame that came through the virtual network `vni` is what a NIC's filter or rule names."""
-    packet = Ether(frame)
+    packet = _read(frame)
     ip = packet.getlayer(IP) or packet.getlayer(IPv6)
     l4 = packet.getlayer(TCP) or packet.getlayer(UDP)
     if IP in packet and (ip.frag or "MF" in ip.flags):

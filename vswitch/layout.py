@@ -493,7 +493,7 @@ tables_dtype = _record(
     # the worker: its number among `workers`. What number 0 knows of the others: where their control regions
     # stand, how many frames it has handed to each, and how many of these it knows them to be done with.
     # `settling`: it takes no frames until what is under way is done. `awaited`: commands that the others have
-    # to apply before it goes on. `agreed`: those that one of the others has seen, and applies when worker 0 has.
+    # to apply before it goes on. `agreed`: those that one of the others has seen, and applies after worker 0.
     worker="i8", workers="i8", controls="i8", handed=("i8", (MAX_WORKERS,)), finished=("i8", (MAX_WORKERS,)),
     settling="i8", awaited="i8", agreed="i8",
     now_ns="i8", loops="i8", sleeps="i8", agent_fd="i8", wake_fd="i8", random="i8", sweep="i8",

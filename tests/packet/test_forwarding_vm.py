@@ -21,6 +21,7 @@ from tests.unit.servers import VNET, SocketTap
 from vswitch import datapath
 from vswitch.config import parse_port
 from vswitch.dataplane import worker
+from vswitch.dataplane.intrinsics import pointed
 from vswitch.flow import Output
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]
@@ -82,7 +83,7 @@ class Network:
     def step(self, switch: datapath.Datapath) -> int:
         self.now_ns += 100_000
         switch.t["ports"]["ready"] = 1  # as the worker's poll would tell it
-        return int(worker.step(switch.memory.array, switch.tables, 0, self.now_ns))
+        return int(worker.step(pointed(switch.memory.array), switch.tables, 0, self.now_ns))
 
     def run(self) -> None:
         """Until nothing moves any more, the router's kernel included."""

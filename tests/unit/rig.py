@@ -17,6 +17,7 @@ from numba import config
 
 from vswitch import flow, layout
 from vswitch.dataplane import actions, commands, flow_table, gro, outgoing, parse, tso, worker
+from vswitch.dataplane.intrinsics import pointed
 from vswitch.dataplane.ports import wire
 from vswitch.dataplane.ports.wire_file import data_size
 from vswitch.format_table import FormatTable, outer_headers
@@ -25,6 +26,7 @@ from vswitch.programs import ProgramStore
 
 INTERPRETED = bool(config.DISABLE_JIT)
 CHECKED = bool(config.BOUNDSCHECK)
+NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 BURST_AREA = 1 << 19
 STORE = layout.PROGRAM_WORDS // 2
 """Where the programs that are given as actions begin; those given as operations stand in front."""
@@ -36,7 +38,7 @@ LOCAL_MAC, REMOTE_MAC = "02:4f:00:00:01:01", "02:4f:00:00:02:01"
 
 def examples(compiled: int) -> int:
     """How many examples a property gets: `compiled`, or fewer where each takes longer."""
-    scale = 1 if os.environ.get("HYPOTHESIS_PROFILE") != "nightly" else 20
+    scale = 20 if NIGHTLY else 1
     if INTERPRETED:
         return max(4, compiled // 12) * scale
     return max(4, compiled // 6) * scale if CHECKED else compiled * scale
@@ -77,7 +79,7 @@ class Rig:
         self.next_port = taps + wires + 1
         self.formats = FormatTable(t["formats"])
         self.burst_end = self._next + BURST_AREA
-        self.mem = np.zeros(self.burst_end, np.uint8)
+        self.mem = pointed(np.zeros(self.burst_end, np.uint8))
         self._seen = np.zeros(layout.COUNTERS, np.int64)
         self._read = [0] * wires
         self._programs = 0

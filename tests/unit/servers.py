@@ -12,6 +12,7 @@ from tests.reference import internet_sum, l4_checksum_right
 from vswitch import datapath
 from vswitch.config import parse_port
 from vswitch.dataplane import worker
+from vswitch.dataplane.intrinsics import pointed
 from vswitch.dataplane.ports.vnet import DATA_VALID, GSO_ECN, GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM
 from vswitch.flow import Output, SetTunnel
 from vswitch.layout import Counter
@@ -103,11 +104,11 @@ class Server:
 
     def step(self, now_ns: int) -> int:
         """A pass of each worker, beginning with the one that serves the ports."""
-        views = self.dp.memory.views
-        worked = [
-            int(worker.step(views[number], self.dp.tables, number, now_ns)) for number in range(len(views))
-        ]
-        return sum(worked)
+        return sum(self.step_worker(number, now_ns) for number in range(len(self.dp.tables)))
+
+    def step_worker(self, number: int, now_ns: int) -> int:
+        """A pass of one worker."""
+        return int(worker.step(pointed(self.dp.memory.views[number]), self.dp.tables, number, now_ns))
 
     def answer_misses(self) -> int:
         """Install a flow for each miss and forward the held packet."""

@@ -75,7 +75,7 @@ def super_frames(draw):
     return bytes(packet / Raw(payload(draw(st.integers(size + 1, 5 * size))))), size
 
 
-@settings(max_examples=examples(400))
+@settings(max_examples=examples(200))
 @given(
     sent=super_frames(), program=programs(), band=st.builds(Band, st.just(0), st.integers(0, 6), st.just(1))
 )
@@ -103,14 +103,14 @@ def readable(frame):
     return MPLS not in Ether(frame)
 
 
-@settings(max_examples=examples(400))
+@settings(max_examples=examples(200))
 @given(frame=st.sampled_from(list(filter(readable, READABLE))), program=programs(without=KINDS))
 def test_checksums_that_were_right_are_right_afterwards(frame, program):
     for sent in outcome(frame, (*program, Output(WIRE)))[0]:
         assert not readable(sent) or checksums_right(sent), Ether(sent).summary()
 
 
-@settings(max_examples=examples(800))
+@settings(max_examples=examples(400))
 @given(
     frame=st.one_of(
         st.binary(min_size=14, max_size=700),

@@ -10,6 +10,7 @@ from tests.unit.rig import INTERPRETED, VNI
 from tests.unit.servers import TUNNEL_PORT, VM_PORT, WIRE_PORT, Server, SocketTap
 from vswitch import layout
 from vswitch.dataplane import commands
+from vswitch.dataplane.intrinsics import pointed
 from vswitch.errors import ConfigError
 from vswitch.flow import Controller, DropReason, Output, PuntReason, SetTunnel
 
@@ -138,7 +139,7 @@ def test_an_idle_entry_ends_and_its_last_counters_are_reported(server, dp):
 
     def sweep_all(now_ns):
         dp.t["now_ns"] = now_ns
-        assert commands.sweep(dp.memory.array, dp.tables) == commands.SWEEP_PERIOD_NS
+        assert commands.sweep(pointed(dp.memory.array), dp.tables) == commands.SWEEP_PERIOD_NS
 
     sweep_all(NOW_NS + 999_999_999)
     assert list(dp.flow_stats()) == [key]

@@ -6,6 +6,7 @@ A router is at a TAP, a wire leads to its clients and servers. scapy writes opti
 
 from __future__ import annotations
 
+import itertools
 import struct
 
 import pytest
@@ -73,8 +74,8 @@ def assert_segments_of(frames, whole):
     assert all(checksums_right(frame) for frame in frames)
     assert b"".join(map(payload_of, frames)) == payload_of(whole)
     first = Ether(whole)[TCP].seq
-    expected = [first + sum(lengths(frames)[:number]) for number in range(len(frames))]
-    assert [Ether(frame)[TCP].seq for frame in frames] == expected
+    expected = itertools.accumulate(lengths(frames)[:-1], initial=first)
+    assert [Ether(frame)[TCP].seq for frame in frames] == list(expected)
 
 
 @pytest.mark.parametrize("version", [4, 6])

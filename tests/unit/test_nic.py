@@ -488,7 +488,7 @@ def rig():
         yield rig
 
 
-@settings(max_examples=examples(400))
+@settings(max_examples=examples(150))
 @given(
     rules=st.lists(st.tuples(st.integers(0, 2), rule_matches, st.booleans()), max_size=8),
     flows=st.lists(

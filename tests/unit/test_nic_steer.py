@@ -119,7 +119,7 @@ def frames(draw):
 queues = st.integers(0, MAX_QUEUES - 1)
 
 
-@settings(max_examples=examples(600))
+@settings(max_examples=examples(200))
 @given(
     filters=st.lists(st.tuples(st.integers(0, 2), matches(), queues), max_size=12),
     burst=st.lists(frames(), min_size=1, max_size=12),

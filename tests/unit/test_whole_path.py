@@ -24,6 +24,7 @@ from tests.packets import (
 from tests.reference import flow_of
 from tests.unit.rig import INTERPRETED
 from tests.unit.servers import TUNNEL_PORT, VM_PORT, VNI, WIRE_PORT, Pair, Server, SocketTap
+from vswitch.dataplane.intrinsics import pointed
 from vswitch.dataplane.ports import wire
 from vswitch.flow import FlowKey, Output
 from vswitch.layout import BUFFERS
@@ -172,7 +173,7 @@ def test_all_of_a_vms_buffers_are_free_when_traffic_has_ended(make_pair):
             server.send(tcp_segment(9000), 1398)
         pair.run(until_ns=3 * MS)
     for server in pair.servers:
-        wire.reclaim(server.dp.memory.array, server.dp.t, 0)
+        wire.reclaim(pointed(server.dp.memory.array), server.dp.t, 0)
         assert server.dp.t["free_buffer_count"] == BUFFERS
         assert not server.dp.t["buffers"].any()
 

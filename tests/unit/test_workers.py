@@ -24,6 +24,7 @@ from vswitch.config import parse_port
 from vswitch.datapath import Datapath
 from vswitch.dataplane import commands
 from vswitch.dataplane import worker as loop
+from vswitch.dataplane.intrinsics import pointed
 from vswitch.dataplane.memory import Memory
 from vswitch.errors import ConfigError, VSwitchError
 from vswitch.flow import Controller, DecTtl, DropReason, Meter, MeterConfig, Output, PopMpls, SetTunnel
@@ -83,8 +84,7 @@ def only(pair: Pair, queue: int) -> None:
 
 def step(pair: Pair, worker: int) -> None:
     """One pass of one worker of server 2."""
-    dp = pair.servers[1].dp
-    loop.step(dp.memory.views[worker], dp.tables, worker, pair.now_ns)
+    pair.servers[1].step_worker(worker, pair.now_ns)
 
 
 @contextmanager
@@ -392,7 +392,7 @@ def test_two_wires_do_not_fill_an_inbox_beyond_its_room(monkeypatch, tmp_path):
 
     def step_receiver(*which):
         for worker in which:
-            loop.step(receiver.memory.views[worker], receiver.tables, worker, 1)
+            loop.step(pointed(receiver.memory.views[worker]), receiver.tables, worker, 1)
 
     for _ in range(4):
         receiver.refresh_ports()
@@ -542,7 +542,7 @@ def test_an_idle_flow_ends_for_all_workers_and_its_counters_are_told_once(pair, 
     pair.now_ns += 2 * 10**9
     dp.t["now_ns"] = pair.now_ns
     for _ in range(3):
-        commands.sweep(dp.memory.array, dp.tables)
+        commands.sweep(pointed(dp.memory.array), dp.tables)
     if change == "install":
         dp.install(key, (Output(VM_PORT), Output(VM_PORT)))
     elif change == "remove":

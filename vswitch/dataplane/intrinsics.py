@@ -16,7 +16,7 @@ import numpy as np
 from llvmlite import ir
 from numba import config, njit, types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import NativeValue, intrinsic, typeof_impl, unbox
 
 INTERPRETED = bool(config.DISABLE_JIT)
 CHECKED = bool(config.BOUNDSCHECK)
@@ -231,6 +231,10 @@ if INTERPRETED or CHECKED:
         """`mem` in the form that the worker passes on: here the array itself."""
         return mem
 
+    def pointed(mem):
+        """`mem` for who calls a stage from Python: here the array itself."""
+        return mem
+
 else:
 
     @intrinsic
@@ -241,6 +245,28 @@ else:
             return context.make_array(signature.args[0])(context, builder, args[0]).data
 
         return types.CPointer(types.uint8)(mem), codegen
+
+    class _Pointed(np.ndarray):
+        """An array that is handed over as its address, without the reference count and the length."""
+
+        __numba_array_subtype_dispatch__ = True
+
+    @typeof_impl.register(_Pointed)
+    def _type_of_pointed(array, context):
+        return types.CPointer(types.uint8)
+
+    @unbox(types.CPointer)
+    def _address_of_pointed(pointer_type, array, c):
+        interface = c.pyapi.object_getattr_string(array, "ctypes")
+        number = c.pyapi.object_getattr_string(interface, "data")
+        address = c.pyapi.long_as_ulonglong(number)
+        c.pyapi.decref(number)
+        c.pyapi.decref(interface)
+        return NativeValue(c.builder.inttoptr(address, c.context.get_value_type(pointer_type)))
+
+    def pointed(mem):
+        """`mem` for who calls a stage from Python: it runs the very code that the worker runs."""
+        return mem.view(_Pointed)
 
 
 if INTERPRETED:

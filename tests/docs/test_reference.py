@@ -158,6 +158,6 @@ def test_dependencies():
 
 def test_figures_have_their_places():
     text = page("performance")
-    for figures in ("overlay-gro", "bench", "l2-forwarding", "flow-setup"):
+    for figures in ("overlay-gro", "bench", "l2-forwarding", "flow-setup", "forwarding-vm"):
         assert f"<!-- figures: {figures} -->" in text
     assert "experiments run overlay-gro" in " ".join(spans(text)) or "experiments run overlay-gro" in text

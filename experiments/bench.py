@@ -22,7 +22,7 @@ from vswitch.datapath import Datapath
 from vswitch.dataplane import checksum, flow_table, worker
 from vswitch.dataplane.actions import forward
 from vswitch.dataplane.gro import single
-from vswitch.dataplane.intrinsics import pointer_to
+from vswitch.dataplane.intrinsics import pointed, pointer_to
 from vswitch.dataplane.nic import queues
 from vswitch.dataplane.outgoing import take_group
 from vswitch.dataplane.parse import parse
@@ -71,7 +71,7 @@ class Bench:
         tap["kind"], tap["up"], tap["fd"], tap["number"] = layout.PortKind.TAP, 1, self.sink, 9
         for datapath in (self.sender, self.receiver):
             # applies the commands
-            worker.step(datapath.memory.array, datapath.tables, 0, time.monotonic_ns())
+            worker.step(pointed(datapath.memory.array), datapath.tables, 0, time.monotonic_ns())
 
     def close(self) -> None:
         os.close(self.sink)
@@ -172,7 +172,7 @@ def measure(bench: Bench) -> list[tuple[str, float]]:
     first = t["packets"][int(t["groups"][0]["first"])]
     assert t["group_count"] == 1, "the segments did not become one packet"
 
-    flow_table.make_key(mem, t, first)
+    flow_table.make_key(pointed(mem), t, first)
     program, length = receiver._programs.place((Output(9),))
     t["programs"][program + 1] = 9
     flow_table.install(t, t["key"], program, length, 0)
@@ -193,7 +193,7 @@ def measure(bench: Bench) -> list[tuple[str, float]]:
     ):
         change()
         nic.set_lro(None, "rules")
-        worker.step(mem, tables, 0, time.monotonic_ns())
+        worker.step(pointed(mem), tables, 0, time.monotonic_ns())
         rows.append((name, _time(_receive, mem, tables, ROUNDS, len(names))))
     return rows
 

@@ -9,8 +9,7 @@ from threading import Event, Thread
 from typing import Any
 
 from experiments.errors import ExperimentError
-from experiments.peers.base import SMALL_WINDOW, Variant
-from experiments.peers.vswitch import VSwitchOverlay
+from experiments.peers.vswitch import VSwitchCompared
 from topologies.processes import poll_until
 from vswitch.errors import VSwitchError
 
@@ -22,7 +21,7 @@ CHANGE_PAUSE_S = 0.02  # between two changes on live traffic
 QUIET_S = 2.0  # within which what is on the wire arrives
 
 
-class VSwitchNic(VSwitchOverlay):
+class VSwitchNic(VSwitchCompared):
     """Two servers, joined by a wire that drops nothing by its settings."""
 
     def __init__(self, *args: Any) -> None:
@@ -31,12 +30,6 @@ class VSwitchNic(VSwitchOverlay):
 
     def prepare(self, config: dict[str, Any]) -> None:
         """Nothing: each load sets the NIC that it needs."""
-
-    def variants(self) -> list[Variant]:
-        """One for all, since settings are compared: the one that spreads least from run to run."""
-        return [Variant(window=SMALL_WINDOW)]
-
-    quick_variants = variants
 
     def set_nic(self, policy: Policy) -> None:
         """Set the receiver's NIC; returns when it is in force."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from mininet.net import Mininet
 
-from experiments.peers.base import SMALL_WINDOW, WIRE_MTU, Variant
-from experiments.peers.vswitch import VSwitchOverlay
+from experiments.peers.base import WIRE_MTU
+from experiments.peers.vswitch import VSwitchCompared
 from topologies.controllers import Orchestrator
 from topologies.lab import Lab
 from topologies.links import TapLink
@@ -25,11 +25,11 @@ VM_MTU = WIRE_MTU - max(map(overhead, FORMATS.values()))
 """The same for all, so that all carry the same segments."""
 
 
-class VSwitchTunnels(VSwitchOverlay):
+class VSwitchTunnels(VSwitchCompared):
     """Two servers, each row of the table of formats in turn, with GRO and the VMs' TSO on or off."""
 
     name = "vswitch"
-    programs = (*VSwitchOverlay.programs, "ethtool")
+    programs = (*VSwitchCompared.programs, "ethtool")
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -47,12 +47,6 @@ class VSwitchTunnels(VSwitchOverlay):
             vm = net.addHost(f"vm{n}", cls=VM, lab=lab, iperf3=False, ip=f"10.0.0.{n}/24")
             net.addLink(vm, switch, cls=TapLink, mtu=VM_MTU)
         net.start()
-
-    def variants(self) -> list[Variant]:
-        """One for all, since formats are compared: the one that spreads least from run to run."""
-        return [Variant(window=SMALL_WINDOW)]
-
-    quick_variants = variants
 
     def prepare(self, config: dict[str, Any]) -> None:
         """config: encap, gro, tso."""

@@ -98,6 +98,15 @@ class VSwitchOverlay(BackEnd):
         return list(self.lab.vms.values())
 
 
+class VSwitchCompared(VSwitchOverlay):
+    """The same where its settings are compared: in one variant, which spreads least from run to run."""
+
+    def variants(self) -> list[Variant]:
+        return [Variant(window=SMALL_WINDOW)]
+
+    quick_variants = variants
+
+
 class VSwitchOverVeth(VSwitchOverlay):
     """The same over a veth between two packet ports, set as the kernel peer's: without TSO, with GRO."""
 

@@ -14,8 +14,7 @@ Call = Callable[..., Any]
 
 USAGE = (
     "nic takes [SWITCH] PORT -l | -L combined N | -x | -X equal N|weight W…|hkey KEY|default | -n | -N … | "
-    "-k | -K … | -S | lro add|list|del … | "
-    "workers N…|default"
+    "-k | -K … | -S | lro add|list|del … | workers N…|default"
 )
 FLOW_TYPES = {
     **{f"{name}{version}": {"protocol": name} for name in ("tcp", "udp", "sctp") for version in "46"},

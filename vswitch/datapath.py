@@ -29,6 +29,7 @@ from vswitch.dataplane import flow_table, worker
 from vswitch.dataplane.memory import Memory
 from vswitch.errors import ConfigError
 from vswitch.flow import (
+    NEVER_USED,
     Action,
     CapturedFrame,
     Controller,
@@ -55,7 +56,7 @@ from vswitch.meters import Meters
 from vswitch.nic import Nic
 from vswitch.ports import Ports
 from vswitch.programs import ProgramStore
-from vswitch.rings import NEVER_USED, CaptureRing, CommandRing, PuntRing, together
+from vswitch.rings import CaptureRing, CommandRing, PuntRing
 from vswitch.tunnel_formats import Format
 
 log = logging.getLogger(__name__)
@@ -344,7 +345,7 @@ class Datapath:
         for t in self.tables[1:]:
             for key, more in _flow_stats(t, keys).items():
                 if key in stats:
-                    stats[key] = together(stats[key], more)
+                    stats[key] = stats[key].plus(more)
         return stats
 
     def _live_places(self) -> set[int]:

@@ -211,6 +211,14 @@ class FlowStats(NamedTuple):
     bytes: int
     last_used_ns: int  # CLOCK_MONOTONIC; 0 = never
 
+    def plus(self, other: FlowStats) -> FlowStats:
+        """What was counted here and there."""
+        last_used_ns = max(self.last_used_ns, other.last_used_ns)
+        return FlowStats(self.packets + other.packets, self.bytes + other.bytes, last_used_ns)
+
+
+NEVER_USED = FlowStats(0, 0, 0)
+
 
 class Ended(NamedTuple):
     """Final counters of a program that a key no longer has: its entry was removed, or given another program.

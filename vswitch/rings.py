@@ -20,7 +20,16 @@ import numpy as np
 
 from vswitch import layout
 from vswitch.dataplane.memory import Memory
-from vswitch.flow import CapturedFrame, Controller, Ended, FlowKey, FlowStats, Punt, PuntReason
+from vswitch.flow import (
+    NEVER_USED,
+    CapturedFrame,
+    Controller,
+    Ended,
+    FlowKey,
+    FlowStats,
+    Punt,
+    PuntReason,
+)
 from vswitch.keys import key_from, key_words
 from vswitch.layout import Command, PuntKind
 
@@ -174,7 +183,7 @@ class CommandRing:
             total = FlowStats(*stats) if ended else NEVER_USED
             for ring in self._others:
                 ended, *stats = _ANSWER.unpack_from(ring.rows, at + _ANSWER_AT)
-                total = together(total, FlowStats(*stats)) if ended else total
+                total = total.plus(FlowStats(*stats)) if ended else total
             self._ended.append(Ended(key_from(words), total, op == Command.INSTALL))
         self._read = applied
 
@@ -188,15 +197,6 @@ class CommandRing:
         ended = np.any([ring.flags[places] != 0 for ring in self._rings], axis=0)
         found: list[int] = numbers[ended].tolist()
         return found
-
-
-NEVER_USED = FlowStats(0, 0, 0)
-
-
-def together(one: FlowStats, other: FlowStats) -> FlowStats:
-    """What two workers have counted of one flow."""
-    last_used_ns = max(one.last_used_ns, other.last_used_ns)
-    return FlowStats(one.packets + other.packets, one.bytes + other.bytes, last_used_ns)
 
 
 class PuntRing:

@@ -61,18 +61,18 @@ def check_nics(intent: Intent) -> None:
         if intent.servers[server].uplink_port is None:
             raise ConfigError(f"nic.{server}", f"{server} has no uplink", "a server with an uplink_port")
         checks.in_range(f"nic.{server}.queues", nic.queues, 1, MAX_QUEUES)
-        if len(nic.workers) > nic.queues:
-            raise ConfigError(
-                f"nic.{server}.workers",
-                f"has {len(nic.workers)} workers",
-                f"one for each of {nic.queues} queues",
-            )
-        for index, worker in enumerate(nic.workers):
-            checks.in_range(f"nic.{server}.workers[{index}]", worker, 0, MAX_WORKERS - 1)
+        _check_workers(f"nic.{server}.workers", nic)
         _check_rss(f"nic.{server}.rss", nic)
         _check_filters(intent, server, nic)
         _check_lro(intent, server, nic)
         _check_rules(intent, server, nic)
+
+
+def _check_workers(path: str, nic: NicPolicy) -> None:
+    if len(nic.workers) > nic.queues:
+        raise ConfigError(path, f"has {len(nic.workers)} workers", f"one for each of {nic.queues} queues")
+    for index, worker in enumerate(nic.workers):
+        checks.in_range(f"{path}[{index}]", worker, 0, MAX_WORKERS - 1)
 
 
 def _check_rss(path: str, nic: NicPolicy) -> None:

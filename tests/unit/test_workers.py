@@ -27,7 +27,17 @@ from vswitch.dataplane import worker as loop
 from vswitch.dataplane.intrinsics import pointed
 from vswitch.dataplane.memory import Memory
 from vswitch.errors import ConfigError, VSwitchError
-from vswitch.flow import Controller, DecTtl, DropReason, Meter, MeterConfig, Output, PopMpls, SetTunnel
+from vswitch.flow import (
+    Controller,
+    DecTtl,
+    DropReason,
+    FlowKey,
+    Meter,
+    MeterConfig,
+    Output,
+    PopMpls,
+    SetTunnel,
+)
 from vswitch.nic import Match
 
 MSS = 1000
@@ -74,6 +84,17 @@ def delivered_by(pair: Pair) -> list[int]:
     """Packets that each worker of server 2 has given to the VM."""
     dp = pair.servers[1].dp
     return dp.tables["ports"]["tx_packets"][:, dp._ports[VM_PORT].index].tolist()
+
+
+def delivered_since(pair: Pair, before: list[int]) -> list[int]:
+    """What has come to delivered_by() since it was `before`."""
+    return [new - old for new, old in zip(delivered_by(pair), before, strict=True)]
+
+
+def tunnel_flow(dp: Datapath) -> FlowKey:
+    """The key of the one flow that came through the tunnel."""
+    (key,) = [key for key in dp.flow_stats() if key.in_port == TUNNEL_PORT]
+    return key
 
 
 def only(pair: Pair, queue: int) -> None:
@@ -129,15 +150,11 @@ def test_s0_4_a_queues_worker_coalesces_and_delivers(pair, queue):
     before = delivered_by(pair)
     sent = send(pair, 1000 + MSS * SEGMENTS)
     assert got(pair) == sent
-    after = delivered_by(pair)
-    assert [new - old for new, old in zip(after, before, strict=True)] == [
-        int(worker == queue) for worker in range(WORKERS)
-    ]
+    assert delivered_since(pair, before) == [int(worker == queue) for worker in range(WORKERS)]
     dp = pair.servers[1].dp
     stats = dp.nic(WIRE_PORT).stats()[queue]
     assert (stats.frames, stats.aggregates) == (2 * SEGMENTS, 2)
-    (flow,) = [flow for key, flow in dp.flow_stats().items() if key.in_port == TUNNEL_PORT]
-    assert flow.packets == SEGMENTS
+    assert dp.flow_stats()[tunnel_flow(dp)].packets == SEGMENTS
     assert dp.counters()["gro_aggregates"] == 2
     (vm,) = [port for port in dp.ports() if port.port_no == VM_PORT]
     assert vm.counters.tx_packets == 2
@@ -157,8 +174,7 @@ def test_s0_4_a_connection_stays_on_its_worker(pair):
         expected[dport] += send(pair, seqs[dport], dport)
         seqs[dport] += MSS * SEGMENTS
         if known:
-            after = delivered_by(pair)
-            workers[dport] |= {worker for worker in range(WORKERS) if after[worker] != before[worker]}
+            workers[dport] |= {worker for worker, count in enumerate(delivered_since(pair, before)) if count}
         for packet in pair.servers[1].received():
             arrived[Ether(packet.frame)[TCP].dport] += payload_of(packet.frame)
     assert arrived == expected
@@ -305,7 +321,7 @@ def test_what_a_worker_cannot_do_worker_0_does(pair, name):
     only(pair, 2)
     send(pair, 1000)
     got(pair)
-    (key,) = [key for key in dp.flow_stats() if key.in_port == TUNNEL_PORT]
+    key = tunnel_flow(dp)
     dp.set_meter(1, MeterConfig(True, ()))
     dp.install(key, PROGRAMS[name])
     pair.run()
@@ -331,7 +347,7 @@ def test_replaced_and_removed_flows_tell_what_all_workers_counted(pair):
     dp = pair.servers[1].dp
     only(pair, 0)
     send(pair, 1000)
-    (key,) = [key for key in dp.flow_stats() if key.in_port == TUNNEL_PORT]
+    key = tunnel_flow(dp)
     for queue in range(WORKERS):
         only(pair, queue)
         send(pair, 1000 + (1 + queue) * MSS * SEGMENTS)
@@ -360,7 +376,7 @@ def test_s0_9_connections_of_forwarding_vms_are_known_to_the_worker_that_reads_t
     pair.run()
     assert [int(entry["mss"].max()) for entry in dp.t["mss"] if entry["used"]] == [1234]
     send(pair, 1000 + MSS * SEGMENTS)
-    assert [new - old for new, old in zip(delivered_by(pair), before, strict=True)] == [1, 1, 0]
+    assert delivered_since(pair, before) == [1, 1, 0]
 
 
 def test_a_drivers_queue_is_served_by_worker_0(pair):
@@ -506,7 +522,7 @@ def test_what_was_handed_back_is_not_overtaken_when_its_flow_can_be_delivered_di
     got(pair)
     sender, receiver = pair.servers
     dp = receiver.dp
-    (key,) = [key for key in dp.flow_stats() if key.in_port == TUNNEL_PORT]
+    key = tunnel_flow(dp)
     dp.set_meter(1, MeterConfig(True, ()))
     dp.install(key, (Meter(1), Output(VM_PORT)))
     pair.run()
@@ -533,7 +549,7 @@ def test_an_idle_flow_ends_for_all_workers_and_its_counters_are_told_once(pair, 
     dp = pair.servers[1].dp
     only(pair, 0)
     send(pair, 1000)
-    (key,) = [key for key in dp.flow_stats() if key.in_port == TUNNEL_PORT]
+    key = tunnel_flow(dp)
     dp.install(key, (Output(VM_PORT),), idle_timeout_s=1)
     for queue in (0, 1):
         only(pair, queue)
@@ -568,7 +584,7 @@ def test_flows_that_are_handed_back_are_coalesced_in_front_of_their_vm(make_pair
     only(pair, 1)
     send(pair, 1000)
     got(pair)
-    (key,) = [key for key in dp.flow_stats() if key.in_port == TUNNEL_PORT]
+    key = tunnel_flow(dp)
     dp.install(key, (DecTtl(Controller(128, 0, 0, 0)), Output(VM_PORT)))
     pair.run()
     send(pair, 1000 + MSS * SEGMENTS)
@@ -639,7 +655,7 @@ def test_a_flow_that_any_worker_uses_is_not_idle(make_pair):
     dp = pair.servers[1].dp
     only(pair, 1)
     send(pair, 1000)
-    (key,) = [key for key in dp.flow_stats() if key.in_port == TUNNEL_PORT]
+    key = tunnel_flow(dp)
     dp.install(key, (Output(VM_PORT),), idle_timeout_s=1.5)
     for server in pair.servers:
         server.dp.start()

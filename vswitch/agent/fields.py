@@ -116,11 +116,12 @@ def compile_match(match: Match) -> tuple[Masks, Fields]:
     """
     masks: dict[int, int] = {}
     values: dict[int, int] = {}
-    for field, value, mask in match:
+    for oxm in match:
+        field, value, _mask = oxm
         place = PLACES.get(field.name)
         if place is None:
             raise OpenFlowError(BadMatch.BAD_FIELD, f"{field.name} is not supported")
-        mask = field.full_mask if mask is None else mask & field.full_mask
+        mask = oxm.effective_mask
         if mask == 0:
             continue
         index, shift, _bits = place

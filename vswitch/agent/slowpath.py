@@ -30,6 +30,7 @@ from vswitch.flow import (
     Punt,
     PuntReason,
 )
+from vswitch.layout import FLOWS_LIMIT
 from vswitch.openflow import actions as of
 from vswitch.openflow.constants import PacketInReason, Port
 
@@ -44,7 +45,7 @@ FLOW_IDLE_S = 10.0
 DROP_IDLE_S = 1.0
 """How long an unused entry stays; entries of packets that no rule wants go sooner."""
 
-MAX_FLOWS = 3 << 16
+MAX_FLOWS = FLOWS_LIMIT
 """Cached flows, as many as the datapath takes; beyond, packets are forwarded one by one by the slow path."""
 
 MAX_FLOWS_WITH_REVERSE = MAX_FLOWS // 2

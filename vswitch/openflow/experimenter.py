@@ -166,6 +166,23 @@ class NicQueuesSet(Setting, frozen=True):
         return NicQueuesSet(self.port_no, 1)
 
 
+class NicWorkersSet(Setting, frozen=True, omit_defaults=True):
+    """Which of the switch's workers serves each receive queue, in the queues' order (S0.4).
+
+    Queues that the list is too short for, by default all, go to the workers in turn.
+    """
+
+    port_no: PortNumber
+    workers: tuple[Annotated[int, msgspec.Meta(ge=0, lt=MAX_WORKERS)], ...] = ()
+
+    @property
+    def key(self) -> Hashable:
+        return NicWorkersSet, self.port_no
+
+    def undo(self) -> NicWorkersSet:
+        return NicWorkersSet(self.port_no)
+
+
 class NicRssSet(Setting, frozen=True, omit_defaults=True):
     """How what no filter matches is spread (S0.2): the Toeplitz key, and the queue of each hash bucket.
 
@@ -207,23 +224,6 @@ class PacketMatch(_Body, frozen=True, omit_defaults=True):
     def __str__(self) -> str:
         given = msgspec.to_builtins(self)
         return ",".join(f"{name}={value}" for name, value in given.items()) or "*"
-
-
-class NicWorkersSet(Setting, frozen=True, omit_defaults=True):
-    """Which of the switch's workers serves each receive queue, in the queues' order (S0.4).
-
-    Queues that the list is too short for, by default all, go to the workers in turn.
-    """
-
-    port_no: PortNumber
-    workers: tuple[Annotated[int, msgspec.Meta(ge=0, lt=MAX_WORKERS)], ...] = ()
-
-    @property
-    def key(self) -> Hashable:
-        return NicWorkersSet, self.port_no
-
-    def undo(self) -> NicWorkersSet:
-        return NicWorkersSet(self.port_no)
 
 
 class NicFilterAdd(Setting, frozen=True, omit_defaults=True):

@@ -2,11 +2,37 @@
 """How the dataplane's functions are compiled: into the cache directory, for callers that are compiled too.
 
 LLVM goes over a function and everything below it once for each level of calls, so what has one caller only
-and is long is a part of that caller (`inlined`). A literal among the arguments, as a narrower integer, would
-compile a function once more: constants that are often passed are `np.int64`, and records hold 64 bits.
+and is long is a part of that caller (`inlined`). What else would cost time is taken from Numba here: it
+compiles a function once more for each literal among a call's arguments, and writes out the types of a
+function's arguments, which say every field of every table, before each of its passes.
 """
 
-from numba import njit
+from functools import cache
 
-compiled = njit(cache=True, no_cfunc_wrapper=True)
-inlined = njit(cache=True, no_cfunc_wrapper=True, inline="always")
+from numba import njit
+from numba.core.types import Record, unliteral
+
+from vswitch.dataplane.intrinsics import INTERPRETED
+
+Record.__repr__ = cache(Record.__repr__)
+
+
+def compiled(function):
+    """Compile `function` once for each combination of types that it is called with, which it learns then."""
+    dispatcher = njit(cache=True, no_cfunc_wrapper=True)(function)
+    return dispatcher if INTERPRETED else _blind_to_literals(dispatcher)
+
+
+def inlined(function):
+    """As `compiled`, of a function that becomes a part of its callers."""
+    return njit(cache=True, no_cfunc_wrapper=True, inline="always")(function)
+
+
+def _blind_to_literals(dispatcher):
+    template_of = dispatcher.get_call_template
+
+    def get_call_template(args, kws):
+        return template_of([unliteral(arg) for arg in args], {k: unliteral(arg) for k, arg in kws.items()})
+
+    dispatcher.get_call_template = get_call_template
+    return dispatcher

@@ -6,7 +6,7 @@ A key is KEY_WORDS words; `vswitch.datapath` packs and unpacks them as this file
 
 from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.hashing import mix
-from vswitch.dataplane.intrinsics import load16, load32, load_be64, pointer_to
+from vswitch.dataplane.intrinsics import assign, load16, load32, load_be64, pointer_to
 from vswitch.dataplane.parse import ETH_ARP, ETH_MPLS, ETH_MPLS_MULTICAST, ETH_PBB, FORWARD, l4_ports, parse
 from vswitch.layout import FLOW_EMPTY, FLOW_USED, FLOWS, FLOWS_LIMIT, KEY_WORDS
 
@@ -147,7 +147,7 @@ def remove(t, place):
         home = t["flows"][place]["hash"] & (FLOWS - 1)
         if (place - home) & (FLOWS - 1) >= (place - hole) & (FLOWS - 1):
             t["flow_moves"] += 1
-            t["flows"][hole] = t["flows"][place]
+            assign(t["flows"][hole], t["flows"][place])
             hole = place
         place = (place + 1) & (FLOWS - 1)
     t["flows"][hole]["state"] = FLOW_EMPTY

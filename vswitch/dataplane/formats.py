@@ -5,14 +5,12 @@ The rows are of `vswitch.tunnel_formats.Format`, which tells what their numbers 
 through the tunnels of its format, so the command that adds a tunnel announces it.
 """
 
-import numpy as np
-
 from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.intrinsics import copy, load8, load32, load64, store8, store16, store64
 from vswitch.layout import Counter
 from vswitch.tunnel_formats import IP
 
-NO_TUNNEL = np.int64(-1)
+NO_TUNNEL = -1
 UNKNOWN_REMOTE = -2
 NO_LENGTH = -1
 FIT = -1

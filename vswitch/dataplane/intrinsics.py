@@ -16,6 +16,7 @@ import numpy as np
 from llvmlite import ir
 from numba import config, njit, types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import NativeValue, intrinsic, typeof_impl, unbox
 
 INTERPRETED = bool(config.DISABLE_JIT)
@@ -100,6 +101,18 @@ def _copy(typing, mem, target, source, length):
         return context.get_dummy_value()
 
     return types.void(mem, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def _assign(typing, target, source):
+    def codegen(context, builder, signature, args):
+        to, of = (builder.bitcast(arg, ir.IntType(8).as_pointer()) for arg in args)
+        cgutils.raw_memcpy(builder, to, of, context.get_constant(types.intp, target.size), 1)
+        return context.get_dummy_value()
+
+    if isinstance(target, types.Record) and target == source:
+        return types.void(target, source), codegen
+    raise TypingError(f"assign copies a record to another of its type, not a {source} to a {target}")
 
 
 @intrinsic
@@ -208,9 +221,14 @@ if INTERPRETED:
             raise IndexError("copy outside of mem")
         mem[target : target + length] = mem[source : source + length].copy()
 
+    def assign(target, source):
+        """Make row `target` of a table equal to `source`. (Numba's own assignment copies byte by byte.)"""
+        for name in source.dtype.names:
+            target[name] = source[name]
+
 elif CHECKED:
     acquire64, release64 = _checked_load(_acquire64, 8), _checked_store(_release64, 8)
-    full_fence, prefetch = _full_fence, _prefetch
+    full_fence, prefetch, assign = _full_fence, _prefetch, _assign
 
     @njit
     def copy(mem, target, source, length):
@@ -221,7 +239,7 @@ elif CHECKED:
 
 else:
     acquire64, release64 = _acquire64, _release64
-    full_fence, prefetch, copy = _full_fence, _prefetch, _copy
+    full_fence, prefetch, assign, copy = _full_fence, _prefetch, _assign, _copy
 
 
 if INTERPRETED or CHECKED:

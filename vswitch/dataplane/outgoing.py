@@ -10,13 +10,12 @@ datagrams, that it will be cut into. Wherever tags were pushed, `l3` and `l4` te
 headers truly are.
 """
 
-import numpy as np
-
 from vswitch.dataplane import checksum
 from vswitch.dataplane.checksum import PROTO_TCP
 from vswitch.dataplane.compiled import compiled, inlined
 from vswitch.dataplane.gro import CWR, FIN, PSH
 from vswitch.dataplane.intrinsics import (
+    assign,
     copy,
     load8,
     load16,
@@ -44,8 +43,8 @@ HEADROOM = 512
 """Bytes in front of HEADER_OFFSET that pushed headers may take."""
 HEADER_LIMIT = HEADER_OFFSET + 2 * HEADER_MAX
 """Where headers that are pulled out of the payload end at the latest."""
-START = np.int64(0)
-"""Of ranges, and of the payload in the first of them. (No literal: Numba would compile once more for it.)"""
+START = 0
+"""Of ranges, and of the payload in the first of them."""
 
 
 @compiled
@@ -350,7 +349,7 @@ def gather(mem, t, target, index, position, length):
         copy(mem, target, t["ranges"][index]["offset"] + position, part)
         target += part
         length -= part
-        position = np.int64(0)
+        position = 0
         index += 1
 
 
@@ -372,7 +371,7 @@ def sum_payload(mem, t, index, position, length):
         part_sum = checksum.sum_bytes(mem, t["ranges"][index]["offset"] + position, part)
         total += checksum.swap(part_sum) if done & 1 else part_sum
         done += part
-        position = np.int64(0)
+        position = 0
         index += 1
     return checksum.fold(total)
 
@@ -407,17 +406,17 @@ def complete_checksum(mem, t):
 def save(mem, t, place):
     """Remember the packet at `place`, of SAVED."""
     out = t["outgoing"]
-    t["saved"][place] = out
+    assign(t["saved"][place], out)
     for index in range(out["range_count"]):
-        t["saved_ranges"][place, index] = t["ranges"][index]
+        assign(t["saved_ranges"][place, index], t["ranges"][index])
     copy(mem, SAVED_OFFSET + place * STAGED_HEAD, out["header"], out["header_len"])
 
 
 @compiled
 def restore(mem, t, place):
     """The packet is again the one that was saved at `place`."""
-    t["outgoing"] = t["saved"][place]
     out = t["outgoing"]
+    assign(out, t["saved"][place])
     for index in range(out["range_count"]):
-        t["ranges"][index] = t["saved_ranges"][place, index]
+        assign(t["ranges"][index], t["saved_ranges"][place, index])
     copy(mem, out["header"], SAVED_OFFSET + place * STAGED_HEAD, out["header_len"])

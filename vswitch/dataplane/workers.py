@@ -12,7 +12,15 @@ writer and one reader; its cursors stand in the control region of the worker tha
 
 from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.gro import NO_PACKET
-from vswitch.dataplane.intrinsics import acquire64, full_fence, release64, store64, sys_write, sys_yield
+from vswitch.dataplane.intrinsics import (
+    acquire64,
+    assign,
+    full_fence,
+    release64,
+    store64,
+    sys_write,
+    sys_yield,
+)
 from vswitch.layout import (
     ASLEEP_OFFSET,
     BURST,
@@ -49,11 +57,11 @@ def distribute(mem, tables, t, nic):
         packet = t["packets"][index]
         worker = nic["workers"][packet["queue"]]
         if worker:
-            tables[worker]["inbox"][t["handed"][worker] & INBOX_MASK] = packet
+            assign(tables[worker]["inbox"][t["handed"][worker] & INBOX_MASK], packet)
             t["handed"][worker] += 1
             continue
         if kept != index:
-            t["packets"][kept] = packet
+            assign(t["packets"][kept], packet)
         kept += 1
     t["packet_count"] = kept
     for worker in range(1, t["workers"]):
@@ -166,12 +174,12 @@ def take_back(mem, t, other):
         if count + frames > BURST:
             break
         group = t["groups"][t["group_count"]]
-        t["groups"][t["group_count"]] = returned
+        assign(group, returned)
         t["group_count"] += 1
         group["first"] = count
         group["last"] = count + frames - 1
         for index in range(count, count + frames):
-            t["packets"][index] = other["returned"][(tail + index) & RETURNED_MASK]
+            assign(t["packets"][index], other["returned"][(tail + index) & RETURNED_MASK])
             t["packets"][index]["next"] = index + 1
         count += frames
         t["packets"][count - 1]["next"] = NO_PACKET
@@ -196,7 +204,6 @@ def agreed_commands(mem, t, head, tail):
     executed by the commands that come with it. So worker 0 goes first, and what was handed back is awaited;
     meanwhile `t['settling']` keeps the next frames in the inbox.
     """
-    t["settling"] = 0
     if acquire64(mem, _control(t, 0) + COMMAND_TAIL_OFFSET) < t["agreed"]:
         return tail
     if t["agreed"] == tail:
@@ -218,7 +225,7 @@ def take(mem, t):
         packet = t["inbox"][(tail + count) & INBOX_MASK]
         if count > 0 and packet["port"] != t["packets"][0]["port"]:
             break
-        t["packets"][count] = packet
+        assign(t["packets"][count], packet)
         count += 1
     t["packet_count"] = count
     return count
@@ -238,10 +245,10 @@ def hand_back(mem, t, group):
         if acquire64(mem, STOP_OFFSET):
             return
         sys_yield()
-    t["returned_groups"][head & RETURNED_MASK] = group
+    assign(t["returned_groups"][head & RETURNED_MASK], group)
     index = group["first"]
     while index >= 0:
-        t["returned"][head & RETURNED_MASK] = t["packets"][index]
+        assign(t["returned"][head & RETURNED_MASK], t["packets"][index])
         head += 1
         index = t["packets"][index]["next"]
     release64(mem, RETURNED_HEAD_OFFSET, head)

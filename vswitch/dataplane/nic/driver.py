@@ -6,7 +6,7 @@ the driver's ring. A driver that armed the ring is woken by the next packet, onc
 """
 
 from vswitch.dataplane.compiled import compiled
-from vswitch.dataplane.intrinsics import acquire64, full_fence, load64, release64, store64, sys_write
+from vswitch.dataplane.intrinsics import acquire64, assign, full_fence, load64, release64, store64, sys_write
 from vswitch.dataplane.outgoing import take_group, write_packet
 from vswitch.layout import (
     DRIVER_ARMED,
@@ -34,7 +34,7 @@ def hand_over(mem, t, nic):
             _put(mem, t, ring, group, first)
             continue
         if kept != number:
-            t["groups"][kept] = group
+            assign(t["groups"][kept], group)
         kept += 1
     t["group_count"] = kept
 

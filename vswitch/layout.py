@@ -494,9 +494,10 @@ tables_dtype = _record(
     # stand, how many frames it has handed to each, and how many of these it knows them to be done with.
     # `settling`: it takes no frames until what is under way is done. `awaited`: commands that the others have
     # to apply before it goes on. `agreed`: those that one of the others has seen, and applies after worker 0.
+    # `clocked`: `now_ns` is when the clock was last looked at, not a time that a caller gives.
     worker="i8", workers="i8", controls="i8", handed=("i8", (MAX_WORKERS,)), finished=("i8", (MAX_WORKERS,)),
     settling="i8", awaited="i8", agreed="i8",
-    now_ns="i8", loops="i8", sleeps="i8", agent_fd="i8", wake_fd="i8", random="i8", sweep="i8",
+    now_ns="i8", clocked="i8", loops="i8", sleeps="i8", agent_fd="i8", wake_fd="i8", random="i8", sweep="i8",
     counters=("i8", (COUNTERS,)),
     # ports
     ports=(port_dtype, (MAX_PORTS,)),

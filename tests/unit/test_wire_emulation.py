@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 
 import pytest
 
@@ -49,6 +50,16 @@ def test_delay_holds_a_frame_for_exactly_its_time(rig):
     assert rig.received(1) == []
     rig.now_ns += 1
     assert rig.received(1) == [FRAME]
+
+
+def test_delay_begins_when_the_frame_came_not_when_the_pass_began(rig):
+    """A worker lost its processor in between."""
+    rig.set_wire(delay_ns=5 * MS)
+    rig.t["clocked"] = 1
+    rig.now_ns = time.monotonic_ns()
+    time.sleep(0.02)
+    rig.send(FRAME)
+    assert 25 * MS <= times(rig)[0] <= time.monotonic_ns() - rig.now_ns + 5 * MS
 
 
 def test_rate_spaces_frames_by_their_length(rig):

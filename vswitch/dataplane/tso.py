@@ -26,7 +26,7 @@ from vswitch.dataplane.outgoing import (
 )
 from vswitch.dataplane.parse import ETH_HEADER, ETH_IPV4, ETH_IPV6, ETH_QINQ, ETH_VLAN
 from vswitch.dataplane.ports import packet, vnet
-from vswitch.dataplane.ports.wire import admit, data_of, publish_frame, reserve, slot_of
+from vswitch.dataplane.ports.wire import admit, data_of, look_at_clock, publish_frame, reserve, slot_of
 from vswitch.dataplane.seq import seq_add
 from vswitch.layout import (
     MAX_IP_LEN,
@@ -91,6 +91,7 @@ def _segment(mem, t, index, tunnel):
     _make_prototype(mem, t, tunnel, template_len)
     whole = out["payload_len"] <= gso_size
     if port["kind"] == PortKind.WIRE.value:
+        look_at_clock(mem, t, port["wire"])
         if whole:
             return _send_whole(mem, t, port["wire"], tunnel, template_len)
         return _send_segments(mem, t, port["wire"], tunnel, template_len, gso_size)

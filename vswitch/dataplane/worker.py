@@ -10,6 +10,7 @@ from vswitch.dataplane.compiled import compiled, inlined
 from vswitch.dataplane.gro import coalesce, single
 from vswitch.dataplane.intrinsics import (
     acquire64,
+    assign,
     full_fence,
     load16,
     load_le16,
@@ -60,6 +61,7 @@ def run(mem_array, tables, number):
     """Be worker `number` until STOP is set. `tables`: of all workers, as layout.make_tables gives them."""
     mem = pointer_to(mem_array)
     t = tables[number]
+    t["clocked"] = 1
     next_sweep_ns = 0
     worked_ns = 0
     patience_ns = SPIN_NS
@@ -194,7 +196,7 @@ def _parse_burst(mem, t):
             t["counters"][Counter.RX_BAD_CHECKSUM.value] += 1
         settle_checksum(mem, row)
         if kept != index:
-            t["packets"][kept] = row
+            assign(t["packets"][kept], row)
         kept += 1
     t["packet_count"] = kept
 

@@ -20,6 +20,7 @@ from vswitch.dataplane.intrinsics import (
     load64,
     load_le16,
     load_le32,
+    monotonic_ns,
     prefetch,
     release64,
     store8,
@@ -50,6 +51,7 @@ from vswitch.layout import (
     SLOT_RELEASE,
     SLOT_SIZE,
     TAP_BURST,
+    TIMESPEC_OFFSET,
     WAKE_OFFSET,
     WIRE_SLOTS,
     Counter,
@@ -147,6 +149,16 @@ def _is_stalled(t, wire):
     if wire["full_since_ns"] == 0 or wire["tx_clean"] != wire["full_clean"]:
         return False
     return t["now_ns"] - wire["full_since_ns"] >= STALL_NS
+
+
+@compiled
+def look_at_clock(mem, t, index):
+    """See that `t['now_ns']` is no time before the packet in hand came, where a wire tells when it leaves.
+
+    The pass may have begun long before: a worker can lose its processor between any two instructions.
+    """
+    if t["clocked"] and t["wires"][index]["impaired"]:
+        t["now_ns"] = monotonic_ns(mem, TIMESPEC_OFFSET)
 
 
 @compiled

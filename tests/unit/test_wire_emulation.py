@@ -99,6 +99,15 @@ def test_jitter_is_uniform_about_the_delay(rig):
     assert statistics.pstdev(delays) == pytest.approx(4 * MS / 3**0.5, rel=0.08)
 
 
+def test_the_longest_jitter_is_uniform_too(rig):
+    rig.set_wire(delay_ns=60_000 * MS, jitter_ns=60_000 * MS, random=7)
+    rig.send(FRAME, count=MANY)
+    delays = times(rig)
+    assert 0 <= min(delays) < 2000 * MS
+    assert 118_000 * MS < max(delays) <= 120_000 * MS
+    assert statistics.fmean(delays) == pytest.approx(60_000 * MS, rel=0.08)
+
+
 def test_jitter_over_the_delay_never_sends_into_the_past(rig):
     rig.set_wire(delay_ns=MS, jitter_ns=5 * MS)
     rig.send(FRAME, count=200)

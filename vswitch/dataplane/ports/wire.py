@@ -192,7 +192,8 @@ def admit(t, index, length):
         return start_ns
     delay_ns = wire["delay_ns"]
     if wire["jitter_ns"]:
-        delay_ns += (_random(wire) * (2 * wire["jitter_ns"]) >> 32) - wire["jitter_ns"]
+        # 24 bits of the random number: the product of all 32 and a long jitter is no 64-bit integer
+        delay_ns += ((_random(wire) >> 8) * (2 * wire["jitter_ns"]) >> 24) - wire["jitter_ns"]
     return start_ns + max(delay_ns, 0)
 
 

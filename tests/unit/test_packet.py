@@ -295,6 +295,22 @@ def test_a_super_frame_that_the_kernel_could_not_queue_is_counted(rig):
     assert rig.t["ports"][OUTSIDE]["rx_dropped"] == 1
 
 
+def test_super_frames_wait_for_a_wire_whose_receiver_takes_nothing_yet():
+    with PacketRig(wires=1) as rig:
+        frame, header = super_frame(60_000, 1000)
+        for port in (OUTSIDE, INSIDE):
+            rig.route(frame, port, (Op.OUTPUT, rig.wire_ports[0]))
+        rig.counted()
+        counted = {}
+        while "tx_backpressure" not in counted:
+            for port in (OUTSIDE, INSIDE):
+                for _ in range(layout.LARGE_BURST):
+                    rig.arrives(frame, port, header)
+            rig.step()
+            counted = rig.counted()
+            assert "wire_full" not in counted
+
+
 def test_segments_over_the_mtu_of_the_port_are_counted(rig):
     rig.t["ports"][INSIDE]["mtu"] = 1400
     frame, header = super_frame(64000, 1448)

@@ -256,6 +256,26 @@ def test_a_head_beyond_the_ring_reads_no_more_than_the_ring(peer, head, unordere
     assert (peer.t["wire_heap"][1, :4] == heap_end).all()
 
 
+@pytest.mark.parametrize(("vms", "mss"), [(1, 1000), (1, 100), (3, 1000)])
+def test_super_frames_wait_for_a_receiver_that_takes_nothing_yet(vms, mss):
+    """However many VMs send, and into however many segments each frame is cut: an ideal wire drops none."""
+    with Rig(taps=vms, wires=1) as rig:
+        frame = tcp_segment(60_000, flags="PA")
+        header = VNET[:4] + struct.pack("<HHHH", mss, 34, 16, 0)
+        for index in range(1, vms + 1):
+            rig.route(frame, index, (Op.OUTPUT, rig.wire_ports[0]))
+        rig.counted()
+        counted = {}
+        while "tx_backpressure" not in counted:
+            for index, vm in enumerate(rig.vms, 1):
+                rig.t["ports"][index]["ready"] = 1
+                for _ in range(layout.TAP_BURST):
+                    vm.send(header + frame)
+            rig.step()
+            counted = rig.counted()
+            assert "wire_full" not in counted
+
+
 # A receiver that lives but takes nothing, as a process that is stopped
 
 
@@ -299,7 +319,7 @@ def test_a_receiver_that_stopped_holds_its_neighbours_vms_for_a_moment_only(neig
         rig.step()
     assert len(rig.sent(1)) == 3
     assert "tx_backpressure" not in rig.counted()
-    for _ in range(200):
+    for _ in range(wire.ROOM // 2):
         vm_sends(rig, 7001, 1, length)
         vm_sends(rig, 7002)
         rig.step()

@@ -103,7 +103,8 @@ def step(mem, tables, number, now_ns):
             if t["ports"][index]["ready"] or look:
                 worked += _serve_tap(mem, t, index)
         for place in range(t["socket_count"]):
-            worked += _serve_packet(mem, tables, t, place)
+            if _room_on_wires(mem, t):  # others have sent since
+                worked += _serve_packet(mem, tables, t, place)
     else:
         t["counters"][Counter.TX_BACKPRESSURE.value] += 1
     for index in range(t["wire_count"]):
@@ -216,7 +217,7 @@ def _prefetch_payload(mem, row):
 
 @compiled
 def _room_on_wires(mem, t):
-    """Whether every unimpaired wire that is up can take a super-frame; TAPs wait until then."""
+    """Whether every unimpaired wire that is up can take a super-frame; TAPs, packet ports wait until then."""
     if t["free_buffer_count"] == 0:
         for index in range(t["wire_count"]):
             wire.reclaim(mem, t, index)
@@ -237,9 +238,9 @@ def _room_on_wires(mem, t):
 
 @inlined
 def _serve_tap(mem, t, index):
-    """Read up to TAP_BURST super-frames from a VM and forward each."""
+    """Read up to TAP_BURST super-frames from a VM and forward each, as long as wires have room."""
     for count in range(TAP_BURST):
-        if t["free_buffer_count"] == 0:
+        if not _room_on_wires(mem, t):
             return count
         buffer = t["free_buffers"][t["free_buffer_count"] - 1]
         if not tap.receive(mem, t, index, buffer):

@@ -40,6 +40,7 @@ from vswitch.layout import (
     CURSOR_TAIL,
     CURSOR_UNORDERED,
     CURSOR_WAITING,
+    LARGE_BURST,
     MAX_VLAN_TAGS,
     SLOT_EPOCH,
     SLOT_EXT,
@@ -50,7 +51,6 @@ from vswitch.layout import (
     SLOT_LENGTH,
     SLOT_RELEASE,
     SLOT_SIZE,
-    TAP_BURST,
     TIMESPEC_OFFSET,
     WAKE_OFFSET,
     WIRE_SLOTS,
@@ -62,8 +62,8 @@ SLOT_MASK = WIRE_SLOTS - 1
 NEVER = 1 << 62
 LATE_NS = 1_000_000
 """A frame that leaves the wire this long after its time tells that the emulation fell behind."""
-ROOM = 64 * TAP_BURST
-"""Free slots that TAPs are read for: those of the super-frames of one turn."""
+ROOM = 64 * LARGE_BURST + BURST
+"""Free slots that a port is read for: those of a packet port's turn, or of a TAP's one super-frame."""
 DROPPED = -1
 STALL_NS = 100_000_000
 """A full ring of which the receiver took nothing for so long belongs to one that has stopped."""
@@ -123,7 +123,7 @@ def reserve(mem, t, index):
 
 @compiled
 def has_room(mem, t, index):
-    """Whether a super-frame's segments fit in the ring, or need not. Asks to be woken when not.
+    """Whether what a port is read for fits in the ring, or need not. Asks to be woken when not.
 
     Nobody waits for a receiver that lives but takes nothing (SIGSTOP): what does not fit is dropped then.
     """

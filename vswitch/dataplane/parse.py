@@ -176,7 +176,7 @@ def _parse_frame(mem, packet, verify):
         if ecn != inner:
             packet["tos"] = (packet["tos"] & ~ECN_MASK) | ecn
             packet["ecn_changed"] = 1
-    if verify and packet["csum"] == Csum.UNKNOWN.value:
+    if verify and packet["csum"] != Csum.PARTIAL.value:
         packet["csum"] = _verify_l4(mem, packet)
     return FORWARD
 
@@ -320,7 +320,7 @@ def _flow_hash(mem, packet):
 
 @compiled
 def _verify_l4(mem, packet):
-    """The state of the TCP or UDP checksum, as Csum."""
+    """The state of the TCP or UDP checksum, as Csum; UNKNOWN where no sound TCP or UDP header was found."""
     proto = packet["ip_proto"]
     l4 = packet["l4"]
     if packet["ip_version"] == 0 or packet["frag"]:
@@ -330,6 +330,8 @@ def _verify_l4(mem, packet):
         header = packet["offset"] + packet["head_length"] - l4
     if header < 8 or not (proto == PROTO_TCP or proto == PROTO_UDP):
         return Csum.UNKNOWN.value
+    if packet["csum"] == Csum.GOOD.value:
+        return Csum.GOOD.value  # by the kernel that received it
     if proto == PROTO_UDP and load16(mem, l4 + 6) == 0:
         return Csum.UNKNOWN.value
     right = checksum.l4_right(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vswitch import layout
-from vswitch.config import PortConfig, WireSettings
+from vswitch.config import MAX_PORT_NUMBER, PortConfig, WireSettings
 from vswitch.dataplane.memory import Memory
 from vswitch.dataplane.ports.packet_device import PacketDevice
 from vswitch.dataplane.ports.tap_device import TapDevice, inside_namespace, namespace_path
@@ -280,6 +280,8 @@ class Ports:
     ) -> None:
         """Make a tunnel port; raises ConfigError."""
         numbers = self._formats[format]
+        if not 1 <= port_no <= MAX_PORT_NUMBER:
+            raise ConfigError("port_no", f"{port_no} is no port number", f"1 to {MAX_PORT_NUMBER}")
         if port_no in self._ports:
             raise ConfigError("port_no", f"the port {port_no} exists already", "an unused number")
         uplink = self[uplink_port]

@@ -172,6 +172,7 @@ BAD_TUNNELS = [
         "format: 'geneve' is not known (allowed: gre, gre16, ipip, mplsogre, mplsoudp, slots, vxlan)",
     ),
     ({"port_no": WIRE_PORT}, "port_no: the port 2 exists already (allowed: an unused number)"),
+    ({"port_no": 65536}, "port_no: 65536 is no port number (allowed: 1 to 65535)"),
     ({"uplink_port": VM_PORT}, "uplink_port: vm1 is a tap (allowed: a wire or packet port)"),
     ({"uplink_port": 77}, "port: there is no port 77 (allowed: 1 (vm1), 2 (wire2), 1000 (vxlan0))"),
     ({"remote_ip": "10.0.0"}, "remote_ip: '10.0.0' is no IPv4 address (allowed: four numbers, as 192.0.2.1)"),

@@ -535,6 +535,24 @@ def test_what_one_switch_sends_as_datagrams_another_takes_apart(length, messages
         receiver.assert_pool_whole()
 
 
+@pytest.mark.parametrize(("length", "size"), [(60_000, 100), (65_000, 300), (1700, 4)])
+def test_a_datagram_of_more_frames_than_fit_is_counted(uplink, length, size):
+    """No kernel makes such, but whoever has the other end's packet socket may; those behind it are served."""
+    frame = vxlan(tcp_segment(length))
+    after = tcp_segment(100)
+    uplink.route(after, OUTSIDE, (Op.OUTPUT, INSIDE))
+    pool = int(uplink.t["pool"])
+    uplink.arrives(frame, vnet=VNET.pack(NEEDS_CSUM, GSO_UDP_L4, 42, size, 34, 6))
+    uplink.arrives(after)
+    uplink.step()
+    assert uplink.frames() == [after]
+    assert uplink.counted() == {"rx_bad_descriptor": 1}
+    assert uplink.t["ports"][OUTSIDE]["rx_errors"] == 1
+    assert not any(uplink.read(pool, layout.BUFFERS * layout.BUFFER_SIZE))
+    with pytest.raises(BlockingIOError):
+        uplink._sockets[0].recv(1)
+
+
 def test_a_datagram_for_others_stays_whole(uplink):
     """UDP GSO of a host that happens to look like a tunnel's: only those of our tunnels are taken apart."""
     udp = bytes(vm_ether() / ip_header(4) / UDP(sport=1, dport=4789) / Raw(payload(8000)))

@@ -98,7 +98,9 @@ def receive(mem, t, place):
         prefetch(mem, ahead + 128)
         goes_on = status & TP_STATUS_COPY
         segments = _segments_of_tunnel(mem, t, slot)
-        if not goes_on and segments <= 1:
+        if segments > 1 and not _can_be_apart(mem, slot, segments):
+            _discard(mem, t, socket, goes_on)
+        elif not goes_on and segments <= 1:
             count += _take(mem, t, socket, slot, count)
         elif socket["large_count"] == LARGE_BURST or t["free_buffer_count"] == 0 or count + segments > BURST:
             break
@@ -190,6 +192,25 @@ def _segments_of_tunnel(mem, t, slot):
     if find_tunnel(mem, t, l3, l3 + 20, slot + RING_SLOT_SIZE) < 0:
         return 0
     return -((UDP_OUTER - load_le32(mem, slot + 4)) // load_le16(mem, frame - vnet.HEADER + 4))
+
+
+@compiled
+def _can_be_apart(mem, slot, segments):
+    """Whether so many frames fit into a burst, and into a pool buffer, each with outer headers.
+
+    No kernel makes so many of them that they do not, but who has the other end's packet socket can.
+    """
+    length = load_le32(mem, slot + 4) + segments * UDP_OUTER
+    return segments <= BURST and length <= BUFFER_SIZE - POOL_HEADROOM
+
+
+@compiled
+def _discard(mem, t, socket, goes_on):
+    """Count a frame as malformed, and take the whole of it off the socket's queue if it waits there."""
+    if goes_on:
+        sys_read(mem, socket["fd"], WAKE_OFFSET + 8, 16)  # what is not read of it is gone
+    t["counters"][Counter.RX_BAD_DESCRIPTOR.value] += 1
+    t["ports"][socket["port"]]["rx_errors"] += 1
 
 
 @compiled

@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pytest
 
-from vswitch.dataplane.memory import Memory
+from vswitch.dataplane.memory import RESERVED, Memory
 from vswitch.errors import VSwitchError
 
 
@@ -57,6 +57,15 @@ def test_addresses_of_an_unmapped_region_are_not_used_again(memory, fd):
     one = memory.map_file(fd, 10_000)
     memory.unmap(one, 10_000)
     assert memory.map_private(4096) > one
+
+
+def test_nothing_is_mapped_behind_the_range(memory, fd):
+    """As the pool of a wire's other end would be that is larger than a pool."""
+    os.ftruncate(fd, RESERVED)
+    one = memory.map_private(4096)
+    with pytest.raises(VSwitchError, match="addresses are left"):
+        memory.map_file(fd, RESERVED)
+    assert memory.map_private(4096) == one + 4096
 
 
 def test_what_cannot_be_mapped_is_one_sentence(memory):

@@ -68,8 +68,7 @@ class Memory:
         """Zeroed memory for each view, of which it sees its own at the first of the offsets that are
         returned, and all, one behind the other, at the second. `size`: a multiple of the page size."""
         with _zeroed(size * len(self.views)) as fd:
-            own = self._next
-            self._next += size
+            own = self._take(size)
             for number, base in enumerate(self._bases):
                 self._map_at(base + own, size, mmap.MAP_SHARED, fd, number * size)
             return own, self.map_file(fd, size * len(self.views))
@@ -100,10 +99,17 @@ class Memory:
             _LIBC.munmap(ctypes.c_void_p(base), ctypes.c_size_t(RESERVED))
 
     def _map(self, size: int, flags: int, fd: int) -> int:
-        offset = self._next
-        self._next += _pages(size)
+        offset = self._take(size)
         for base in self._bases:
             self._map_at(base + offset, size, flags, fd)
+        return offset
+
+    def _take(self, size: int) -> int:
+        """The next addresses for a region; behind the range are other people's mappings."""
+        offset = self._next
+        if _pages(size) > RESERVED - offset:
+            raise VSwitchError(f"cannot map {size} bytes of memory: {RESERVED - offset} addresses are left")
+        self._next += _pages(size)
         return offset
 
     def _map_at(self, address: int, size: int, flags: int, fd: int, start: int = 0) -> None:

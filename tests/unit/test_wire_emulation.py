@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.packets import IP, Dot1Q, Ether, IPv6, checksums_right, payload_of, tcp_segment
 from tests.unit.rig import INTERPRETED, Rig
+from vswitch.dataplane.ports import wire
 
 MS = 1_000_000
 CHANCE = 1 << 32
@@ -75,6 +77,43 @@ def test_an_idle_line_saves_no_time_up(rig):
     rig.now_ns += 50 * MS
     rig.send(FRAME)
     assert times(rig)[-1] == 8_000
+
+
+@pytest.mark.parametrize(("rate", "spacing"), [(125e6, 8_000), (125e4, 800_000), (0, 0)])
+def test_a_new_rate_is_that_of_the_frames_that_wait_for_their_turn(rig, rate, spacing):
+    """So those that come next do not wait behind a queue that leaves at a rate of the past."""
+    rig.set_wire(rate=125e5, delay_ns=3 * MS)
+    rig.send(FRAME, count=10)
+    rig.now_ns += 80_000
+    rig.set_wire(rate=rate)
+    rig.send(FRAME)
+    delays = [3 * MS] * 9 + [0]
+    expected = [3 * MS] + [delay + spacing * turn for turn, delay in enumerate(delays, 1)]
+    if rate == 0:
+        expected[-1] = -rig.now_ns  # a wire without settings knows no times
+    assert times(rig) == expected
+
+
+def test_a_receiver_that_sleeps_hears_of_a_new_rate(rig):
+    rig.set_wire(rate=125.0)
+    rig.send(FRAME)
+    sender = rig.t["wires"][0]
+    awake, kicks = os.pipe2(os.O_NONBLOCK)
+    sender["kick_fd"] = kicks
+    wire.fall_asleep(rig.mem, rig.t, 1)
+    rig.set_wire(rate=125e6)
+    assert os.read(awake, 10)
+    assert wire.next_due_ns(rig.mem, rig.t, 1) == rig.now_ns + 8_000
+    for fd in (awake, kicks):
+        os.close(fd)
+
+
+def test_the_queue_limit_holds_after_a_new_rate(rig):
+    rig.set_wire(rate=125e6, queue_limit=10)
+    rig.send(FRAME, count=10)
+    rig.set_wire(rate=125e5, queue_limit=10)
+    rig.send(FRAME)
+    assert rig.counted() == {"wire_queue": 1}
 
 
 def test_rate_and_delay_add_up(rig):

@@ -9,6 +9,7 @@ from vswitch.dataplane.intrinsics import acquire64, release64, store64
 from vswitch.dataplane.outgoing import take_group
 from vswitch.dataplane.parse import FORWARD, parse
 from vswitch.dataplane.ports import packet as packet_port
+from vswitch.dataplane.ports.wire import queue_anew
 from vswitch.dataplane.workers import agreed_commands, are_done, have_applied
 from vswitch.layout import (
     COMMAND_HEAD_OFFSET,
@@ -17,7 +18,6 @@ from vswitch.layout import (
     CURSOR_UNORDERED,
     FLOWS,
     PUNT_SLOT_SIZE,
-    WIRE_SLOTS,
     Command,
     Counter,
     PortKind,
@@ -192,9 +192,7 @@ def _take_over_settings(mem, t, index):
     if wanted["random"]:
         wire["random"] = wanted["random"]
     wire["impaired"] = wanted["impaired"]
-    wire["free_at_ns"] = t["now_ns"]
-    for number in range(wire["queue_head"], wire["tx_head"]):
-        t["wire_turns"][index, number & (WIRE_SLOTS - 1)] = t["now_ns"]
+    queue_anew(mem, t, index)
     store64(mem, wire["tx_cursors"] + CURSOR_UNORDERED, 1 if wire["jitter_ns"] or wire["reorder"] else 0)
 
 

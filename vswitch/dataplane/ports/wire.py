@@ -177,8 +177,7 @@ def admit(t, index, length):
         return DROPPED
     start_ns = max(now_ns, wire["free_at_ns"])
     turns = t["wire_turns"][index]
-    while wire["queue_head"] < wire["tx_head"] and turns[wire["queue_head"] & SLOT_MASK] <= now_ns:
-        wire["queue_head"] += 1
+    _leave_queue(wire, turns, now_ns)
     if wire["queue_limit"] and wire["tx_head"] - wire["queue_head"] >= wire["queue_limit"]:
         t["counters"][Counter.WIRE_QUEUE.value] += 1
         t["ports"][wire["port"]]["tx_dropped"] += 1
@@ -195,6 +194,34 @@ def admit(t, index, length):
         # 24 bits of the random number: the product of all 32 and a long jitter is no 64-bit integer
         delay_ns += ((_random(wire) >> 8) * (2 * wire["jitter_ns"]) >> 24) - wire["jitter_ns"]
     return start_ns + max(delay_ns, 0)
+
+
+@compiled
+def _leave_queue(wire, turns, now_ns):
+    """Step over the frames whose turn has come."""
+    while wire["queue_head"] < wire["tx_head"] and turns[wire["queue_head"] & SLOT_MASK] <= now_ns:
+        wire["queue_head"] += 1
+
+
+@compiled
+def queue_anew(mem, t, index):
+    """Let the frames whose turn has not come take their turns at the rate that is set now.
+
+    Without that, those that come next would wait behind a queue that leaves at a rate of the past. Delays
+    stay. A receiver that has sorted the frames already (jitter, reordering) keeps to the times that it knows.
+    """
+    wire = t["wires"][index]
+    turns = t["wire_turns"][index]
+    wire["free_at_ns"] = t["now_ns"]
+    _leave_queue(wire, turns, t["now_ns"])
+    for number in range(wire["queue_head"], wire["tx_head"]):
+        slot = slot_of(wire["tx_slots"], number)
+        if wire["rate"] > 0:
+            wire["free_at_ns"] += int(load_le32(mem, slot + SLOT_LENGTH) * 1e9 / wire["rate"])
+        earlier_by = turns[number & SLOT_MASK] - wire["free_at_ns"]
+        turns[number & SLOT_MASK] = wire["free_at_ns"]
+        release64(mem, slot + SLOT_RELEASE, load64(mem, slot + SLOT_RELEASE) - earlier_by)
+    _wake(mem, wire)
 
 
 @compiled
@@ -287,6 +314,12 @@ def flush(mem, t, index):
         return
     release64(mem, wire["tx_cursors"] + CURSOR_HEAD, wire["tx_head"])
     wire["tx_published"] = wire["tx_head"]
+    _wake(mem, wire)
+
+
+@compiled
+def _wake(mem, wire):
+    """Have a receiver that sleeps look at the wire."""
     full_fence()
     if acquire64(mem, wire["tx_cursors"] + CURSOR_ASLEEP) == 1:
         release64(mem, wire["tx_cursors"] + CURSOR_ASLEEP, 0)

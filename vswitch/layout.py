@@ -484,7 +484,9 @@ punt_dtype = _record(
     packets="i8", bytes="i8", last_used_ns="i8",
 )  # fmt: skip
 
-held_dtype = _record(length="i8", in_port="i8", tunnel_id="i8", csum="i8", gso_size="i8")
+held_dtype = _record(
+    length="i8", in_port="i8", tunnel_id="i8", csum="i8", gso_size="i8", forwarded_mss="i8",
+)  # fmt: skip
 """What is known of a packet that lies whole in a punt or injection slot."""
 
 capture_dtype = _record(time_ns="i8", port="i8", outbound="i8", length="i8", captured="i8")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.packets import IP, TCP, Dot1Q, Ether, IPv6, Raw, checksums_right, payload, payload_of, tcp_segment
 from tests.unit.rig import VNI, Rig, examples
 from vswitch.dataplane import mss
-from vswitch.layout import MSS_ENTRIES, MSS_WAYS, Command, Op
+from vswitch.layout import MSS_ENTRIES, MSS_WAYS, PUNT_HEAD_OFFSET, Command, Op
 
 ROUTER, OTHER, WIRE = 1, 2, 3
 SECOND_NS = 1_000_000_000
@@ -142,6 +142,20 @@ def test_s0_9_through_a_tunnel_what_its_headers_leave(rig):
     sent = router_sends(rig, large, (Op.SET_TUNNEL, VNI), (Op.OUTPUT, tunnel))
     assert [len(frame) for frame in sent] == [1514, 1514, 50 + 54 + 4000 - 2 * 1410]
     assert_segments_of([frame[50:] for frame in sent], large)
+
+
+def test_s0_9_through_a_tunnel_by_way_of_the_agent_too(rig):
+    """The first packet of a flow waits for the agent's decision in a punt slot."""
+    router_gets(rig, syn(1460, back=True))
+    tunnel = rig.add_tunnel()
+    large = segment(4000)
+    rig.vms[ROUTER - 1].send(bytes(12) + large)
+    rig.t["ports"][ROUTER]["ready"] = 1
+    rig.step()
+    [punt] = rig.t["punts"][: rig.word(PUNT_HEAD_OFFSET)]
+    rig.command(Command.EXECUTE, punt["slot"], *rig.program((Op.SET_TUNNEL, VNI), (Op.OUTPUT, tunnel)))
+    rig.step()
+    assert [len(frame) for frame in rig.sent()] == [1514, 1514, 50 + 54 + 4000 - 2 * 1410]
 
 
 @pytest.mark.parametrize(

@@ -325,6 +325,7 @@ def punt(mem, t, kind, action, received):
     info["tunnel_id"] = out["tunnel_id"]
     info["csum"] = out["csum"]
     info["gso_size"] = out["gso_size"]
+    info["forwarded_mss"] = t["forwarded_mss"]
     if out["csum"] == Csum.PARTIAL.value and not is_super_frame(out):
         l4 = at + out["l4"]
         checksum.store_l4(mem, l4, out["ip_proto"], checksum.sum_bytes(mem, l4, out["bytes"] - out["l4"]))

@@ -5,7 +5,7 @@ from vswitch.dataplane import flow_table, mss
 from vswitch.dataplane.actions import report_evicted, run_program
 from vswitch.dataplane.compiled import compiled, inlined
 from vswitch.dataplane.gro import NO_PACKET
-from vswitch.dataplane.intrinsics import acquire64, release64, store64
+from vswitch.dataplane.intrinsics import acquire64, assign, release64, store64
 from vswitch.dataplane.outgoing import take_group
 from vswitch.dataplane.parse import FORWARD, parse
 from vswitch.dataplane.ports import packet as packet_port
@@ -97,7 +97,7 @@ def _apply(mem, t, command):
         at = t["injection_memory"] + args[0] * PUNT_SLOT_SIZE
         _execute(mem, t, at, t["injections"][args[0]], args[1], args[2])
     elif op == Command.METER.value:
-        t["meters"][args[0]] = t["meter_settings"][args[0]]
+        assign(t["meters"][args[0]], t["meter_settings"][args[0]])
     elif op == Command.WIRE.value:
         _take_over_settings(mem, t, args[0])
     elif op == Command.NEW_POOL.value:
@@ -172,7 +172,9 @@ def _execute(mem, t, at, info, program, program_len):
     group["payload_len"] = packet["payload_len"]
     group["plain"] = 0
     take_group(mem, t, group)
+    t["forwarded_mss"] = info["forwarded_mss"]
     run_program(mem, t, program, program_len)
+    t["forwarded_mss"] = mss.NOT_FORWARDED
     packet_port.flush_all(mem, t)
 
 

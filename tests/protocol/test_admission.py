@@ -89,6 +89,15 @@ def test_written_actions_come_after_applied_ones(switch):
     assert switch.says(mod) == []
 
 
+def test_a_rule_is_no_longer_than_its_statistics_can_be(switch):
+    """A flow-mod has room for a few actions more than the item of a multipart reply."""
+    mods = [add({"in_port": n}, ApplyActions((a.DecNwTtl(),) * n)) for n in (8000, 8176)]
+    assert len(mods[-1].encode()) > 0xFFFF - 64
+    (error,) = switch.says(*mods)
+    assert (error.type, error.code) == (ErrorType.BAD_ACTION, BadAction.TOO_MANY)
+    assert [rule.instructions for rule in switch.stats()] == [mods[0].instructions]
+
+
 def test_a_packet_out_may_set_what_its_packet_may_have(switch):
     assert switch.says(m.PacketOut(Port.CONTROLLER, (put("ipv4_dst"),), bytes(60))) == []
 

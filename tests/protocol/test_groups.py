@@ -163,6 +163,11 @@ REFUSED = {
         ErrorType.BAD_ACTION,
         BadAction.BAD_ARGUMENT,
     ),
+    "too long to be described": (
+        group(5, Bucket((a.DecNwTtl(),) * 8187)),
+        ErrorType.BAD_ACTION,
+        BadAction.TOO_MANY,
+    ),
     "many buckets": (group(5, *[to(1)] * 1025), FAILED, GroupModFailed.OUT_OF_BUCKETS),
 }
 

@@ -21,6 +21,7 @@ from vswitch.openflow.constants import (
 )
 from vswitch.openflow.errors import OpenFlowError
 from vswitch.openflow.instructions import ApplyActions, GotoTable, Instructions, Meter, WriteActions
+from vswitch.openflow.multipart import MAX_INSTRUCTIONS_LENGTH
 from vswitch.openflow.oxm import IPV4, IPV6, MPLS, MPLS_MULTICAST, PBB, VID_PRESENT, Match
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def check_instructions(
     table_id: int, match: Match, instructions: Instructions, groups: GroupTable, meters: MeterTable
 ) -> None:
     """Raise OpenFlowError unless a rule of table `table_id` with this match may have these instructions."""
+    if len(instructions.wire) > MAX_INSTRUCTIONS_LENGTH:
+        raise OpenFlowError(BadAction.TOO_MANY, f"{len(instructions.wire)} bytes of instructions")
     packet: _Packet | None = None
     for instruction in instructions:
         if isinstance(instruction, GotoTable):

@@ -16,12 +16,14 @@ from vswitch.openflow.constants import (
     GROUP_ALL,
     GROUP_ANY,
     GROUP_MAX,
+    BadAction,
     GroupModCommand,
     GroupModFailed,
     GroupType,
     Port,
 )
 from vswitch.openflow.errors import OpenFlowError
+from vswitch.openflow.multipart import MAX_BUCKETS_LENGTH
 
 if TYPE_CHECKING:
     from vswitch.agent.pipeline import Translation
@@ -198,6 +200,9 @@ class GroupTable:
             raise OpenFlowError(GroupModFailed.BAD_TYPE, f"type {mod.type}")
         if len(mod.buckets) > MAX_BUCKETS:
             raise OpenFlowError(GroupModFailed.OUT_OF_BUCKETS, f"{len(mod.buckets)} buckets")
+        length = len(wire.encode_buckets(mod.buckets))
+        if length > MAX_BUCKETS_LENGTH:
+            raise OpenFlowError(BadAction.TOO_MANY, f"{length} bytes of buckets")
         if mod.type == GroupType.INDIRECT and len(mod.buckets) != 1:
             raise OpenFlowError(
                 GroupModFailed.INVALID_GROUP, f"an indirect group with {len(mod.buckets)} buckets"

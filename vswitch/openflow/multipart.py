@@ -28,13 +28,17 @@ from vswitch.openflow.instructions import Instructions
 from vswitch.openflow.message import HEADER, Message, exactly, register
 from vswitch.openflow.messages import PortDesc, concatenated
 from vswitch.openflow.meters import MeterConfig, MeterFeatures, MeterRequest, MeterStats
-from vswitch.openflow.oxm import Match
+from vswitch.openflow.oxm import MAX_MATCH_LENGTH, Match
 from vswitch.openflow.queues import QueueStats, QueueStatsRequest
 from vswitch.openflow.table_features import TableFeatures, TableFeaturesRequest
 from vswitch.openflow.wire import field_text, text_field, unpack
 
 MORE = 1
 """OFPMPF_REQ_MORE and OFPMPF_REPLY_MORE."""
+
+_HEADER = Struct("!HH4x")
+MAX_ITEM_LENGTH = MAX_MESSAGE_LENGTH - HEADER.size - _HEADER.size
+"""An item of a reply is in one message as a whole."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,13 @@ class FlowStats:
         match, offset = Match.decode(data, cls.LAYOUT.size)
         values: tuple[Any, ...] = (*head[1:], match, Instructions.decode(data[offset:]))
         return cls(*values)
+
+
+MAX_INSTRUCTIONS_LENGTH = MAX_ITEM_LENGTH - FlowStats.LAYOUT.size - MAX_MATCH_LENGTH
+"""With longer ones a flow-mod can be a message where the statistics of its rule cannot."""
+
+MAX_BUCKETS_LENGTH = MAX_ITEM_LENGTH - GroupDesc.LAYOUT.size
+"""The same of groups and their descriptions."""
 
 
 @dataclass(frozen=True)
@@ -292,7 +303,7 @@ REPLIES: dict[int, tuple[Any, Callable[[bytes, int], int]]] = {
 @dataclass(frozen=True)
 class MultipartRequest(Message):
     TYPE: ClassVar = MessageType.MULTIPART_REQUEST
-    LAYOUT: ClassVar = Struct("!HH4x")
+    LAYOUT: ClassVar = _HEADER
     kind: int
     request: RequestBody = Empty()
     flags: int = 0
@@ -317,7 +328,7 @@ class MultipartRequest(Message):
 @dataclass(frozen=True)
 class MultipartReply(Message):
     TYPE: ClassVar = MessageType.MULTIPART_REPLY
-    LAYOUT: ClassVar = Struct("!HH4x")
+    LAYOUT: ClassVar = _HEADER
     kind: int
     items: tuple[ReplyItem, ...]
     flags: int = 0
@@ -344,12 +355,11 @@ class MultipartReply(Message):
 
 def replies(kind: int, items: Iterable[ReplyItem], xid: int) -> Iterator[MultipartReply]:
     """The reply to one request, in as many messages as its length needs; at least one."""
-    room = MAX_MESSAGE_LENGTH - HEADER.size - MultipartReply.LAYOUT.size
     part: list[ReplyItem] = []
     used = 0
     for item in items:
         length = len(item.encode())
-        if used + length > room:
+        if used + length > MAX_ITEM_LENGTH:
             yield MultipartReply(kind, tuple(part), MORE, xid=xid)
             part, used = [], 0
         part.append(item)

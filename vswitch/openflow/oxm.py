@@ -118,6 +118,11 @@ FIELDS: tuple[Field, ...] = tuple(
 )
 BY_NAME = {field.name: field for field in FIELDS}
 
+MAX_MATCH_LENGTH = padded_length(
+    _MATCH_HEADER.size + sum(_HEADER.size + (field.length << field.maskable) for field in FIELDS)
+)
+"""No match is longer: it has no field twice."""
+
 
 class Oxm(NamedTuple):
     """One field of a match (or of a set-field action). `mask` is None when none came with it."""

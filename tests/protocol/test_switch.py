@@ -224,6 +224,14 @@ def test_invalid_experimenter_bodies_are_answered_with_the_reason(switch, exp_ty
     assert why in error.data[4:].decode()
 
 
+def test_a_reason_that_quotes_a_long_name_is_cut(switch):
+    """The message that is refused may be as long as a message can be, and the reason says more."""
+    body = b'{"name":"own","numbers":{"' + b"x" * 65_480 + b'":1}}'
+    (answer,) = switch.says(m.Experimenter(EXPERIMENTER_ID, 8, body))
+    assert (answer.type, answer.code) == (ErrorType.EXPERIMENTER, 8)
+    assert answer.data.startswith(b"MNOFformats.own.xxx")
+
+
 def test_unknown_experimenters(switch):
     error = switch.asks(m.Experimenter(1, 1, b""))
     assert (error.type, error.code) == (ErrorType.BAD_REQUEST, BadRequest.BAD_EXPERIMENTER)

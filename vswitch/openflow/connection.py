@@ -34,11 +34,14 @@ from vswitch.openflow.message import HEADER, Message, decode_message
 ECHO_INTERVAL_NS = 5_000_000_000
 """Silence after which the peer is probed; after as much again the connection counts as dead."""
 
+MAX_REASON_LENGTH = 1000
+"""Characters of the reason in an Experimenter error: it may quote what came, and grow by that."""
+
 
 def error_reply(error: OpenFlowError | ExperimenterError, frame: bytes, xid: int) -> messages.Error:
     """The OFPT_ERROR for the message in `frame`."""
     if isinstance(error, ExperimenterError):
-        data = struct.pack("!I", EXPERIMENTER_ID) + error.text.encode()
+        data = struct.pack("!I", EXPERIMENTER_ID) + error.text[:MAX_REASON_LENGTH].encode()
         return messages.Error(ErrorType.EXPERIMENTER, error.exp_type, data, xid=xid)
     data = frame[:ERROR_DATA_LENGTH] if error.data is None else error.data
     return messages.Error(error.type, error.code, data, xid=xid)

@@ -12,8 +12,10 @@ from tests.protocol.harness import TO_CONTROLLER, FakeSwitch, Peer, add, m, out
 from vswitch.openflow import experimenter as ex
 from vswitch.openflow import multipart as mp
 from vswitch.openflow.constants import (
+    VERSION,
     BadRequest,
     ErrorType,
+    MessageType,
     MultipartType,
     PortModFailed,
     PortReason,
@@ -25,6 +27,7 @@ from vswitch.openflow.constants import (
 )
 from vswitch.openflow.errors import EXPERIMENTER_ID
 from vswitch.openflow.flow_mod import FlowRemoved
+from vswitch.openflow.message import HEADER
 from vswitch.openflow.table_features import TableFeaturesRequest
 from vswitch.tunnel_formats import SHIPPED
 
@@ -106,6 +109,22 @@ def test_port_mod_errors(switch, datapath):
 def test_statistics_of_a_port_that_is_not_there(switch):
     error = switch.asks(mp.MultipartRequest(MultipartType.PORT_STATS, mp.PortStatsRequest(9)))
     assert (error.type, error.code) == (ErrorType.BAD_REQUEST, BadRequest.BAD_PORT)
+
+
+# --- the order of answers --------------------------------------------------------------------------------
+
+
+def test_an_error_does_not_overtake_a_barrier(switch):
+    """Although both messages came at once, and the malformed one can be told without looking at rules."""
+    malformed = HEADER.pack(VERSION, MessageType.FEATURES_REQUEST, 12, 2) + bytes(4)
+    switch.says_bytes(m.BarrierRequest(xid=1).encode() + malformed)
+    assert [type(answer) for answer in switch.hears()] == [m.BarrierReply, m.Error]
+
+
+def test_what_came_before_the_framing_was_lost_is_answered(switch):
+    switch.says_bytes(m.BarrierRequest(xid=1).encode() + HEADER.pack(VERSION, 0, 3, 2))
+    assert [type(answer) for answer in switch.hears()] == [m.BarrierReply, m.Error]
+    assert switch.session.connection.closed
 
 
 # --- roles -----------------------------------------------------------------------------------------------

@@ -130,7 +130,8 @@ class OpenFlowSwitch:
 
     async def receive(self, session: Session, data: bytes) -> None:
         """Carry out the messages that `data` completes, in order; what they lead to has been sent then."""
-        for number, message in enumerate(session.connection.receive(data, self.clock())):
+        session.connection.take_in(data, self.clock())
+        for number, message in enumerate(session.connection.messages()):
             if number % BURST == BURST - 1:
                 session.flush()
                 await asyncio.sleep(0)

@@ -3,7 +3,8 @@
 
     connection = Connection(now_ns)
     transport.write(connection.data_to_send())          # the hello
-    for message in connection.receive(data, now_ns):    # only well-formed messages of an open session
+    connection.take_in(data, now_ns)
+    for message in connection.messages():               # only well-formed ones of an open session
         ...
     transport.write(connection.data_to_send())
 
@@ -14,6 +15,7 @@ the framing is lost, the versions do not meet, or the peer is silent. `closed` t
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 from vswitch.openflow import (
     flow_mod,  # noqa: F401  (registers its messages)
@@ -84,12 +86,19 @@ class Connection:
 
     def receive(self, data: bytes, now_ns: int) -> list[Message]:
         """The messages that `data` completes. Hellos and echoes are dealt with here."""
-        if self.closed is not None:
-            return []
-        self._last_heard_ns = now_ns
-        self._probed = False
-        self._buffer += data
-        received = []
+        self.take_in(data, now_ns)
+        return list(self.messages())
+
+    def take_in(self, data: bytes, now_ns: int) -> None:
+        """Note that `data` came; messages() tells what it completes."""
+        if self.closed is None:
+            self._last_heard_ns = now_ns
+            self._probed = False
+            self._buffer += data
+
+    def messages(self) -> Iterator[Message]:
+        """The messages that are complete. Each is looked at when its turn comes, so that what is answered to
+        those before, is answered before: a barrier ahead of the error of what follows it."""
         offset = 0
         while self.closed is None and len(self._buffer) - offset >= HEADER.size:
             length = HEADER.unpack_from(self._buffer, offset)[2]
@@ -99,11 +108,10 @@ class Connection:
             if len(self._buffer) - offset < length:
                 break
             message = self._message(bytes(self._buffer[offset : offset + length]))
-            if message is not None:
-                received.append(message)
             offset += length
+            if message is not None:
+                yield message
         del self._buffer[:offset]
-        return received
 
     def next_timer(self) -> int | None:
         """When handle_timer() is due."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import socket
 import subprocess
 import sys
@@ -95,6 +96,31 @@ def test_hostile_clients_hurt_only_themselves(live, client):
     client.say(m.BarrierRequest(xid=4))
     assert client.hear(m.BarrierReply) == m.BarrierReply(xid=4)
     eventually(lambda: len(live.agent.switch.sessions) == 1, "the hostile sessions have ended")
+
+
+def test_running_out_of_descriptors_ends_nothing(live, client, caplog):
+    """Those who are connected are served; who comes waits until there are descriptors again."""
+    client.say(m.BarrierRequest(xid=3))
+    client.hear(m.BarrierReply)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_now = len(os.listdir("/proc/self/fd"))
+    crowd = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 20, hard))
+        with pytest.raises(OSError, match="Too many open files"):
+            while True:
+                crowd.append(socket.create_connection(("127.0.0.1", live.port)))
+        client.say(m.BarrierRequest(xid=4))
+        assert client.hear(m.BarrierReply) == m.BarrierReply(xid=4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for sock in crowd:
+            sock.close()
+    late = Client.connect(live.port)
+    late.say(m.BarrierRequest(xid=5))
+    assert late.hear(m.BarrierReply) == m.BarrierReply(xid=5)
+    late.close()
+    assert caplog.text.count("connections have to wait") == 1
 
 
 # --- outgoing connections --------------------------------------------------------------------------------

@@ -36,6 +36,8 @@ TICK_S = 0.2
 """How often ended flow entries, rules' time-outs and what ports do not tell by themselves are looked at."""
 
 PUNT_BURST = 64
+CROWDED_NS = 10 * SECOND_NS
+"""After as long a time, that connections cannot be accepted is news again."""
 
 
 class Agent:
@@ -75,6 +77,7 @@ class Agent:
         self._control = None if control_path is None else ControlServer(Path(control_path), self._methods())
         self._servers: list[asyncio.Server] = []
         self._started_ns = clock()
+        self._crowded_ns = self._started_ns - CROWDED_NS
         self._failure: BaseException | None = None
         self._stopping: asyncio.Event | None = None
 
@@ -86,7 +89,7 @@ class Agent:
         """
         loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        loop.set_exception_handler(lambda _loop, context: self._fail(context))
+        loop.set_exception_handler(self._loop_failed)
         tasks: list[asyncio.Task[None]] = []
         try:
             for target, context in self._listen_at:
@@ -198,6 +201,15 @@ class Agent:
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
             self._fail({"exception": task.exception()})
+
+    def _loop_failed(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if "socket" in context and isinstance(context.get("exception"), OSError):
+            # a listener has no descriptor left for who connects; asyncio tries again every second
+            last_ns, self._crowded_ns = self._crowded_ns, self.clock()
+            if self._crowded_ns - last_ns >= CROWDED_NS:
+                log.warning("%s: connections have to wait (%s)", self.switch.name, context["exception"])
+        else:
+            self._fail(context)
 
     def _fail(self, context: dict[str, Any]) -> None:
         """A bug in a callback or task: end the switch with it."""

@@ -10,6 +10,7 @@ import resource
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -23,6 +24,7 @@ from vswitch.openflow import multipart as mp
 from vswitch.openflow.actions import Output
 from vswitch.openflow.constants import MultipartType
 from vswitch.openflow.oxm import Match
+from vswitch.openflow.table_features import TableFeaturesRequest
 
 
 @pytest.fixture
@@ -165,6 +167,23 @@ def test_silent_peer_is_given_up(monkeypatch):
         eventually(lambda: not live.agent.switch.sessions, "the session has ended")
     finally:
         live.close()
+
+
+def test_a_peer_that_asks_but_does_not_read_is_given_up(live, client, monkeypatch):
+    """One that reads slowly is not."""
+    monkeypatch.setattr("vswitch.agent.transport.STALLED_S", 0.6)
+    sessions = live.agent.switch.sessions
+    ask = [mp.MultipartRequest(MultipartType.TABLE_FEATURES, TableFeaturesRequest())] * 50
+    asleep = Client.connect(live.port)
+    eventually(lambda: len(sessions) == 2, "both are connected")
+    asleep.say(*ask)
+    eventually(lambda: len(sessions) == 1, "the session has ended", timeout_s=5)  # before an echo could tell
+    client.say(*ask)
+    for _ in range(30):
+        time.sleep(0.05)
+        client.sock.recv(1 << 18)
+    assert len(sessions) == 1
+    asleep.close()
 
 
 # --- configuration errors --------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ class Session:
         ] = {}  # by xid: what has come of multipart requests in several messages
         self.packet_ins_dropped = 0
         self._write = write
+        self._written = 0
         self._backlog = 0
 
     def reply(self, message: Message) -> None:
@@ -93,4 +94,11 @@ class Session:
         return True
 
     def flush(self) -> None:
-        self._backlog = self._write(self.connection.data_to_send())
+        data = self.connection.data_to_send()
+        self._written += len(data)
+        self._backlog = self._write(data)
+
+    @property
+    def taken(self) -> int:
+        """The bytes that the peer's side took until the last flush()."""
+        return self._written - self._backlog

@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 5.0
 MIN_BACKOFF_S = 0.25
 MAX_BACKOFF_S = 8.0
+STALLED_S = 10.0
+"""A peer that takes nothing for so long of what waits for it counts as dead, as a silent one does."""
+
 READ_SIZE = 1 << 16
 DEFAULT_PORT = 6653
 _ACTIVE, _PASSIVE = ("tcp", "ssl"), ("ptcp", "pssl")
@@ -152,7 +155,8 @@ async def listen(
         peer = f"{target.text} from {host}:{port}"
         log.info("listener %s: connected", peer)
         _session, serving = start_session(switch, peer, reader, writer, clock)
-        log.info("listener %s: connection ended (%s)", peer, await serving)
+        with contextlib.suppress(asyncio.CancelledError):  # at the end; asyncio would tell of it as of a bug
+            log.info("listener %s: connection ended (%s)", peer, await serving)
 
     try:
         return await asyncio.start_server(accept, target.host, target.port, ssl=tls)
@@ -203,7 +207,9 @@ async def _serve(
             if not data:
                 return "the peer closed it"
             await switch.receive(session, data)
-            await writer.drain()
+            if not await _drained(session, writer):
+                writer.transport.abort()
+                return "the peer takes nothing"
         return connection.closed
     except (OSError, asyncio.IncompleteReadError) as error:
         return _phrase(error)
@@ -214,6 +220,24 @@ async def _serve(
         switch.sessions.remove(session)
         with contextlib.suppress(OSError):
             writer.close()
+
+
+async def _drained(session: Session, writer: asyncio.StreamWriter) -> bool:
+    """Wait until the peer has taken most of what it was sent; False when it takes nothing any more.
+
+    Meanwhile nobody reads from it, so that its silence tells nothing.
+    """
+    while True:
+        session.flush()
+        before = session.taken
+        try:
+            await asyncio.wait_for(writer.drain(), STALLED_S)
+        except asyncio.TimeoutError:
+            session.flush()
+            if session.taken == before:
+                return False
+        else:
+            return True
 
 
 def _phrase(error: BaseException) -> str:

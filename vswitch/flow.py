@@ -60,6 +60,7 @@ class Controller:
     cookie: int
     table_id: int
     metadata: int = 0
+    tunnel_id: int | None = None  # None: the one that the packet arrived with
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,7 +157,8 @@ class Way:
 
     def packet_in(self, cause):
         reason, cookie, table_id = cause
-        self.packet_ins.append((reason, cookie % 2**64, table_id, self.metadata, bytes(self.frame)))
+        context = cookie % 2**64, table_id, self.metadata, self.tunnel_id
+        self.packet_ins.append((reason, *context, bytes(self.frame)))
 
     def output(self, port, cause):
         if port == Port.CONTROLLER:

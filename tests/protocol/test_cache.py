@@ -142,7 +142,8 @@ class Rig:
             pass
         outputs = [(sent.port, sent.frame, sent.tunnel_id) for sent in self.datapath.take_sent()]
         packet_ins = [
-            (e.action.reason, e.action.cookie, e.action.table_id, e.metadata, e.frame) for e in self.events
+            (e.action.reason, e.action.cookie, e.action.table_id, e.metadata, e.tunnel_id, e.frame)
+            for e in self.events
         ]
         self.events.clear()
         self.naive.macs = {at: self.slowpath.macs.port_of(*at) for at in self.slowpath.macs}

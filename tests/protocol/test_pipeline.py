@@ -260,6 +260,14 @@ def test_packet_out_through_the_tables(switch):
     assert packet_out(switch, Output(Port.TABLE), in_port=2)[0] == []
 
 
+def test_a_packet_in_tells_the_tunnel_id_that_was_set(switch):
+    """As it tells the metadata: the pipeline fields as they are when the packet is sent (section 7.4.1)."""
+    switch.says(add({}, ApplyActions((set_tunnel(9), Output(Port.CONTROLLER)))))
+    for _ in range(2):
+        switch.receives(1)
+    assert [str(heard.match) for heard in switch.hears()] == ["in_port=1,tunnel_id=0x9"] * 2
+
+
 def test_packet_out_to_the_controller_comes_back(switch):
     _sent, (packet_in,) = packet_out(switch, Output(Port.CONTROLLER), in_port=2)
     assert (packet_in.reason, packet_in.data) == (PacketInReason.ACTION, udp())

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from tests.protocol.fake_datapath import FakeClock
+from tests.protocol.fake_datapath import FakeClock, tap
 from tests.protocol.frames import udp
 from tests.protocol.harness import Peer, add, delete, m, out
 from tests.protocol.live import Client, LiveAgent, eventually
@@ -25,7 +25,7 @@ from vswitch.agent.features import table_features
 from vswitch.agent.slowpath import PacketInEvent
 from vswitch.agent.transport import TlsFiles
 from vswitch.errors import ConfigError
-from vswitch.flow import Controller, FlowKey
+from vswitch.flow import Controller
 from vswitch.openflow import multipart as mp
 from vswitch.openflow.actions import Output
 from vswitch.openflow.constants import (
@@ -45,17 +45,16 @@ from vswitch.openflow.constants import (
 from vswitch.openflow.errors import OpenFlowError
 from vswitch.openflow.flow_mod import FlowRemoved
 from vswitch.openflow.groups import GroupMod
+from vswitch.openflow.instructions import ApplyActions
 from vswitch.openflow.meters import MeterMod
 from vswitch.openflow.queues import QueueGetConfigReply, QueueGetConfigRequest, QueueStatsRequest
 from vswitch.openflow.table_features import TableFeaturesRequest
-
-KEY = FlowKey(*[0] * len(FlowKey._fields))._replace(in_port=1, tunnel_id=9)
 
 
 def punt(switch, reason=PacketInReason.ACTION, max_len=MAX_LEN_NO_BUFFER, frame=None):
     """The pipeline sends a packet to the controllers."""
     action = Controller(max_len, reason, 0x77, 3)
-    switch.of._packet_in(PacketInEvent(KEY, 5, action, frame or udp(size=400)))
+    switch.of._packet_in(PacketInEvent(1, 9, 5, action, frame or udp(size=400)))
 
 
 def error(switch, message):
@@ -150,6 +149,20 @@ def test_truncated_packet_waits_for_the_packet_out(switch, datapath):
     assert error(switch, release) == (ErrorType.BAD_REQUEST, BadRequest.BUFFER_EMPTY)
 
 
+def test_a_buffered_packet_is_still_of_its_tunnel(switch, datapath):
+    """When a rule takes it, and when a packet-out sends it on."""
+    datapath.infos[1000] = tap(1000, kind="tunnel")
+    switch.of.refresh_ports()
+    switch.says(add({}, ApplyActions((Output(Port.CONTROLLER, 60),)), priority=0))
+    for _ in range(2):
+        datapath.receive(1000, udp(size=400), 7)
+    switch.slowpath.handle_punts()
+    first, second = switch.hears()
+    assert switch.says(add({"tunnel_id": 7}, out(2), buffer_id=first.buffer_id)) == []
+    assert switch.says(m.PacketOut(1000, (Output(Port.TABLE),), b"", second.buffer_id)) == []
+    assert [sent.port for sent in datapath.take_sent()] == [2, 2]
+
+
 def test_nothing_of_the_packet_is_asked_for(switch):
     punt(switch, max_len=0)
     (packet_in,) = switch.hears()
@@ -217,8 +230,8 @@ class Buffers(RuleBasedStateMachine):
         live = set(self.live())
         for _ in range(count):
             self.count += 1
-            packet = Buffered(b"%d" % self.count, self.count)
-            buffer_id = self.buffers.store(*packet)
+            packet = Buffered(b"%d" % self.count, self.count, 0)
+            buffer_id = self.buffers.store(packet)
             if len(live) == BUFFERS:
                 assert buffer_id == NO_BUFFER
             else:

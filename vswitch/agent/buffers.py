@@ -19,10 +19,11 @@ _GENERATIONS = (1 << 31 - _SLOT_BITS) - 1
 
 
 class Buffered(NamedTuple):
-    """A packet, and the port that it came in through."""
+    """A packet, the port that it came in through, and its tunnel's id."""
 
     frame: bytes
     in_port: int
+    tunnel_id: int
 
 
 class _Slot:
@@ -43,7 +44,7 @@ class PacketBuffers:
         self._free = deque(range(BUFFERS))
         self._stored: deque[int] = deque()  # ids, the oldest first; some of them taken since
 
-    def store(self, frame: bytes, in_port: int) -> int:
+    def store(self, packet: Buffered) -> int:
         """The id of the buffer that keeps the packet; NO_BUFFER when all are taken."""
         now_ns = self.clock()
         self._expire(now_ns)
@@ -52,7 +53,7 @@ class PacketBuffers:
         number = self._free.popleft()
         slot = self._slots[number]
         slot.generation = slot.generation % _GENERATIONS + 1
-        slot.packet = Buffered(frame, in_port)
+        slot.packet = packet
         slot.expires_ns = now_ns + TIMEOUT_NS
         buffer_id = slot.generation << _SLOT_BITS | number
         self._stored.append(buffer_id)

@@ -437,7 +437,7 @@ class _Run:
         return self._controller(MAX_LEN_NO_BUFFER, cause._replace(reason=PacketInReason.INVALID_TTL))
 
     def _controller(self, max_len: int, cause: _Cause) -> Controller:
-        return Controller(max_len, *cause, self.packet.values[f.METADATA])
+        return Controller(max_len, *cause, self.packet.values[f.METADATA], self.tunnel_id)
 
     # --- outputs -----------------------------------------------------------------------------------------
 
@@ -445,7 +445,7 @@ class _Run:
         port, ports = action.port, self.world.ports
         if port == Port.CONTROLLER:
             if ports.punts(self.in_port):
-                # the program depends on the metadata that the controller is told
+                # the program depends on the metadata and tunnel id that the controller is told
                 self.program.append(self._controller(action.max_len, cause))
             else:
                 self.note("remark", action, "the port of arrival sends no packet-ins")

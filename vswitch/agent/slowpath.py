@@ -73,12 +73,19 @@ class CachedFlow:
 
 
 class PacketInEvent(NamedTuple):
-    """A packet for the controllers."""
+    """A packet for the controllers, as it was when `action` sent it."""
 
-    key: FlowKey
+    in_port: int
+    tunnel_id: int
     metadata: int
     action: Controller
     frame: bytes
+
+    @classmethod
+    def of(cls, key: FlowKey, action: Controller, frame: bytes) -> PacketInEvent:
+        """Of a packet that arrived with `key`."""
+        tunnel_id = key.tunnel_id if action.tunnel_id is None else action.tunnel_id
+        return cls(key.in_port, tunnel_id, action.metadata, action, frame)
 
 
 class _Ending(NamedTuple):
@@ -162,7 +169,7 @@ class SlowPath:
             return
         if key.in_port == 0:
             key = key._replace(in_port=Port.CONTROLLER)  # the frame of a packet-out
-        self.packet_in(PacketInEvent(key, action.metadata, action, punt.frame))
+        self.packet_in(PacketInEvent.of(key, action, punt.frame))
 
     def _miss(self, punt: Punt) -> None:
         self.misses += 1
@@ -175,7 +182,7 @@ class SlowPath:
         if not program:
             self.datapath.discard(punt.packet, translation.drop)
         elif len(program) == 1 and isinstance(program[0], Controller) and whole:
-            self.packet_in(PacketInEvent(key, program[0].metadata, program[0], frame))
+            self.packet_in(PacketInEvent.of(key, program[0], frame))
             self.datapath.discard(punt.packet, DropReason.DELIVERED)
         else:
             self._execute(punt, program)
@@ -225,24 +232,30 @@ class SlowPath:
         if not answer.missed and not answer.asks_controller:
             self._install(reverse, answer, proactive=True)
 
-    def packet_out(self, frame: bytes, actions: Iterable[of.Action], in_port: int) -> None:
-        """Carry out a packet-out; also packets that were buffered, whose action is an output to TABLE."""
+    def packet_out(
+        self, frame: bytes, actions: Iterable[of.Action], in_port: int, tunnel_id: int = 0
+    ) -> None:
+        """Carry out a packet-out; also packets that were buffered, whose action is an output to TABLE.
+
+        tunnel_id: what a packet came with that was buffered.
+        """
         self.revalidate()
         actions = tuple(actions)
         key = _NO_KEY
         if not all(isinstance(action, of.Output) and action.port <= Port.MAX for action in actions):
             key = self.datapath.key_of(frame)
-        key = key._replace(in_port=in_port)
+        key = key._replace(in_port=in_port, tunnel_id=tunnel_id)
         translation = translate_packet_out(actions, Packet(key, frame), self.world)
         self._count(translation, 1, len(frame), self.clock())
         self._learn_sources(translation)
         program = translation.program
         while program and isinstance(program[0], Controller):
-            self.packet_in(PacketInEvent(key, program[0].metadata, program[0], frame))
+            self.packet_in(PacketInEvent.of(key, program[0], frame))
             program = program[1:]
         if program:
             try:
-                self.datapath.send(frame, program, in_port if in_port in self.world.ports else 0)
+                sender = in_port if in_port in self.world.ports else 0
+                self.datapath.send(frame, program, sender, tunnel_id)
             except VSwitchError as error:  # no room for the program
                 log.warning("a packet-out was dropped: %s", error)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple
 
 from vswitch.agent import admission
-from vswitch.agent.buffers import BUFFERS, PacketBuffers
+from vswitch.agent.buffers import BUFFERS, Buffered, PacketBuffers
 from vswitch.agent.datapath import Datapath
 from vswitch.agent.extensions import Extensions
 from vswitch.agent.groups import GroupTable
@@ -267,7 +267,7 @@ class OpenFlowSwitch:
         self._rules_changed(changes, removals)
         if mod.buffer_id != NO_BUFFER and not deletes:
             packet = self.buffers.take(mod.buffer_id)
-            self.slowpath.packet_out(packet.frame, (Output(Port.TABLE),), packet.in_port)
+            self.slowpath.packet_out(packet.frame, (Output(Port.TABLE),), packet.in_port, packet.tunnel_id)
 
     def _group_mod(self, session: Session, mod: GroupMod) -> None:
         changed = self.groups.apply(mod, self.clock())
@@ -336,7 +336,7 @@ class OpenFlowSwitch:
             limit = session.miss_send_len if action.reason == PacketInReason.INVALID_TTL else action.max_len
             truncated = limit != MAX_LEN_NO_BUFFER and limit < len(frame)
             if truncated and buffer_id is None:
-                buffer_id = self.buffers.store(frame, event.key.in_port)
+                buffer_id = self.buffers.store(Buffered(frame, event.in_port, event.tunnel_id))
             if not truncated or buffer_id == NO_BUFFER:
                 session.notify(_packet_in_message(event, frame[:MAX_PACKET_IN_DATA], NO_BUFFER))
             else:
@@ -347,12 +347,12 @@ class OpenFlowSwitch:
         if request.in_port > Port.MAX and request.in_port not in (Port.CONTROLLER, Port.LOCAL, Port.ANY):
             raise OpenFlowError(BadRequest.BAD_PORT, f"in_port {request.in_port:#x}")
         admission.check_packet_out(request.actions, self.groups)
-        frame = request.data
+        frame, tunnel_id = request.data, 0
         if request.buffer_id != NO_BUFFER:
-            frame = self.buffers.take(request.buffer_id).frame
+            frame, _in_port, tunnel_id = self.buffers.take(request.buffer_id)
         if len(frame) < _ETHERNET_HEADER:
             raise OpenFlowError(BadRequest.BAD_PACKET, f"{len(frame)} bytes of packet")
-        self.slowpath.packet_out(frame, request.actions, request.in_port)
+        self.slowpath.packet_out(frame, request.actions, request.in_port, tunnel_id)
 
     # --- ports -------------------------------------------------------------------------------------------
 
@@ -402,8 +402,8 @@ class OpenFlowSwitch:
 
 
 def _packet_in_message(event: PacketInEvent, data: bytes, buffer_id: int) -> m.PacketIn:
-    key, action = event.key, event.action
-    context = {"in_port": key.in_port, "tunnel_id": key.tunnel_id, "metadata": event.metadata}
+    action = event.action
+    context = {"in_port": event.in_port, "tunnel_id": event.tunnel_id, "metadata": event.metadata}
     match = Match.of(**{name: value for name, value in context.items() if value})
     total = min(len(event.frame), 0xFFFF)
     return m.PacketIn(total, action.reason, action.table_id, action.cookie, match, data, buffer_id)

@@ -84,6 +84,14 @@ def test_an_action_set_runs_in_its_own_order(switch):
     assert answer(switch, {}, put("vlan_pcp"), a.PushVlan(0x8100), instruction=WriteActions) is None
 
 
+def test_written_pops_are_checked_in_the_order_in_which_they_run(switch):
+    """A label comes off before a service tag: behind it there may be one, in front of it there is none."""
+    label_first = answer(switch, {"eth_type": MPLS}, a.PopMpls(PBB), a.PopPbb(), instruction=WriteActions)
+    assert label_first is None
+    tag_first = answer(switch, {"eth_type": PBB}, a.PopPbb(), a.PopMpls(IP), instruction=WriteActions)
+    assert tag_first.code == BadAction.MATCH_INCONSISTENT
+
+
 def test_written_actions_come_after_applied_ones(switch):
     mod = add({}, ApplyActions((a.PushVlan(0x8100),)), WriteActions((put("vlan_pcp"), a.Output(1))))
     assert switch.says(mod) == []

@@ -68,20 +68,6 @@ _WORKS_ON: dict[type, frozenset[int]] = {
 }
 """The Ethernet types of the packets that an action does something to."""
 
-_SET_ORDER: dict[type, int] = {
-    kind: position
-    for position, kind in enumerate(
-        (
-            of.CopyTtlIn,
-            *(of.PopPbb, of.PopMpls, of.PopVlan),
-            *(of.PushMpls, of.PushPbb, of.PushVlan),
-            of.CopyTtlOut,
-            *(of.DecMplsTtl, of.DecNwTtl, of.SetMplsTtl, of.SetNwTtl, of.SetField),
-        )
-    )
-}
-"""The order in which an action set runs (section 5.10), as far as it matters to prerequisites."""
-
 
 def check_instructions(
     table_id: int, match: Match, instructions: Instructions, groups: GroupTable, meters: MeterTable
@@ -101,7 +87,7 @@ def check_instructions(
             _check_meter(instruction.meter_id, meters)
     write_actions = instructions.get(WriteActions)
     if write_actions is not None:
-        in_order = sorted(write_actions.actions, key=lambda action: _SET_ORDER.get(type(action), 99))
+        in_order = sorted(write_actions.actions, key=lambda action: of.SET_ORDER[type(action)])
         _check_actions(in_order, groups, packet or _Packet(match))
 
 

@@ -227,32 +227,6 @@ class _Cause(NamedTuple):
     table_id: int
 
 
-_ORDER: dict[type, int] = {
-    kind: place
-    for place, kind in enumerate(
-        (
-            of.CopyTtlIn,
-            of.PopVlan,
-            of.PopMpls,
-            of.PopPbb,
-            of.PushMpls,
-            of.PushPbb,
-            of.PushVlan,
-            of.CopyTtlOut,
-            of.DecNwTtl,
-            of.DecMplsTtl,
-            of.SetNwTtl,
-            of.SetMplsTtl,
-            of.SetField,
-            of.SetQueue,
-            of.Group,
-            of.Output,
-        )
-    )
-}
-"""The order in which an action set runs (section 5.10)."""
-
-
 class _ActionSet:
     """The actions that run when the pipeline ends: one of each kind, set-fields one of each field."""
 
@@ -274,7 +248,7 @@ class _ActionSet:
 
     def in_order(self) -> list[of.Action]:
         """The actions as they are to run; a group takes the place of an output."""
-        actions = sorted(self._actions.values(), key=lambda action: _ORDER[type(action)])
+        actions = sorted(self._actions.values(), key=lambda action: of.SET_ORDER[type(action)])
         if of.Group in self._actions:
             actions = [action for action in actions if not isinstance(action, of.Output)]
         return actions

@@ -179,6 +179,25 @@ class Experimenter:
 
 Action = _Fixed | SetField | Experimenter
 
+SET_ORDER: dict[type, int] = {
+    kind: place
+    for place, kind in enumerate(
+        (
+            CopyTtlIn,
+            *(PopVlan, PopMpls, PopPbb),
+            *(PushMpls, PushPbb, PushVlan),
+            CopyTtlOut,
+            *(DecNwTtl, DecMplsTtl, SetNwTtl, SetMplsTtl),
+            SetField,
+            SetQueue,
+            Group,
+            Output,
+            Experimenter,
+        )
+    )
+}
+"""The order in which an action set runs (section 5.10)."""
+
 
 def encode_actions(actions: Iterable[Action]) -> bytes:
     return b"".join(action.encode() for action in actions)

@@ -141,7 +141,7 @@ class Restore:
     """The packet is again what it was at the last Save that was not yet restored."""
 
 
-MAX_SAVED = 8
+MAX_SAVED = 9
 MAX_BANDS = 8
 """Bands of a meter."""
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 
 from tests.protocol.fake_datapath import tap
-from tests.protocol.harness import add, group, out
+from tests.protocol.frames import udp
+from tests.protocol.harness import add, group, m, out
 from vswitch.agent.groups import MAX_CHAIN, GroupTable
 from vswitch.agent.ports import PortTable
 from vswitch.openflow import actions as a
@@ -21,6 +22,7 @@ from vswitch.openflow.constants import (
     GroupModFailed,
     GroupType,
     MultipartType,
+    Port,
 )
 from vswitch.openflow.flow_mod import FlowRemoved
 from vswitch.openflow.groups import Bucket, GroupDesc, GroupMod, GroupStatsRequest
@@ -190,6 +192,15 @@ def test_chains_have_a_longest(switch):
     assert refused(switch, group(99, chain(MAX_CHAIN - 1))) == too_long
     switch.says(group(98))
     assert refused(switch, group(0, chain(98), command=GroupModCommand.MODIFY)) == too_long
+
+
+def test_the_longest_chain_is_gone_through_from_everywhere(switch, datapath):
+    switch.says(group(0, to(2)), *(group(n, chain(n - 1)) for n in range(1, MAX_CHAIN)))
+    switch.says(add({}, use(MAX_CHAIN - 1)))
+    assert switch.receives(1) == [2]
+    for action in (a.Group(MAX_CHAIN - 1), a.Output(Port.TABLE)):
+        switch.says(m.PacketOut(1, (action,), udp()))
+        assert [sent.port for sent in datapath.take_sent()] == [2]
 
 
 def test_a_rule_needs_its_group(switch):

@@ -33,8 +33,9 @@ MAX_GROUPS = 65_536
 MAX_BUCKETS = 1_024
 """Of one group; more are refused with OFPGMFC_OUT_OF_BUCKETS."""
 
-MAX_CHAIN = MAX_SAVED
-"""Groups that follow each other: each needs to remember the packet. More: OFPGMFC_CHAINING_UNSUPPORTED."""
+MAX_CHAIN = MAX_SAVED - 1
+"""Groups that follow each other: each needs to remember the packet, and before the first of them a packet-out
+that outputs to the tables does. More: OFPGMFC_CHAINING_UNSUPPORTED."""
 
 
 @dataclass(eq=False)

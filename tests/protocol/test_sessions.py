@@ -169,6 +169,14 @@ def test_nothing_of_the_packet_is_asked_for(switch):
     assert packet_in.data == b"" and packet_in.buffer_id != NO_BUFFER
 
 
+def test_the_most_of_a_packet_fits_a_message_with_all_it_says(switch):
+    """A packet-out has less to say of its packet, which can be longer than a packet-in holds."""
+    punt(switch, max_len=65_490, frame=bytes(65_495))
+    (packet_in,) = switch.hears()
+    assert packet_in.buffer_id != NO_BUFFER and packet_in.total_len == 65_495
+    assert 64_000 < len(packet_in.encode()) <= 0xFFFF
+
+
 def test_packets_that_fit_are_not_buffered(switch):
     punt(switch, max_len=len(udp(size=400)))
     assert switch.hears()[0].buffer_id == NO_BUFFER

@@ -335,6 +335,7 @@ class OpenFlowSwitch:
                 continue
             limit = session.miss_send_len if action.reason == PacketInReason.INVALID_TTL else action.max_len
             truncated = limit != MAX_LEN_NO_BUFFER and limit < len(frame)
+            limit = min(limit, MAX_PACKET_IN_DATA)
             if truncated and buffer_id is None:
                 buffer_id = self.buffers.store(Buffered(frame, event.in_port, event.tunnel_id))
             if not truncated or buffer_id == NO_BUFFER:

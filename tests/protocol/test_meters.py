@@ -74,6 +74,14 @@ def test_without_flags_rates_are_in_kbit(switch, told):
     assert configured(switch) == (MeterConfig(0, 1, (Band(DROP, 10),)),)
 
 
+def test_a_modified_meter_has_been_there_as_long_as_before(switch, clock):
+    switch.says(meter(1, Band(DROP, 10)))
+    clock.advance(4)
+    switch.says(meter(1, Band(DROP, 20), command=MeterModCommand.MODIFY))
+    (stats,) = switch.stats(MultipartType.METER, MeterRequest(1))
+    assert stats.duration_sec == 4
+
+
 def test_modify_and_delete(switch, told):
     switch.says(meter(1, Band(DROP, 10)), meter(2), meter(1, command=MeterModCommand.MODIFY))
     assert [config.bands for config in configured(switch)] == [(), ()]

@@ -99,7 +99,9 @@ class MeterTable:
         if mod.command == MeterModCommand.ADD and mod.meter_id in self._meters:
             raise OpenFlowError(MeterModFailed.METER_EXISTS, f"meter {mod.meter_id}")
         _check(mod)
-        meter = Meter(mod.meter_id, mod.flags, mod.bands, now_ns)
+        before = self._meters.get(mod.meter_id)
+        created_ns = now_ns if before is None else before.created_ns
+        meter = Meter(mod.meter_id, mod.flags, mod.bands, created_ns)
         try:
             self.datapath.set_meter(meter.meter_id, meter.for_datapath())
         except VSwitchError as error:

@@ -363,6 +363,18 @@ def test_malformed_table_features(switch):
     assert error(switch, ask) == (ErrorType.TABLE_FEATURES_FAILED, TableFeaturesFailed.BAD_LEN)
 
 
+def test_what_follows_of_a_refused_request_is_no_request(switch):
+    """Its last part, which happens to be empty, would ask what the features are."""
+    kind = MultipartType.TABLE_FEATURES
+    part = TableFeaturesRequest(bytes(60_000))
+    switch.says(mp.MultipartRequest(kind, part, mp.MORE, xid=1))
+    parts = [mp.MultipartRequest(kind, body, mp.MORE, xid=2) for body in (part, part)]
+    last = mp.MultipartRequest(kind, TableFeaturesRequest(), 0, xid=2)
+    refused = (ErrorType.BAD_REQUEST, BadRequest.MULTIPART_BUFFER_OVERFLOW)
+    assert error_of(switch.says(*parts, last)) == refused
+    assert len(switch.says(last)) > 1  # a request of its own now
+
+
 def test_a_request_in_parts_has_a_limit(switch):
     part = mp.MultipartRequest(
         MultipartType.TABLE_FEATURES, TableFeaturesRequest(bytes(60_000)), mp.MORE, xid=1
@@ -370,7 +382,7 @@ def test_a_request_in_parts_has_a_limit(switch):
     answers = switch.says(*[part] * 18)
     assert error_of(answers) == (ErrorType.BAD_REQUEST, BadRequest.MULTIPART_BUFFER_OVERFLOW)
     other = mp.MultipartRequest(MultipartType.TABLE_FEATURES, TableFeaturesRequest(b"x"), mp.MORE, xid=2)
-    switch.says(part)
+    switch.says(dataclasses.replace(part, xid=3))
     assert error(switch, other) == (ErrorType.BAD_REQUEST, BadRequest.MULTIPART_BUFFER_OVERFLOW)
 
 

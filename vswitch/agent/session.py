@@ -63,9 +63,8 @@ class Session:
         self.role = Role.EQUAL
         self.asynchronous = DEFAULT_ASYNC
         self.miss_send_len = DEFAULT_MISS_SEND_LEN
-        self.requests: dict[
-            int, bytes
-        ] = {}  # by xid: what has come of multipart requests in several messages
+        # by xid: what has come of multipart requests in several messages; None: refused, the rest is to come
+        self.requests: dict[int, bytes | None] = {}
         self.packet_ins_dropped = 0
         self._write = write
         self._written = 0

@@ -414,10 +414,18 @@ def _whole_request(
     session: Session, request: mp.MultipartRequest, part: TableFeaturesRequest
 ) -> TableFeaturesRequest | None:
     """A request that may come in several messages, when its last part is there (section 7.3.5)."""
-    body = session.requests.pop(request.xid, b"") + part.body
-    if not request.flags & mp.MORE:
+    more = bool(request.flags & mp.MORE)
+    before = session.requests.pop(request.xid, b"")
+    if before is None:
+        if more:
+            session.requests[request.xid] = None
+        return None
+    body = before + part.body
+    if not more:
         return TableFeaturesRequest(body)
-    if session.requests or len(body) > MAX_REQUEST_BYTES:
+    others = any(other is not None for other in session.requests.values())
+    if others or len(body) > MAX_REQUEST_BYTES:
+        session.requests[request.xid] = None
         raise OpenFlowError(BadRequest.MULTIPART_BUFFER_OVERFLOW, f"{len(body)} bytes of request")
     session.requests[request.xid] = body
     return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Union
+from typing import Any, Union
 
 from ryu_apps.core.plan import AddRule, DeleteRule, Step, Undo, apply, plan
 from ryu_apps.core.rules import Rule, SwitchState
@@ -60,6 +60,7 @@ class SwitchSession:
         self.state = State.DISCOVERING
         self.errors: list[str] = []
         self._held = SwitchState()  # what the switch has, as far as we know
+        self._before = SwitchState()  # the same, before the last steps
         self._capabilities: CapabilitiesReply | None = None
         self._rules_known = False
         self._settings_known = False
@@ -109,9 +110,9 @@ class SwitchSession:
         if isinstance(message, CapabilitiesRequest):
             self.errors.append("the switch does not know the offload messages: it is not a VSwitch")
         elif isinstance(message, AddRule):
-            self._held.rules.pop(message.rule.key, None)
+            _take_back(message.rule, message.rule.key, self._held.rules, self._before.rules)
         elif isinstance(message, Setting):
-            self._held.settings.pop(message.key, None)
+            _take_back(message, message.key, self._held.settings, self._before.settings)
         elif isinstance(message, Undo):
             self._held.settings[message.setting.key] = message.setting
         self.synced_revision = None
@@ -124,7 +125,7 @@ class SwitchSession:
 
     def _apply(self) -> list[Message]:
         steps = plan(self._held, self.desired)
-        self._held = apply(self._held, steps)
+        self._before, self._held = self._held, apply(self._held, steps)
         self.state = State.APPLYING
         self.synced_revision = None
         self._check_formats()
@@ -137,6 +138,14 @@ class SwitchSession:
         for unknown in sorted(formats - set(self._capabilities.formats) - added):
             known = ", ".join(self._capabilities.formats) or "none"
             self.errors.append(f"the switch has no tunnel format {unknown!r} (it has: {known})")
+
+
+def _take_back(refused: Any, key: Any, held: dict[Any, Any], before: dict[Any, Any]) -> None:
+    """A refused message changed nothing: what it was to replace is still there, to be taken away one day."""
+    if held.get(key) == refused:
+        del held[key]
+        if key in before:
+            held[key] = before[key]
 
 
 def describe(message: Message | None) -> str:

@@ -25,6 +25,7 @@ from vswitch.openflow.experimenter import (
     SettingsRequest,
     TunnelAdd,
 )
+from vswitch.openflow.instructions import Instructions
 
 NOTHING_SET = SettingsReply(0, ())
 CAPABILITIES = CapabilitiesReply(version="1", formats=("vxlan",), ports=(1, 2), queues=1, tunnels=())
@@ -169,6 +170,26 @@ def test_a_refused_setting_is_reported_and_tried_again_with_the_next_intent() ->
     assert session.barrier_reply(Barrier(8)) == []
     assert "uplink0 has no queue 3" in session.errors[0]
     assert session.update(wanted, 9) == [setting, Barrier(9)]
+
+
+def test_what_a_refused_setting_was_to_replace_is_still_there() -> None:
+    before, after = LroSet(1, 0, "on"), LroSet(1, 0, "rules")
+    session = synced(SwitchState(settings={before.key: before}))
+    (setting, _barrier) = session.update(SwitchState(settings={after.key: after}), 8)
+    session.refused(setting, "mode: the port has no rules")
+    assert session.update(SwitchState(), 9) == [Undo(before), Barrier(9)]
+
+
+def test_what_a_refused_rule_was_to_replace_is_still_there() -> None:
+    wanted = state(vm1="s1", vm2="s2")
+    session = synced(wanted)
+    (rule, *_others) = wanted.rules.values()
+    other = replace(rule, instructions=Instructions.of())
+    assert other != rule
+    steps = session.update(replace(wanted, rules={**wanted.rules, rule.key: other}), 8)
+    session.refused(steps[0], "BAD_ACTION/BAD_OUT_GROUP")
+    without = {key: kept for key, kept in wanted.rules.items() if key != rule.key}
+    assert session.update(replace(wanted, rules=without), 9) == [DeleteRule(rule), Barrier(9)]
 
 
 def test_a_format_of_the_intent_need_not_be_known_before() -> None:

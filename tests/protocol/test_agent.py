@@ -197,8 +197,10 @@ def test_a_peer_that_asks_but_does_not_read_is_given_up(live, client, monkeypatc
         {"controllers": ["tcp:127.0.0.1:x"]},
         {"controllers": ["tcp:127.0.0.1:99999"]},
         {"controllers": ["ptcp:6654"]},
+        {"controllers": ["tcp:controller..lab:6653"]},
         {"listeners": ["tcp:127.0.0.1:6654"]},
         {"listeners": ["ptcp:"]},
+        {"listeners": [f"ptcp:6654:{'x' * 64}"]},
     ],
     ids=str,
 )

@@ -55,7 +55,8 @@ def parse_target(text: str, path: str) -> Target:
     secure = scheme.endswith("ssl")
     if scheme in _PASSIVE:
         port, _, host = rest.partition(":")
-        return Target(text, True, secure, host.strip("[]") or "127.0.0.1", _port(port, text, path))
+        host = _host(host.strip("[]") or "127.0.0.1", text, path)
+        return Target(text, True, secure, host, _port(port, text, path))
     if scheme not in _ACTIVE or not rest:
         raise ConfigError(path, f"{text!r} is not an OpenFlow target", _ALLOWED)
     if rest.startswith("["):
@@ -63,7 +64,15 @@ def parse_target(text: str, path: str) -> Target:
         port = port.lstrip(":")
     else:
         host, _, port = rest.partition(":")
-    return Target(text, False, secure, host, _port(port or str(DEFAULT_PORT), text, path))
+    return Target(text, False, secure, _host(host, text, path), _port(port or str(DEFAULT_PORT), text, path))
+
+
+def _host(host: str, text: str, path: str) -> str:
+    try:
+        host.encode("idna")  # as the resolver will
+    except UnicodeError as error:
+        raise ConfigError(path, f"{text!r} names no host that can be", _ALLOWED) from error
+    return host
 
 
 def _port(digits: str, text: str, path: str) -> int:

@@ -55,7 +55,6 @@ class Connection:
     def __init__(self, now_ns: int, echo_interval_ns: int = ECHO_INTERVAL_NS) -> None:
         self.established = False
         self.closed: str | None = None
-        self.frames_in = 0
         self._buffer = bytearray()
         self._output: list[bytes] = []
         self._next_xid = 1
@@ -138,7 +137,6 @@ class Connection:
     def _message(self, frame: bytes) -> Message | None:
         """The message in `frame` if it is for the user; whatever else has to happen, happens."""
         version, message_type, _length, xid = HEADER.unpack_from(frame)
-        self.frames_in += 1
         if not self.established:
             self._greet(frame, version, message_type, xid)
             return None

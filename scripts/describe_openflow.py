@@ -16,6 +16,7 @@ from vswitch.agent.buffers import BUFFERS
 from vswitch.agent.fields import MATCHABLE, OUTSIDE, PLACES
 from vswitch.agent.groups import MAX_BUCKETS, MAX_CHAIN, MAX_GROUPS
 from vswitch.agent.meters import BAND_TYPES, FLAGS, MAX_METERS
+from vswitch.agent.pipeline import MAX_OPERATIONS
 from vswitch.agent.statistics import GROUP_CAPABILITIES, Statistics
 from vswitch.agent.switch import CAPABILITIES, OpenFlowSwitch
 from vswitch.agent.tables import MAX_RULES
@@ -87,6 +88,7 @@ def limits() -> str:
         "groups": MAX_GROUPS,
         "buckets in a group": MAX_BUCKETS,
         "groups in a chain": MAX_CHAIN,
+        "operations for one packet": MAX_OPERATIONS,
         "meters": MAX_METERS,
         "bands in a meter": MAX_BANDS,
     }

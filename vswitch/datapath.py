@@ -67,6 +67,7 @@ DROP_COUNTERS = {
     DropReason.TABLE_MISS: int(Counter.TABLE_MISS),
     DropReason.RULE: int(Counter.NO_RULE),
     DropReason.PORT_CONFIG: int(Counter.PORT_CONFIG),
+    DropReason.TOO_MANY_OPERATIONS: int(Counter.TOO_MANY_OPERATIONS),
 }
 
 

@@ -190,6 +190,7 @@ class DropReason(enum.IntEnum):
     TABLE_MISS = 1  # no rule matched, and the table has no table-miss rule
     RULE = 2  # the rules that matched do not forward it
     PORT_CONFIG = 3  # the port's configuration (port-mod) forbids it
+    TOO_MANY_OPERATIONS = 4  # more than the switch does with one packet
 
 
 class Punt(NamedTuple):

@@ -249,6 +249,7 @@ class Counter(enum.IntEnum):
     PORT_CONFIG = 9
     PUNT_OVERFLOW = 11
     UNKNOWN_PORT = 12
+    TOO_MANY_OPERATIONS = 46
     # Dropped on sending
     PORT_DOWN = 14
     NO_UPLINK = 15

@@ -28,15 +28,21 @@ ORDER = (
 )  # fmt: skip
 
 
+class TooMany(Exception):
+    """More operations than the switch does with one packet."""
+
+
 class PacketEnds(Exception):
     """Its TTL is not valid any more."""
 
 
 class Naive:
-    """`tables`: [[rule, …], …], each table's in the order in which the rules came."""
+    """`tables`: [[rule, …], …], each table's in the order in which the rules came. max_operations: with more,
+    a packet is dropped, whatever its TTL."""
 
-    def __init__(self, tables, groups, ports):
+    def __init__(self, tables, groups, ports, max_operations=1 << 30):
         self.tables, self.groups, self.ports = tables, groups, ports
+        self.max_operations = max_operations
         self.macs = {}
         self.counts = {}
 
@@ -47,6 +53,12 @@ class Naive:
         macs = dict(self.macs)
         for choices in itertools.product(range(3), repeat=2):
             self.macs = dict(macs)
+            try:
+                Way(self, data, in_port, tunnel_id, choices, ttl_matters=False).run(actions)
+            except TooMany:
+                found.append(([], [], self.macs))
+                continue
+            self.macs = dict(macs)
             found.append((*Way(self, data, in_port, tunnel_id, choices).run(actions), self.macs))
         self.macs = macs
         return found
@@ -55,7 +67,8 @@ class Naive:
 class Way:
     """`choices`: the number of the bucket that group 1, group 2 chooses, if it is a select group."""
 
-    def __init__(self, switch, data, in_port, tunnel_id, choices):
+    def __init__(self, switch, data, in_port, tunnel_id, choices, ttl_matters=True):
+        self.ttl_matters, self.operations = ttl_matters, 0
         self.switch, self.in_port, self.choices = switch, in_port, choices
         self.frame, self.tunnel_id, self.metadata = Frame(data), tunnel_id, 0
         self.outputs, self.packet_ins, self.rules = [], [], []
@@ -69,6 +82,11 @@ class Way:
         except PacketEnds:
             pass
         return self.outputs, self.packet_ins
+
+    def count(self):
+        self.operations += 1
+        if self.operations > self.switch.max_operations:
+            raise TooMany
 
     # --- tables ---
 
@@ -86,6 +104,7 @@ class Way:
         action_set, reason = {}, PacketInReason.ACTION
         table_id = 0
         while table_id is not None:
+            self.count()
             matching = [rule for rule in self.switch.tables[table_id] if self.matches(rule)]
             if not matching:
                 return
@@ -119,6 +138,7 @@ class Way:
             self.act(action, cause)
 
     def act(self, action, cause):
+        self.count()
         frame = self.frame
         match action:
             case of.Output(port, _max_len):
@@ -143,7 +163,7 @@ class Way:
             case of.SetMplsTtl(ttl):
                 frame.set_ttl(ttl, True)
             case of.DecNwTtl() | of.DecMplsTtl():
-                if not frame.dec_ttl(isinstance(action, of.DecMplsTtl)):
+                if not frame.dec_ttl(isinstance(action, of.DecMplsTtl)) and self.ttl_matters:
                     self.packet_in((PacketInReason.INVALID_TTL, *cause[1:]))
                     raise PacketEnds
             case of.CopyTtlOut():
@@ -175,6 +195,7 @@ class Way:
             self.send(port)
 
     def send(self, port):
+        self.count()
         if port in self.switch.ports:
             tunnel_id = self.tunnel_id if self.switch.ports[port] == "tunnel" else 0
             self.outputs.append((port, bytes(self.frame), tunnel_id))
@@ -208,6 +229,7 @@ class Way:
         elif group.type == FAILOVER:
             buckets = [bucket for bucket in buckets if self.live(bucket)][:1]
         for bucket in buckets:
+            self.count()
             actions = {
                 (type(action), action.oxm.field.name if isinstance(action, of.SetField) else ""): action
                 for action in bucket.actions

@@ -4,9 +4,11 @@ parts of the slow path together, over the fake datapath)."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.contrib.mpls import MPLS
@@ -26,6 +28,7 @@ from scapy.layers.sctp import SCTP, SCTPChunkData
 
 from tests.protocol.fake_datapath import FakeClock, FakeDatapath, tap
 from tests.protocol.naive import Naive
+from vswitch.agent import pipeline
 from vswitch.agent.groups import Bucket, Group
 from vswitch.agent.packet import Packet
 from vswitch.agent.pipeline import translate
@@ -134,7 +137,8 @@ class Rig:
 
     def packet_out(self, data, in_port, actions):
         self.packets += actions.count(of.Output(Port.TABLE))
-        self.slowpath.packet_out(data, actions, in_port)
+        with contextlib.suppress(OpenFlowError):  # too many operations
+            self.slowpath.packet_out(data, actions, in_port)
         return self._happened()
 
     def _happened(self):
@@ -369,6 +373,23 @@ EVENTS = (Scenario.group_change, Scenario.port_change, Scenario.eviction, Scenar
 @given(st.integers(0, 1 << 32), st.booleans())
 def test_cache_is_a_naive_switch(seed, proactive_reverse):
     rig = Rig(proactive_reverse)
+    go_through(rig, seed)
+    rig.check_counters()
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.integers(0, 1 << 32), st.integers(4, 40))
+def test_cache_is_a_naive_switch_that_does_not_do_much(seed, max_operations):
+    """Packets that take too many operations are dropped as a whole, the first of a flow as those after it."""
+    rig = Rig()
+    rig.naive.max_operations = max_operations
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "MAX_OPERATIONS", max_operations)
+        go_through(rig, seed)
+
+
+def go_through(rig, seed):
+    """Compare a switch with the naive one, whatever happens to it."""
     scenario = Scenario(seed)
     for event in itertools.chain(scenario.start(), scenario.events(*EVENTS)):
         match event:
@@ -391,7 +412,6 @@ def test_cache_is_a_naive_switch(seed, proactive_reverse):
                 assert is_among(rig.packet_out(data, in_port, actions), expected)
         rig.settle()
         rig.check_programs()
-    rig.check_counters()
     assert rig.datapath.held == 0
 
 

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.protocol.fake_datapath import tap
 from tests.protocol.frames import udp
-from tests.protocol.harness import add, group, m, out
+from tests.protocol.harness import add, goto, group, m, out
 from vswitch.agent.groups import MAX_CHAIN, GroupTable
 from vswitch.agent.ports import PortTable
+from vswitch.flow import DropReason
 from vswitch.openflow import actions as a
 from vswitch.openflow import multipart as mp
 from vswitch.openflow.constants import (
@@ -201,6 +204,49 @@ def test_the_longest_chain_is_gone_through_from_everywhere(switch, datapath):
     for action in (a.Group(MAX_CHAIN - 1), a.Output(Port.TABLE)):
         switch.says(m.PacketOut(1, (action,), udp()))
         assert [sent.port for sent in datapath.take_sent()] == [2]
+
+
+def fan_out(switch, buckets):
+    """Groups in a row, each with as many buckets, which reach a port by as many ways as they multiply to."""
+    switch.says(group(0, *[to(2)] * buckets))
+    switch.says(*(group(n, *[chain(n - 1)] * buckets) for n in range(1, MAX_CHAIN)))
+    return MAX_CHAIN - 1
+
+
+def test_groups_that_multiply_have_an_end(switch, datapath):
+    """Eight groups of eight buckets would be 16.7 million outputs: such a packet is dropped, at once."""
+    started = time.monotonic()
+    switch.says(add({}, ApplyActions((a.Output(3), a.Group(fan_out(switch, 8))))))
+    assert switch.receives(1) == switch.receives(1) == []
+    assert time.monotonic() - started < 5
+    assert datapath.discarded == [DropReason.TOO_MANY_OPERATIONS]
+    (entry,) = datapath.entries.values()
+    assert entry.program == () and entry.stats.packets == 1
+
+
+def test_groups_multiply_as_long_as_there_is_no_end(switch, datapath):
+    """What is too much is looked at again when a group becomes less."""
+    switch.says(add({}, use(fan_out(switch, 2))))
+    assert switch.receives(1) == [2] * 2**MAX_CHAIN
+    switch.says(group(0, *[to(2)] * 600, command=GroupModCommand.MODIFY))
+    assert switch.receives(1) == []
+    switch.says(group(0, to(2), command=GroupModCommand.MODIFY))
+    assert switch.receives(1) == [2] * 2 ** (MAX_CHAIN - 1)
+
+
+def test_a_packet_out_that_is_too_much_is_refused(switch, datapath):
+    top = fan_out(switch, 8)
+    switch.says(add({}, use(top)))
+    for action in (a.Group(top), a.Output(Port.TABLE)):
+        error = switch.asks(m.PacketOut(1, (action,), udp()))
+        assert (error.type, error.code) == (ErrorType.BAD_ACTION, BadAction.TOO_MANY)
+    assert datapath.take_sent() == []
+
+
+def test_going_to_the_tables_again_and_again_has_an_end(switch):
+    switch.says(*(add({}, goto(n + 1), table_id=n) for n in range(8)))
+    error = switch.asks(m.PacketOut(1, (a.Output(Port.TABLE),) * 4000, udp()[:60]))
+    assert (error.type, error.code) == (ErrorType.BAD_ACTION, BadAction.TOO_MANY)
 
 
 def test_a_rule_needs_its_group(switch):

@@ -9,14 +9,16 @@ import pytest
 from scapy.layers.l2 import Ether
 
 from tests.protocol.frames import tcp
-from tests.protocol.harness import add, goto, out
+from tests.protocol.harness import add, goto, group, out
 from tests.protocol.test_pipeline import tunnel
+from vswitch.agent import pipeline
 from vswitch.agent.trace import build_frame, parse_flow
 from vswitch.agent.view import SwitchView
 from vswitch.ctl import _render_trace
 from vswitch.errors import ConfigError
-from vswitch.openflow.actions import DecNwTtl, Output, SetField
+from vswitch.openflow.actions import DecNwTtl, Group, Output, SetField
 from vswitch.openflow.constants import Port
+from vswitch.openflow.groups import Bucket
 from vswitch.openflow.instructions import ApplyActions, WriteActions
 from vswitch.openflow.oxm import BY_NAME, Oxm
 
@@ -90,6 +92,16 @@ def test_what_is_not_cached_says_why(switch, view):
     assert result["uncacheable"] == "arp_sha is not in the flow key"
     assert "not cached" in _render_trace(result)
     assert view.trace("in_port=1,tcp")["drop"] == "table_miss"
+
+
+def test_a_packet_that_is_too_much(switch, view, monkeypatch):
+    monkeypatch.setattr(pipeline, "MAX_OPERATIONS", 5)
+    switch.says(group(1, *[Bucket((Output(2),))] * 3), add({}, ApplyActions((Group(1),))))
+    result = view.trace("in_port=1,tcp")
+    assert (result["program"], result["drop"], result["cacheable"]) == ([], "too_many_operations", True)
+    text = _render_trace(result)
+    assert "more than 5 operations: the packet is dropped" in text
+    assert "result: dropped (too_many_operations)" in text
 
 
 def test_a_frame_in_hexadecimal(switch, view):

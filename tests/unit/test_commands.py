@@ -77,7 +77,12 @@ def test_a_miss_is_held_until_the_agent_disposes_of_it(server, dp):
 
 @pytest.mark.parametrize(
     ("reason", "counter"),
-    [(DropReason.RULE, "no_rule"), (DropReason.PORT_CONFIG, "port_config"), (DropReason.DELIVERED, None)],
+    [
+        (DropReason.RULE, "no_rule"),
+        (DropReason.PORT_CONFIG, "port_config"),
+        (DropReason.TOO_MANY_OPERATIONS, "too_many_operations"),
+        (DropReason.DELIVERED, None),
+    ],
 )
 def test_why_a_held_packet_was_discarded_is_counted(server, dp, reason, counter):
     server.send(FRAME)

@@ -7,7 +7,7 @@ Pure: nothing is counted, learned, installed or sent here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vswitch.agent import fields as f
@@ -56,6 +56,11 @@ if TYPE_CHECKING:
 
 UNKNOWN_COOKIE = 0xFFFF_FFFF_FFFF_FFFF
 """Cookie of a packet-in that no single rule caused (1.3.5, section 7.4.1: of a group or the action set)."""
+
+MAX_OPERATIONS = 16_384
+"""Look-ups, actions, buckets and outputs for one packet. Groups that follow each other multiply: without a
+bound eight of eight buckets each would keep the switch busy for minutes. The longest list of actions that a
+message can hold is half of it."""
 
 _VID = 0xFFF
 _WORD = (1 << 64) - 1
@@ -196,15 +201,13 @@ def translate(packet: Packet, world: World, notes: list[Note] | None = None) -> 
         return Translation(run, (), DropReason.PORT_CONFIG)
     if world.drop_fragments and packet.is_fragment:
         return Translation(run, (), DropReason.RULE)
-    run.tables_from(0)
-    return run.result()
+    return run.result_of(lambda: run.tables_from(0))
 
 
 def translate_packet_out(actions: Iterable[of.Action], packet: Packet, world: World) -> Translation:
     """What a packet-out's actions do to a packet; its key's in_port is the message's in_port."""
     run = _Run(packet, world, None)
-    run.apply(actions, _Cause(PacketInReason.ACTION, UNKNOWN_COOKIE, 0))
-    return run.result()
+    return run.result_of(lambda: run.apply(actions, _Cause(PacketInReason.ACTION, UNKNOWN_COOKIE, 0)))
 
 
 class Note(NamedTuple):
@@ -217,6 +220,10 @@ class Note(NamedTuple):
     kind: str
     about: Any
     text: str = ""
+
+
+class _TooMany(Exception):
+    """The packet has had MAX_OPERATIONS, and more would follow."""
 
 
 class _Cause(NamedTuple):
@@ -277,8 +284,17 @@ class _Run:
         self.sources: list[Source] = []
         self.destinations: list[tuple[int, int]] = []
         self.saved = 0
+        self.operations = 0
 
-    def result(self) -> Translation:
+    def result_of(self, act: Callable[[], None]) -> Translation:
+        """What comes of the packet when `act` runs. One that takes too many operations is dropped as a whole:
+        a half of its copies would be of no use to anybody."""
+        try:
+            act()
+        except _TooMany:
+            self.depth = 0
+            self.note("remark", None, f"more than {MAX_OPERATIONS} operations: the packet is dropped")
+            return Translation(self, (), DropReason.TOO_MANY_OPERATIONS)
         missed = bool(self.steps) and self.steps[-1].rule is None
         drop = DropReason.TABLE_MISS if missed else DropReason.RULE
         return Translation(self, _without_useless_copies(self.program), drop)
@@ -287,12 +303,18 @@ class _Run:
         if self.notes is not None:
             self.notes.append(Note(self.depth, kind, about, text))
 
+    def _count_operation(self) -> None:
+        self.operations += 1
+        if self.operations > MAX_OPERATIONS:
+            raise _TooMany
+
     # --- tables ------------------------------------------------------------------------------------------
 
     def tables_from(self, table_id: int) -> None:
         action_set = _ActionSet()
         next_table: int | None = table_id
         while next_table is not None:
+            self._count_operation()
             table = self.world.tables.tables[next_table]
             rule = table.lookup(self.packet)
             step = Step(table, rule, *self.packet.state())
@@ -343,6 +365,7 @@ class _Run:
     def apply(self, actions: Iterable[of.Action], cause: _Cause) -> None:
         self.depth += 1
         for action in actions:
+            self._count_operation()
             self.note("action", action)
             _PERFORM[type(action)](self, action, cause)
         self.depth -= 1
@@ -442,6 +465,7 @@ class _Run:
             self._send(port_no)
 
     def _send(self, port_no: int) -> None:
+        self._count_operation()
         self.ports_used.add(port_no)
         ports = self.world.ports
         if port_no not in ports or not ports.forwards(port_no):
@@ -493,6 +517,7 @@ class _Run:
         cause = _Cause(PacketInReason.ACTION, UNKNOWN_COOKIE, cause.table_id)
         self.depth += 1
         for number in self._chosen(group):
+            self._count_operation()
             bucket = group.buckets[number]
             self.buckets.append(bucket)
             self.note("bucket", bucket, str(number))

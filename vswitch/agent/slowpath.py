@@ -17,7 +17,7 @@ from vswitch.agent.flow_index import FlowIndex
 from vswitch.agent.memo import Memo
 from vswitch.agent.normal import MacTable
 from vswitch.agent.packet import OutsideKey, Packet
-from vswitch.agent.pipeline import Translation, World, translate, translate_packet_out
+from vswitch.agent.pipeline import MAX_OPERATIONS, Translation, World, translate, translate_packet_out
 from vswitch.agent.ports import PortTable
 from vswitch.agent.tables import Change, ChangeKind
 from vswitch.errors import VSwitchError
@@ -32,7 +32,8 @@ from vswitch.flow import (
 )
 from vswitch.layout import FLOWS_LIMIT
 from vswitch.openflow import actions as of
-from vswitch.openflow.constants import PacketInReason, Port
+from vswitch.openflow.constants import BadAction, PacketInReason, Port
+from vswitch.openflow.errors import OpenFlowError
 
 if TYPE_CHECKING:
     from vswitch.agent.groups import Group, GroupTable
@@ -237,7 +238,7 @@ class SlowPath:
     ) -> None:
         """Carry out a packet-out; also packets that were buffered, whose action is an output to TABLE.
 
-        tunnel_id: what a packet came with that was buffered.
+        tunnel_id: what a packet came with that was buffered. Raises OpenFlowError when it takes too much.
         """
         self.revalidate()
         actions = tuple(actions)
@@ -248,6 +249,8 @@ class SlowPath:
         translation = translate_packet_out(actions, Packet(key, frame), self.world)
         self._count(translation, 1, len(frame), self.clock())
         self._learn_sources(translation)
+        if translation.drop == DropReason.TOO_MANY_OPERATIONS:
+            raise OpenFlowError(BadAction.TOO_MANY, f"more than {MAX_OPERATIONS} operations for one packet")
         program = translation.program
         while program and isinstance(program[0], Controller):
             self.packet_in(PacketInEvent.of(key, program[0], frame))

@@ -19,9 +19,11 @@ from tests.protocol.harness import TO_CONTROLLER, add, delete, m, out
 from tests.protocol.live import Client, LiveAgent, eventually
 from vswitch import ctl
 from vswitch.agent.agent import Agent
+from vswitch.agent.session import MAX_UNSENT_BYTES
 from vswitch.errors import ConfigError
 from vswitch.openflow import multipart as mp
 from vswitch.openflow.actions import Output
+from vswitch.openflow.connection import Connection
 from vswitch.openflow.constants import MultipartType
 from vswitch.openflow.oxm import Match
 from vswitch.openflow.table_features import TableFeaturesRequest
@@ -184,6 +186,66 @@ def test_a_peer_that_asks_but_does_not_read_is_given_up(live, client, monkeypatc
         client.sock.recv(1 << 18)
     assert len(sessions) == 1
     asleep.close()
+
+
+FEATURES = mp.MultipartRequest(MultipartType.TABLE_FEATURES, TableFeaturesRequest(), xid=7)
+"""A request of 16 bytes, whose answer is more than ten thousand times as long."""
+
+
+def test_who_asks_for_much_and_does_not_read_gets_no_memory_and_delays_nobody(live, client, monkeypatch):
+    """Thousands of requests fit into what is read at a time."""
+    monkeypatch.setattr("vswitch.agent.transport.STALLED_S", 1.0)
+    client.say(m.BarrierRequest(xid=3))
+    client.hear(m.BarrierReply)
+    greedy = Client.connect(live.port)
+    eventually(lambda: len(live.agent.switch.sessions) == 2, "both are connected")
+    session = live.agent.switch.sessions[-1]
+    greedy.say(add({"in_port": 1}, out(2)), *[FEATURES] * 4000, add({"in_port": 3}, out(2)))
+    eventually(lambda: session.unsent_bytes > MAX_UNSENT_BYTES, "enough waits to be read")
+    most = 0
+    for xid in range(20):
+        asked = time.monotonic()
+        client.say(m.BarrierRequest(xid=xid))
+        assert client.hear(m.BarrierReply) == m.BarrierReply(xid=xid)
+        assert time.monotonic() - asked < 0.5
+        most = max(most, session.unsent_bytes)
+        time.sleep(0.02)
+    assert most < 4 * MAX_UNSENT_BYTES
+    live.receive(1, udp())
+    eventually(lambda: [sent.port for sent in live.datapath.take_sent()] == [2], "the first rule holds")
+    eventually(lambda: session not in live.agent.switch.sessions, "the session has ended", timeout_s=5)
+    assert session.connection.closed == "the peer takes nothing"
+    assert [str(rule.match) for rule in live.agent.switch.tables] == ["in_port=1"]
+    greedy.close()
+
+
+def test_who_reads_late_gets_all_in_order(live, monkeypatch):
+    """Later than a silent peer is given up: nobody listens to it meanwhile."""
+    monkeypatch.setattr(Connection.__init__, "__defaults__", (500_000_000,))
+    client = Client.connect(live.port)
+    client.say(*[FEATURES, m.BarrierRequest(xid=8)] * 40, add({}, out(2), table_id=255), FEATURES)
+    time.sleep(1.5)
+    answers = []
+    while len(answers) < 82:
+        answer = client.hear()
+        client.say()  # what it answers to echo requests
+        if not getattr(answer, "flags", 0):
+            answers.append(type(answer))
+    assert answers == [mp.MultipartReply, m.BarrierReply] * 40 + [m.Error, mp.MultipartReply]
+    client.say(m.BarrierRequest(xid=9))
+    assert client.hear(m.BarrierReply).xid == 9
+    client.close()
+
+
+@pytest.mark.parametrize("end", ["close", "reset"])
+def test_what_is_left_of_a_session_ends_with_it(live, end):
+    greedy = Client.connect(live.port)
+    session = eventually(lambda: live.agent.switch.sessions, "it is connected")[0]
+    greedy.say(*[FEATURES] * 1000, add({"in_port": 3}, out(2)))
+    eventually(lambda: session.unsent_bytes > MAX_UNSENT_BYTES, "enough waits to be read")
+    getattr(greedy, end)()
+    eventually(lambda: not live.agent.switch.sessions, "the session has ended", timeout_s=2)
+    assert list(live.agent.switch.tables) == []
 
 
 # --- configuration errors --------------------------------------------------------------------------------

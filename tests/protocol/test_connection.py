@@ -166,6 +166,14 @@ def test_answer_to_the_probe_keeps_the_connection():
     assert connection.closed is None
 
 
+def test_silence_tells_nothing_while_nobody_listens():
+    connection = established()
+    connection.attend(9 * ECHO_INTERVAL_NS)
+    connection.handle_timer(9 * ECHO_INTERVAL_NS)
+    assert connection.closed is None and answers(connection) == []
+    assert connection.next_timer() == 10 * ECHO_INTERVAL_NS
+
+
 def test_echo_is_answered_with_its_data():
     connection = established()
     connection.receive(m.EchoRequest(b"abc", xid=3).encode(), 0)

@@ -8,13 +8,15 @@ import json
 
 import pytest
 
-from tests.protocol.harness import TO_CONTROLLER, FakeSwitch, Peer, add, m, out
+from tests.protocol.harness import TO_CONTROLLER, Peer, add, delete, m, out
+from vswitch.agent.view import SwitchView
 from vswitch.openflow import experimenter as ex
 from vswitch.openflow import multipart as mp
 from vswitch.openflow.constants import (
     VERSION,
     BadRequest,
     ErrorType,
+    FlowModFlag,
     MessageType,
     MultipartType,
     PortModFailed,
@@ -261,13 +263,23 @@ def test_unknown_experimenters(switch):
     assert (error.type, error.code) == (ErrorType.BAD_REQUEST, BadRequest.BAD_EXP_TYPE)
 
 
-def test_backlog_drops_packet_ins_only(datapath, clock):
-    switch = FakeSwitch(datapath, clock)
-    switch.says(add({}, TO_CONTROLLER, priority=0))
-    switch.session._backlog = 1 << 30
-    switch.receives(1)
-    assert switch.hears() == []
-    assert switch.session.packet_ins_dropped == 1
-    datapath.set_up(2, False)
-    switch.of.refresh_ports()
-    assert len(switch.hears()) == 1
+def test_a_backlog_drops_packet_ins_first_and_then_all_that_nobody_asked_for(switch, datapath):
+    """They are counted, also after the session; answers are not dropped."""
+    dropped = {"packet_ins_dropped": 0, "notices_dropped": 0}
+    reasons = SwitchView(switch.of, lambda: []).counters
+    switch.says(add({}, TO_CONTROLLER, priority=0), add({"in_port": 2}, flags=FlowModFlag.SEND_FLOW_REM))
+    for backlog, packet_ins, notices in ((4 << 20, 1, 2), (5 << 20, 0, 2), (17 << 20, 0, 0)):
+        switch.session._write = lambda data, backlog=backlog: switch._to_controller(data) or backlog
+        switch.session.flush()
+        switch.receives(1)
+        assert len(switch.hears()) == packet_ins
+        datapath.set_up(3, not datapath.infos[3].up)
+        switch.of.refresh_ports()
+        assert len(switch.hears() + switch.says(delete({"in_port": 2}, strict=True))) == notices
+        switch.says(add({"in_port": 2}, flags=FlowModFlag.SEND_FLOW_REM))
+        dropped["packet_ins_dropped"] += 1 - packet_ins
+        dropped["notices_dropped"] += 2 - notices
+        assert dropped.items() <= reasons()["reasons"].items()
+    assert switch.asks(m.BarrierRequest(xid=3)) == m.BarrierReply(xid=3)
+    switch.of.end_session(switch.session)
+    assert dropped.items() <= reasons()["reasons"].items()

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from vswitch.openflow.connection import Connection
@@ -19,8 +19,13 @@ from vswitch.openflow.flow_mod import FlowRemoved
 from vswitch.openflow.message import Message
 from vswitch.openflow.messages import PacketIn, PortStatus
 
-MAX_BACKLOG_BYTES = 4 << 20
-"""Unsent bytes beyond which packet-ins to this controller are dropped and counted."""
+MAX_UNSENT_BYTES = 1 << 20
+"""Unsent bytes beyond which the next request of a controller waits until it has read the answers."""
+
+MAX_PACKET_IN_BACKLOG = 4 << 20
+MAX_NOTICE_BACKLOG = 16 << 20
+"""Unsent bytes beyond which packet-ins to a controller, and flow-removed and port-status messages, are
+dropped and counted: what happens does not wait for who is to hear of it. Packet-ins give way first."""
 
 MAX_REQUEST_BYTES = 1 << 20
 """Of a multipart request in several messages; more is refused with OFPBRC_MULTIPART_BUFFER_OVERFLOW."""
@@ -46,9 +51,14 @@ DEFAULT_ASYNC = AsyncConfig(
 """What a controller hears of until it says otherwise (section 7.3.10): all but OFPR_INVALID_TTL."""
 
 
+async def _at_once() -> None:
+    """A peer that always reads."""
+
+
 class Session:
     """`write` is called when the connection has something to send, and returns the bytes not yet sent;
-    `close` ends the session from this side."""
+    `close` ends the session from this side; `drained` returns when most of what was written has been sent, or
+    when the connection has been closed since the peer does not take it."""
 
     def __init__(
         self,
@@ -56,16 +66,19 @@ class Session:
         connection: Connection,
         write: Callable[[bytes], int],
         close: Callable[[], None] = lambda: None,
+        drained: Callable[[], Awaitable[None]] = _at_once,
     ) -> None:
         self.target = target
         self.connection = connection
         self.close = close
+        self.drained = drained
         self.role = Role.EQUAL
         self.asynchronous = DEFAULT_ASYNC
         self.miss_send_len = DEFAULT_MISS_SEND_LEN
         # by xid: what has come of multipart requests in several messages; None: refused, the rest is to come
         self.requests: dict[int, bytes | None] = {}
         self.packet_ins_dropped = 0
+        self.notices_dropped = 0
         self._write = write
         self._written = 0
         self._backlog = 0
@@ -85,8 +98,12 @@ class Session:
         """Send an asynchronous message if this controller is to hear of such; False if it was not sent."""
         if not self.hears_of(message.TYPE, message.reason):
             return False
-        if message.TYPE == MessageType.PACKET_IN and self._backlog > MAX_BACKLOG_BYTES:
-            self.packet_ins_dropped += 1
+        if message.TYPE == MessageType.PACKET_IN:
+            if self.unsent_bytes > MAX_PACKET_IN_BACKLOG:
+                self.packet_ins_dropped += 1
+                return False
+        elif self.unsent_bytes > MAX_NOTICE_BACKLOG:
+            self.notices_dropped += 1
             return False
         self.connection.send(message)
         self.flush()
@@ -96,6 +113,11 @@ class Session:
         data = self.connection.data_to_send()
         self._written += len(data)
         self._backlog = self._write(data)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What waits to be sent, queued in the connection or written already."""
+        return self.connection.queued_bytes + self._backlog
 
     @property
     def taken(self) -> int:

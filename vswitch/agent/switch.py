@@ -7,7 +7,7 @@ What is not in OpenFlowSwitch.HANDLERS is answered by OFPBRC_BAD_TYPE.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,7 +18,7 @@ from vswitch.agent.extensions import Extensions
 from vswitch.agent.groups import GroupTable
 from vswitch.agent.meters import MeterTable
 from vswitch.agent.ports import PortChange, PortTable
-from vswitch.agent.session import MAX_REQUEST_BYTES, AsyncConfig, Session
+from vswitch.agent.session import MAX_REQUEST_BYTES, MAX_UNSENT_BYTES, AsyncConfig, Session
 from vswitch.agent.slowpath import PacketInEvent, SlowPath
 from vswitch.agent.statistics import NEED_SETTLING, Statistics
 from vswitch.agent.tables import SECOND_NS, Change, FlowTables, Removal
@@ -104,6 +104,7 @@ class OpenFlowSwitch:
         self.dpid = dpid
         self.clock = clock
         self.sessions: list[Session] = []
+        self._dropped_before = Counter(packet_ins_dropped=0, notices_dropped=0)  # of sessions that have ended
         self.ports = PortTable()
         self.tables = FlowTables()
         self.groups = GroupTable()
@@ -129,12 +130,18 @@ class OpenFlowSwitch:
     # --- requests ----------------------------------------------------------------------------------------
 
     async def receive(self, session: Session, data: bytes) -> None:
-        """Carry out the messages that `data` completes, in order; what they lead to has been sent then."""
-        session.connection.take_in(data, self.clock())
-        for number, message in enumerate(session.connection.messages()):
-            if number % BURST == BURST - 1:
-                session.flush()
-                await asyncio.sleep(0)
+        """Carry out the messages that `data` completes, in order; what they lead to has been sent then.
+
+        A peer that does not read the answers has the rest of its requests wait; what is left of them when its
+        connection has closed is not carried out.
+        """
+        connection = session.connection
+        connection.take_in(data, self.clock())
+        for number, message in enumerate(connection.messages()):
+            if number % BURST == BURST - 1 or session.unsent_bytes > MAX_UNSENT_BYTES:
+                await self._give_way(session)
+                if connection.closed is not None:
+                    break
             if self.needs_settling(message):
                 session.flush()
                 await self.settle()
@@ -143,6 +150,14 @@ class OpenFlowSwitch:
         if self._ended:
             await self.settle()
         session.flush()
+
+    async def _give_way(self, session: Session) -> None:
+        """Let others run between two messages of a session, for as long as its peer has too much to read."""
+        session.flush()
+        await asyncio.sleep(0)
+        if session.unsent_bytes > MAX_UNSENT_BYTES:
+            self.slowpath.revalidate()  # packets do not wait for the peer
+            await session.drained()
 
     def handle(self, session: Session, message: Message) -> None:
         """Carry out one message of an open session; answers and errors are queued in the session."""
@@ -376,6 +391,18 @@ class OpenFlowSwitch:
 
     # --- asynchronous messages ---------------------------------------------------------------------------
 
+    def end_session(self, session: Session) -> None:
+        """Forget a session; what it was not told stays counted."""
+        self._dropped_before.update(_dropped(session))
+        self.sessions.remove(session)
+
+    def dropped(self) -> dict[str, int]:
+        """The asynchronous messages that were not sent to controllers that did not read, by counter."""
+        total = self._dropped_before.copy()
+        for session in self.sessions:
+            total.update(_dropped(session))
+        return dict(total)
+
     def notify(self, message: m.PacketIn | m.PortStatus | FlowRemoved) -> None:
         """Send an asynchronous message to every controller that is to hear of it."""
         for session in self.sessions:
@@ -399,6 +426,13 @@ class OpenFlowSwitch:
         MessageType.GET_ASYNC_REQUEST: _get_async,
         MessageType.SET_ASYNC: _set_async,
         MessageType.METER_MOD: _meter_mod,
+    }
+
+
+def _dropped(session: Session) -> dict[str, int]:
+    return {
+        "packet_ins_dropped": session.packet_ins_dropped,
+        "notices_dropped": session.notices_dropped,
     }
 
 

@@ -185,11 +185,22 @@ def start_session(
     """A session over these streams, and the awaitable that serves it and says why it ended."""
 
     def write(data: bytes) -> int:
-        if data and not writer.is_closing():
+        if data and writer.is_closing():
+            session.connection.close("the connection is lost")  # nobody to answer what is left
+        elif data:
             writer.write(data)
         return writer.transport.get_write_buffer_size()
 
-    session = Session(target, Connection(clock()), write, writer.close)
+    async def drained() -> None:
+        try:
+            if not await _drained(session, writer):
+                session.connection.close("the peer takes nothing")
+                writer.transport.abort()
+        except OSError as error:
+            session.connection.close(_phrase(error))
+        session.connection.attend(clock())
+
+    session = Session(target, Connection(clock()), write, writer.close, drained)
     return session, _serve(switch, session, reader, writer, clock)
 
 
@@ -216,9 +227,7 @@ async def _serve(
             if not data:
                 return "the peer closed it"
             await switch.receive(session, data)
-            if not await _drained(session, writer):
-                writer.transport.abort()
-                return "the peer takes nothing"
+            await session.drained()
         return connection.closed
     except (OSError, asyncio.IncompleteReadError) as error:
         return _phrase(error)
@@ -226,7 +235,7 @@ async def _serve(
         log.exception("%s: session ended by a bug", session.target)
         return "internal error"
     finally:
-        switch.sessions.remove(session)
+        switch.end_session(session)
         with contextlib.suppress(OSError):
             writer.close()
 

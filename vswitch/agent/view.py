@@ -82,7 +82,7 @@ class SwitchView:
         reasons = dict(self.switch.datapath.counters())
         reasons["slow_path_misses"] = self.switch.slowpath.misses
         reasons["slow_path_uncacheable"] = self.switch.slowpath.uncacheable
-        reasons["packet_ins_dropped"] = sum(session.packet_ins_dropped for session in self.switch.sessions)
+        reasons |= self.switch.dropped()
         ports = {info.name: info.counters._asdict() for info in sorted(self.switch.datapath.ports())}
         return {"reasons": reasons, "ports": ports}
 

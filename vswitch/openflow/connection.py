@@ -55,6 +55,7 @@ class Connection:
     def __init__(self, now_ns: int, echo_interval_ns: int = ECHO_INTERVAL_NS) -> None:
         self.established = False
         self.closed: str | None = None
+        self.queued_bytes = 0  # of what data_to_send() will give
         self._buffer = bytearray()
         self._output: list[bytes] = []
         self._next_xid = 1
@@ -72,7 +73,9 @@ class Connection:
     def send(self, message: Message) -> None:
         """Queue `message`; nothing is queued once the connection has closed."""
         if self.closed is None:
-            self._output.append(message.encode())
+            data = message.encode()
+            self._output.append(data)
+            self.queued_bytes += len(data)
 
     def refuse(self, error: OpenFlowError | ExperimenterError, request: Message) -> None:
         """Answer `request`, which was received and well-formed, with an OFPT_ERROR."""
@@ -81,6 +84,7 @@ class Connection:
     def data_to_send(self) -> bytes:
         data = b"".join(self._output)
         self._output.clear()
+        self.queued_bytes = 0
         return data
 
     def receive(self, data: bytes, now_ns: int) -> list[Message]:
@@ -111,6 +115,10 @@ class Connection:
             if message is not None:
                 yield message
         del self._buffer[:offset]
+
+    def attend(self, now_ns: int) -> None:
+        """Nobody listened to the peer for a while: its silence tells something from now on only."""
+        self._last_heard_ns = now_ns
 
     def next_timer(self) -> int | None:
         """When handle_timer() is due."""

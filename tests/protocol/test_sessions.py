@@ -19,9 +19,11 @@ from tests.protocol.fake_datapath import FakeClock, tap
 from tests.protocol.frames import udp
 from tests.protocol.harness import Peer, add, delete, m, out
 from tests.protocol.live import Client, LiveAgent, eventually
+from vswitch.agent import request_parts
 from vswitch.agent.agent import Agent
 from vswitch.agent.buffers import BUFFERS, TIMEOUT_NS, Buffered, PacketBuffers
 from vswitch.agent.features import table_features
+from vswitch.agent.request_parts import MAX_REQUESTS, RequestParts
 from vswitch.agent.slowpath import PacketInEvent
 from vswitch.agent.transport import TlsFiles
 from vswitch.errors import ConfigError
@@ -363,27 +365,76 @@ def test_malformed_table_features(switch):
     assert error(switch, ask) == (ErrorType.TABLE_FEATURES_FAILED, TableFeaturesFailed.BAD_LEN)
 
 
+def part(xid, size=60_000, flags=mp.MORE):
+    """One message of a request; what it asks for is nonsense."""
+    return mp.MultipartRequest(
+        MultipartType.TABLE_FEATURES, TableFeaturesRequest(bytes(size)), flags, xid=xid
+    )
+
+
+def given_up(answers):
+    """The transaction ids of the requests that were given up for want of room."""
+    overflow = (ErrorType.BAD_REQUEST, BadRequest.MULTIPART_BUFFER_OVERFLOW)
+    assert all((answer.type, answer.code) == overflow for answer in answers)
+    return [answer.xid for answer in answers]
+
+
 def test_what_follows_of_a_refused_request_is_no_request(switch):
     """Its last part, which happens to be empty, would ask what the features are."""
-    kind = MultipartType.TABLE_FEATURES
-    part = TableFeaturesRequest(bytes(60_000))
-    switch.says(mp.MultipartRequest(kind, part, mp.MORE, xid=1))
-    parts = [mp.MultipartRequest(kind, body, mp.MORE, xid=2) for body in (part, part)]
-    last = mp.MultipartRequest(kind, TableFeaturesRequest(), 0, xid=2)
-    refused = (ErrorType.BAD_REQUEST, BadRequest.MULTIPART_BUFFER_OVERFLOW)
-    assert error_of(switch.says(*parts, last)) == refused
+    last = part(2, 0, flags=0)
+    assert given_up(switch.says(*[part(2)] * 19, last)) == [2]
     assert len(switch.says(last)) > 1  # a request of its own now
 
 
-def test_a_request_in_parts_has_a_limit(switch):
-    part = mp.MultipartRequest(
-        MultipartType.TABLE_FEATURES, TableFeaturesRequest(bytes(60_000)), mp.MORE, xid=1
-    )
-    answers = switch.says(*[part] * 18)
-    assert error_of(answers) == (ErrorType.BAD_REQUEST, BadRequest.MULTIPART_BUFFER_OVERFLOW)
-    other = mp.MultipartRequest(MultipartType.TABLE_FEATURES, TableFeaturesRequest(b"x"), mp.MORE, xid=2)
-    switch.says(dataclasses.replace(part, xid=3))
-    assert error(switch, other) == (ErrorType.BAD_REQUEST, BadRequest.MULTIPART_BUFFER_OVERFLOW)
+def test_a_request_that_is_never_finished_is_in_nobodys_way(switch):
+    """It is given up when another needs its room, with an error that tells which it was."""
+    begun = part(1)
+    assert switch.says(*[begun] * 10) == []
+    requests = features_request(table_features(), xid=2)
+    assert len(switch.says(*requests)) > 1  # there is room for both
+    (error,) = switch.says(*[part(3)] * 10)
+    assert given_up([error]) == [1]
+    assert error.data == begun.encode()[:64]
+    assert len(switch.says(*requests)) > 1
+    assert given_up(switch.says(*[part(3)] * 8)) == [3]  # too long by itself
+    assert switch.says(part(1), part(3), part(1, flags=0), part(3, flags=0)) == []
+    assert len(switch.says(*requests)) > 1
+
+
+def test_who_goes_on_is_not_given_up(switch):
+    """But who has been waited for the longest."""
+    assert switch.says(*[part(1)] * 5, *[part(2)] * 5, part(1), *[part(3)] * 6) == []
+    assert given_up(switch.says(part(3))) == [2]
+
+
+def test_requests_that_are_only_begun_are_limited(switch):
+    """Also those of which nothing is kept; the rest of what was forgotten is taken for a request."""
+    assert switch.says(*(part(xid, 0) for xid in range(1, MAX_REQUESTS + 1))) == []
+    assert given_up(switch.says(part(0, 0))) == [1]
+    assert len(switch.session.request_parts._unfinished) == MAX_REQUESTS
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 1500), st.booleans()), max_size=40))
+def test_what_is_joined_came_in_this_order(messages):
+    """A request is whole unless it was refused or given up; never is more kept than there is room for."""
+    refused, came = set(), {}
+    parts = RequestParts(lambda _error, _head, xid: refused.add(xid))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(request_parts, "MAX_REQUEST_BYTES", 4000)
+        patch.setattr(request_parts, "MAX_REQUESTS", 3)
+        for number, (xid, size, more) in enumerate(messages):
+            body = bytes([number]) * size
+            came[xid] = came.get(xid, b"") + body
+            joined = None
+            try:
+                joined = parts.join(xid, b"", body, more)
+            except OpenFlowError:
+                refused.add(xid)
+            if not more:
+                whole = came.pop(xid)
+                assert joined == whole or (xid in refused and (joined is None or whole.endswith(joined)))
+                refused.discard(xid)
+            assert parts._size() <= 4000 and len(parts._unfinished) <= 3
 
 
 # --- TLS -------------------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from vswitch.openflow.connection import Connection
+from vswitch.agent.request_parts import RequestParts
+from vswitch.openflow.connection import Connection, error_reply
 from vswitch.openflow.constants import (
     DEFAULT_MISS_SEND_LEN,
     FlowRemovedReason,
@@ -15,6 +16,7 @@ from vswitch.openflow.constants import (
     PortReason,
     Role,
 )
+from vswitch.openflow.errors import OpenFlowError
 from vswitch.openflow.flow_mod import FlowRemoved
 from vswitch.openflow.message import Message
 from vswitch.openflow.messages import PacketIn, PortStatus
@@ -26,9 +28,6 @@ MAX_PACKET_IN_BACKLOG = 4 << 20
 MAX_NOTICE_BACKLOG = 16 << 20
 """Unsent bytes beyond which packet-ins to a controller, and flow-removed and port-status messages, are
 dropped and counted: what happens does not wait for who is to hear of it. Packet-ins give way first."""
-
-MAX_REQUEST_BYTES = 1 << 20
-"""Of a multipart request in several messages; more is refused with OFPBRC_MULTIPART_BUFFER_OVERFLOW."""
 
 
 class AsyncConfig(NamedTuple):
@@ -75,8 +74,7 @@ class Session:
         self.role = Role.EQUAL
         self.asynchronous = DEFAULT_ASYNC
         self.miss_send_len = DEFAULT_MISS_SEND_LEN
-        # by xid: what has come of multipart requests in several messages; None: refused, the rest is to come
-        self.requests: dict[int, bytes | None] = {}
+        self.request_parts = RequestParts(self._refuse)
         self.packet_ins_dropped = 0
         self.notices_dropped = 0
         self._write = write
@@ -86,6 +84,10 @@ class Session:
     def reply(self, message: Message) -> None:
         """Queue an answer; flush() sends it."""
         self.connection.send(message)
+
+    def _refuse(self, error: OpenFlowError, frame: bytes, xid: int) -> None:
+        """Answer an earlier message, which began so, with an error."""
+        self.connection.send(error_reply(error, frame, xid))
 
     def hears_of(self, kind: MessageType, reason: int) -> bool:
         """Is this controller to get asynchronous messages of this kind, for this reason?"""

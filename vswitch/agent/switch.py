@@ -18,7 +18,7 @@ from vswitch.agent.extensions import Extensions
 from vswitch.agent.groups import GroupTable
 from vswitch.agent.meters import MeterTable
 from vswitch.agent.ports import PortChange, PortTable
-from vswitch.agent.session import MAX_REQUEST_BYTES, MAX_UNSENT_BYTES, AsyncConfig, Session
+from vswitch.agent.session import MAX_UNSENT_BYTES, AsyncConfig, Session
 from vswitch.agent.slowpath import PacketInEvent, SlowPath
 from vswitch.agent.statistics import NEED_SETTLING, Statistics
 from vswitch.agent.tables import SECOND_NS, Change, FlowTables, Removal
@@ -264,10 +264,11 @@ class OpenFlowSwitch:
         if isinstance(body, TableFeaturesRequest):
             if session.role == Role.SLAVE and body.body:
                 raise OpenFlowError(BadRequest.IS_SLAVE)
-            whole = _whole_request(session, request, body)
+            more = bool(request.flags & mp.MORE)
+            whole = session.request_parts.join(request.xid, request.received, body.body, more)
             if whole is None:
                 return
-            body = whole
+            body = TableFeaturesRequest(whole)
         for part in mp.replies(request.kind, self.statistics.answer(request.kind, body), request.xid):
             session.reply(part)
 
@@ -442,27 +443,6 @@ def _packet_in_message(event: PacketInEvent, data: bytes, buffer_id: int) -> m.P
     match = Match.of(**{name: value for name, value in context.items() if value})
     total = min(len(event.frame), 0xFFFF)
     return m.PacketIn(total, action.reason, action.table_id, action.cookie, match, data, buffer_id)
-
-
-def _whole_request(
-    session: Session, request: mp.MultipartRequest, part: TableFeaturesRequest
-) -> TableFeaturesRequest | None:
-    """A request that may come in several messages, when its last part is there (section 7.3.5)."""
-    more = bool(request.flags & mp.MORE)
-    before = session.requests.pop(request.xid, b"")
-    if before is None:
-        if more:
-            session.requests[request.xid] = None
-        return None
-    body = before + part.body
-    if not more:
-        return TableFeaturesRequest(body)
-    others = any(other is not None for other in session.requests.values())
-    if others or len(body) > MAX_REQUEST_BYTES:
-        session.requests[request.xid] = None
-        raise OpenFlowError(BadRequest.MULTIPART_BUFFER_OVERFLOW, f"{len(body)} bytes of request")
-    session.requests[request.xid] = body
-    return None
 
 
 def port_config_names(config: PortConfig) -> list[str]:

@@ -57,8 +57,12 @@ ANY = Port.ANY
 class Groups(dict):
     """A group table whose liveness is that of ports."""
 
-    def is_live(self, bucket, ports):
-        return bucket.watch_port == ANY or ports.is_live(bucket.watch_port)
+    def live_buckets(self, group, ports):
+        return [
+            number
+            for number, bucket in enumerate(group.buckets)
+            if bucket.watch_port == ANY or ports.is_live(bucket.watch_port)
+        ]
 
 
 class NoMeters:

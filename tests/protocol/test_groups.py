@@ -276,16 +276,19 @@ def test_a_bucket_is_live_by_its_port_its_group_or_without_any(ports):
         group(7, kind=GroupType.FF),
     ):
         groups.apply(mod, 0)
-    live = {group.group_id: [groups.is_live(bucket, ports) for bucket in group.buckets] for group in groups}
-    assert live == {
-        1: [True, False],
-        2: [False, False],
-        3: [True, False],
-        4: [True],
-        5: [True],
-        6: [True],
-        7: [],
-    }
+    live = {group.group_id: groups.live_buckets(group, ports) for group in groups}
+    assert live == {1: [0], 2: [], 3: [0], 4: [0], 5: [0], 6: [0], 7: []}
+
+
+def test_a_group_that_many_buckets_watch_is_looked_at_once(ports):
+    """Ways multiply along the chain: there are 16.7 million to the port that is down."""
+    groups = GroupTable()
+    groups.apply(group(0, *[to(2, watch_port=2)] * 8, kind=GroupType.FF), 0)
+    for n in range(1, MAX_CHAIN):
+        groups.apply(group(n, *[to(2, watch_group=n - 1)] * 8, kind=GroupType.FF), 0)
+    started = time.monotonic()
+    assert groups.live_buckets(groups.get(MAX_CHAIN - 1), ports) == []
+    assert time.monotonic() - started < 1
 
 
 def test_what_a_change_concerns(ports):

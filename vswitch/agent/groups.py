@@ -112,14 +112,22 @@ class GroupTable:
         """The groups that send packets to it or watch it."""
         return self._predecessors.get(group_id, set())
 
-    def is_live(self, bucket: Bucket, ports: PortTable) -> bool:
-        """Is what the bucket watches live? One that watches nothing always is (section 6.5)."""
+    def live_buckets(self, group: Group, ports: PortTable) -> list[int]:
+        """The buckets, by number, that watch something live, or nothing (section 6.5)."""
+        known: dict[int, bool] = {}  # of the groups that are watched; one may be by many buckets
+        return [n for n, bucket in enumerate(group.buckets) if self._is_live(bucket, ports, known)]
+
+    def _is_live(self, bucket: Bucket, ports: PortTable, known: dict[int, bool]) -> bool:
         if not bucket.watches:
             return True
         if bucket.watch_port != Port.ANY and ports.is_live(bucket.watch_port):
             return True
         watched = self._groups.get(bucket.watch_group)
-        return watched is not None and any(self.is_live(other, ports) for other in watched.buckets)
+        if watched is None:
+            return False
+        if watched.group_id not in known:
+            known[watched.group_id] = any(self._is_live(other, ports, known) for other in watched.buckets)
+        return known[watched.group_id]
 
     def apply(self, mod: wire.GroupMod, now_ns: int) -> list[Group]:
         """Carry out a group-mod, or raise OpenFlowError; returns the groups that changed or went.

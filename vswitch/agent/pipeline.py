@@ -534,11 +534,7 @@ class _Run:
         if group.type == GroupType.INDIRECT:
             return range(min(1, len(group.buckets)))
         self.watches = True
-        live = [
-            number
-            for number, bucket in enumerate(group.buckets)
-            if self.world.groups.is_live(bucket, self.world.ports)
-        ]
+        live = self.world.groups.live_buckets(group, self.world.ports)
         if group.type == GroupType.FF:
             return live[:1]
         weighted = [number for number in live if group.buckets[number].weight > 0]

@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         _check_free(options.listen, options.rest_port, "--rest-port")
         if name is None:
             raise VSwitchError("neither Ryu nor os-ken is installed in this Python: use .venv-ryu/bin/python")
+        framework.require_applications(name, options.app)
     except VSwitchError as error:
         print(f"ryu_apps: {error}", file=sys.stderr)
         return 1

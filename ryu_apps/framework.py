@@ -9,9 +9,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import signal
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Any
+
+from vswitch.errors import VSwitchError
 
 RYU, OS_KEN = "ryu", "os_ken"
 
@@ -44,6 +48,7 @@ def application_class() -> Any:
 
 def prepare(framework: str) -> None:
     """Make the process ready for the framework's green threads; before imports that make locks."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # eventlet swallows an exception while it patches
     warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")
     if framework == RYU:
         import eventlet.wsgi
@@ -55,6 +60,26 @@ def prepare(framework: str) -> None:
         "OSKEN_HUB_TYPE", "eventlet"
     )  # os-ken 4 can do with threads, but misses lost connections
     importlib.import_module(f"{framework}.lib.hub").patch(thread=True)
+    signal.signal(signal.SIGINT, handler)
+
+
+def require_applications(framework: str, apps: Sequence[str]) -> None:
+    """Raise VSwitchError for a module or file that is not there, or that holds no application; after
+    prepare(). The framework would print a traceback, or end without a word."""
+    manager = importlib.import_module(f"{framework}.base.app_manager").AppManager.get_instance()
+    for app in apps:
+        if os.sep in app and not os.path.exists(app):
+            raise VSwitchError(f"there is no file {app} (--app)")
+        try:
+            application = manager.load_app(app)
+        except ModuleNotFoundError as error:
+            if not error.name or not f"{app}.".startswith(f"{error.name}."):  # what the application imports
+                raise
+            raise VSwitchError(f"there is no module {error.name} (--app {app})") from None
+        except OSError as error:
+            raise VSwitchError(f"cannot read {app} (--app): {error.strerror}") from None
+        if application is None:
+            raise VSwitchError(f"{app} holds no application (--app)")
 
 
 def run(framework: str, apps: list[str], host: str, ofp_port: int, rest_port: int) -> None:

@@ -200,6 +200,32 @@ def test_port_in_use_is_one_sentence(ryu: RyuProcess) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("app", "sentence"),
+    [
+        ("ryu.app.nothing", "there is no module ryu.app.nothing (--app ryu.app.nothing)"),
+        ("./nothing.py", "there is no file ./nothing.py (--app)"),
+        ("json", "json holds no application (--app)"),
+    ],
+)
+def test_no_application_is_one_sentence(ryu: RyuProcess, app: str, sentence: str) -> None:
+    done = ryu.run("--app", app, "--ofp-port", str(ryu.ofp_port), "--rest-port", str(ryu.rest_port))
+    assert (done.returncode, done.stderr) == (1, f"ryu_apps: {sentence}\n")
+
+
+def test_ctrl_c_while_the_framework_is_made_ready_ends_the_program() -> None:
+    """eventlet swallows an exception while it patches, and with it a KeyboardInterrupt."""
+    script = (
+        "import os, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from ryu_apps import framework\n"
+        "framework.importlib.import_module = lambda name: os.kill(os.getpid(), signal.SIGINT)\n"
+        "framework.prepare(framework.RYU)\n"
+    )
+    done = subprocess.run([PYTHON, "-c", script], cwd=ROOT, capture_output=True, timeout=30)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
+
+
 def test_without_ryu_is_one_sentence(ryu: RyuProcess, tmp_path: Path) -> None:
     """In a Python that has the core's needs but no Ryu, as .venv has."""
     python = ROOT / ".venv/bin/python"

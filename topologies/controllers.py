@@ -262,6 +262,8 @@ class Orchestrator(LabController):
             with DIRECT.open(request, timeout=REST_TIMEOUT_S) as answer:
                 return json.loads(answer.read() or b"null")
         except urllib.error.HTTPError as error:
+            if error.headers.get_content_type() != "application/json":  # none of the paths
+                raise LabError(f"{self.name}: {method} {path}: {error.reason}") from None
             raise LabError(f"{self.name}: {json.loads(error.read())['error']}") from None
 
 

@@ -140,8 +140,13 @@ class Lab:
 
     def reserve_port(self, wanted: int | None = None, address: str = "127.0.0.1") -> int:
         """A TCP port for a process of this lab: `wanted` (raises LabError when taken), or any free one."""
+        if wanted and not (isinstance(wanted, int) and 0 < wanted < 1 << 16):
+            raise LabError(f"{wanted} is no TCP port: it is from 1 to 65535")
         while True:
-            port = wanted or ephemeral_port(address)
+            try:
+                port = wanted or ephemeral_port(address)
+            except OSError as error:
+                raise LabError(f"nothing can listen at {address}: {error.strerror}") from None
             lock = None if listens(port, address) else reservation(port)
             if lock:
                 self._reservations.append(lock)

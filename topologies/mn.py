@@ -4,12 +4,12 @@
 ryu,ryu.app.simple_switch_13`.
 
 `mn` executes this file and takes its global names: the tables `topos`, `switches`, `hosts`, `controllers` and
-`tests` are added to its own, and `Mininet` and `cleanup` replace its own.
+`tests` are added to its own, and the names at the end replace its own.
 """
 
 from topologies.checks import iperf3
 from topologies.controllers import Orchestrator, Ryu
-from topologies.net import LabNet, clean_up, install, reported
+from topologies.net import LabControlNet, LabNet, clean_up, default_controller, install, reported
 from topologies.nodes import VM, VSwitch
 from topologies.topos import ForwardingVm, TwoServers
 
@@ -20,5 +20,7 @@ controllers = {"orchestrator": Orchestrator, "ryu": Ryu}
 tests = {"iperf3": reported(iperf3)}
 
 Mininet = LabNet
+MininetWithControlNet = LabControlNet
+findController = default_controller
 cleanup = clean_up
 install()

@@ -259,6 +259,26 @@ def test_mn_prints_the_sentence_and_nothing_else_of_it():
     assert "Cleaning up" not in result.stdout + result.stderr
 
 
+def test_switches_in_namespaces_of_their_own():
+    result = run_mn("--topo", "single,2", *TWO_SERVERS[2:4], "--innamespace")
+    assert result.returncode == 1
+    assert "*** Error: s1-eth1: s1 is in a namespace of its own, where no plain link" in result.stderr
+    assert "Cleaning up" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"port": 99999}, "99999 is no TCP port"),
+        ({"rest_port": "x"}, "x is no TCP port"),
+        ({"ip": "192.0.2.1"}, "nothing can listen at 192.0.2.1: "),
+    ],
+)
+def test_an_impossible_address_of_the_controller(net, options, sentence):
+    with pytest.raises(LabError, match=f"^{sentence}"):
+        net.addController("c0", Orchestrator, **options)
+
+
 @pytest.mark.parametrize(
     ("topo", "sentence"),
     [

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -57,6 +58,17 @@ def test_a_tree_of_plain_hosts():
     """The line of the README."""
     result = run_mn("--topo", "tree,depth=2,fanout=3", *STOCK, "--test", "pingall", timeout_s=110)
     assert "0% dropped (72/72 received)" in result.stdout + result.stderr, result.stdout + result.stderr
+    assert result.returncode == 0
+
+
+@pytest.mark.skipif(shutil.which("iperf") is None, reason="iperf is not installed")
+def test_mn_s_own_iperf_ends_and_without_a_controller_there_is_a_learning_switch():
+    result = run_mn(
+        "--topo", "single,2", "--switch", "vswitch", "--test", "iperf,seconds=1+iperfudp,seconds=1"
+    )
+    tcp, udp = re.findall(r"Results: \[(.*)\]", result.stdout + result.stderr)
+    assert len(re.findall(r"'[\d.]+ [MG]bits/sec'", tcp)) == 2, tcp
+    assert len(re.findall(r"'[\d.]+ Mbits/sec'", udp)) == 2 and udp.startswith("'10M'"), udp
     assert result.returncode == 0
 
 

@@ -90,6 +90,8 @@ class RestApi:
         return HTTPStatus.OK, self._controller.intent.to_object()
 
     def _put_intent(self, _name: str, body: bytes) -> Answer:
+        if not body.strip():  # a client's mistake: it would take every rule away
+            raise ConfigError("intent", "the body is empty", "an intent; {} for one without servers")
         return HTTPStatus.OK, {"revision": self._controller.set_intent(intents.from_yaml(body))}
 
     def _check_intent(self, _name: str, body: bytes) -> Answer:

@@ -101,6 +101,10 @@ def plain(text: str | bytes) -> object:
         raise ConfigError("intent", f"{place}: {problem}", "YAML or JSON") from error
     except UnicodeDecodeError as error:
         raise ConfigError("intent", "is not text in UTF-8", "YAML or JSON") from error
+    except RecursionError:
+        raise ConfigError("intent", "is nested too deeply", "YAML or JSON") from None
+    except ValueError as error:  # Python's limit of digits
+        raise ConfigError("intent", "a number has too many digits", "at most 4300") from error
     return {} if document is None else document
 
 
@@ -171,7 +175,9 @@ def _entries(section: str, sections: dict[Any, Any], kind: type[_T]) -> dict[str
     """A section that maps names to entries of one kind."""
     entries = {}
     for name, value in checks.mapping(section, sections.get(section, {})).items():
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        if not isinstance(name, str):  # YAML reads 1, on and no so
+            raise ConfigError(f"{section}.{name}", f"is {checks.kind(name)}, no name", "a text, in quotes")
+        if not _NAME.fullmatch(name):
             raise ConfigError(
                 f"{section}.{name}", "is not a name", "letters, digits, and _ . - after the first"
             )

@@ -111,3 +111,11 @@ def test_a_format_in_use_stays(api: RestApi) -> None:
     assert asks(api, "PUT", "/intent", intent)[0] == 200
     status, answer = asks(api, "DELETE", "/formats/mine")
     assert status == 400 and answer["error"].startswith("tunnel.format: 'mine' is not a known format")
+
+
+def test_a_put_without_a_body_takes_no_rule_away(controller: Controller, api: RestApi) -> None:
+    before = controller.intent
+    status, answer = asks(api, "PUT", "/intent")
+    assert status == 400
+    assert answer["error"] == "intent: the body is empty (allowed: an intent; {} for one without servers)"
+    assert controller.intent == before

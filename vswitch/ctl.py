@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def call(path: Path, method: str, **params: Any) -> Any:
+def call(path: Path, method: str, /, **params: Any) -> Any:
     """The result of one request to the control socket `path`; raises CtlError."""
     try:
         with socket.socket(socket.AF_UNIX) as connection:
@@ -53,7 +53,7 @@ def call(path: Path, method: str, **params: Any) -> Any:
             with connection.makefile("rb") as answers:
                 line = answers.readline()
     except OSError as error:
-        raise CtlError(f"no switch answers at {path} ({error})") from error
+        raise CtlError(f"no switch answers at {path} ({error.strerror or error})") from error
     if not line:
         raise CtlError(f"the switch at {path} closed the connection without an answer")
     answer = json.loads(line)
@@ -116,32 +116,49 @@ def _parser() -> argparse.ArgumentParser:
     flow = commands.add_parser("flow", help="the cached flows")
     flow.add_argument("-l", "--list", action="store_true", required=True, help="list them")
     _switch_argument(flow)
-    wire = commands.add_parser("wire", help="change a wire: bw, delay, jitter, loss, …")
-    wire.add_argument(
-        "words", nargs="+", metavar="[SWITCH] PORT KEY=VALUE", help="e.g. s1 2 loss=1 delay=5ms"
+    wire = commands.add_parser(
+        "wire", help="change a wire: bw, delay, jitter, loss, …", usage="%(prog)s [SWITCH] PORT KEY=VALUE…"
     )
-    gro = commands.add_parser("gro", help="turn receive coalescing on or off")
-    gro.add_argument("words", nargs="+", metavar="[SWITCH] PORT on|off", help="e.g. s1 2 off")
+    wire.add_argument("words", nargs="+", metavar="WORD", help="e.g. s1 2 loss=1 delay=5ms")
+    gro = commands.add_parser(
+        "gro", help="turn receive coalescing on or off", usage="%(prog)s [-q QUEUE] [SWITCH] PORT on|off"
+    )
+    gro.add_argument("words", nargs="+", metavar="WORD", help="e.g. s1 2 off")
     gro.add_argument("-q", "--queue", type=int, default=0, help="receive queue (default 0)")
-    nic = commands.add_parser("nic", help="queues, filters, coalescing of a port, in ethtool's words")
+    nic = commands.add_parser(
+        "nic",
+        help="queues, filters, coalescing of a port, in ethtool's words",
+        usage="%(prog)s [SWITCH] PORT WHAT",
+    )
     nic.add_argument(
         "words",
         nargs=argparse.REMAINDER,
-        metavar="[SWITCH] PORT WHAT",
-        help="-l, -L combined N, -x, -X equal N, -n, -N flow-type …, -k, -K …, -S, lro add|list|del …",
+        metavar="WHAT",
+        help="-l, -L combined N, -x, -X equal N, -n, -N flow-type …, -k, -K …, -S, lro add|list|del …, "
+        "workers N…",
     )
-    tunnel_format = commands.add_parser("format", help="list, add or delete tunnel formats")
+    tunnel_format = commands.add_parser(
+        "format",
+        help="list, add or delete tunnel formats",
+        usage="%(prog)s list|add|del [SWITCH] [NAME KEY=VALUE…]",
+    )
     tunnel_format.add_argument("action", choices=("list", "add", "del"))
     tunnel_format.add_argument(
-        "words", nargs="*", metavar="[SWITCH] [NAME KEY=VALUE…]", help="e.g. s1 mine outer_proto=47 …"
+        "words", nargs="*", default=[], metavar="WORD", help="e.g. s1 mine outer_proto=47 …"
     )
-    trace = commands.add_parser("trace", help="explain a packet's way through the tables")
-    trace.add_argument(
-        "words", nargs="+", metavar="[SWITCH] FIELDS", help="e.g. s1 in_port=1,tcp,nw_dst=10.0.0.2,tp_dst=80"
+    trace = commands.add_parser(
+        "trace",
+        help="explain a packet's way through the tables",
+        usage="%(prog)s [SWITCH] FIELDS [--frame HEX]",
     )
+    trace.add_argument("words", nargs="+", metavar="WORD", help="e.g. s1 in_port=1,tcp,nw_dst=10.0.0.2")
     trace.add_argument("--frame", metavar="HEX", default="", help="the frame; FIELDS then give its in_port")
-    capture = commands.add_parser("capture", help="write a wire's frames to a pcapng file, until Ctrl-C")
-    capture.add_argument("words", nargs="+", metavar="[SWITCH] PORT", help="e.g. s1 1")
+    capture = commands.add_parser(
+        "capture",
+        help="write a wire's frames to a pcapng file, until Ctrl-C",
+        usage="%(prog)s [SWITCH] PORT -w FILE [-t SECONDS]",
+    )
+    capture.add_argument("words", nargs="+", metavar="WORD", help="e.g. s1 1")
     capture.add_argument("-w", "--write", metavar="FILE", required=True, help="the file")
     capture.add_argument("-t", "--seconds", type=float, default=60, help="the longest time (default 60)")
     return parser
@@ -188,7 +205,8 @@ def _format(options: argparse.Namespace) -> Any:
     names = [word for word in options.words if "=" not in word]
     numbers = [word for word in options.words if "=" in word]
     own = [] if options.action == "list" else names[-1:]
-    if len(names) - len(own) > 1 or options.words[: len(names)] != names:
+    unread = numbers and options.action != "add"
+    if unread or len(names) - len(own) > 1 or options.words[: len(names)] != names:
         raise CtlError("format takes list [SWITCH], add [SWITCH] NAME KEY=VALUE…, or del [SWITCH] NAME")
     switch = names[0] if len(names) > len(own) else None
     call_switch = _caller(switch, options)
@@ -197,8 +215,8 @@ def _format(options: argparse.Namespace) -> Any:
 
 def _caller(switch: str | None, options: argparse.Namespace) -> Callable[..., Any]:
     """Requests to one switch."""
-    path = find_socket(switch, options.run_dir, os.environ)
-    return lambda method, **params: call(path, method, **params)
+    # Looked for with the request: words that mean nothing are told first.
+    return lambda method, **params: call(find_socket(switch, options.run_dir, os.environ), method, **params)
 
 
 def _trace(options: argparse.Namespace) -> Any:

@@ -31,6 +31,7 @@ FLOW_FIELDS = {
     "dst-mac": "dst_mac",
     "vni": "vni",
 }
+LRO_CHOICES = {"lro": ("on", "off", "rules", "default"), "kind": ("gro", "lro")}
 PLAIN_WORDS = {"lro", "workers"}
 """What ethtool has no option for."""
 NUMBERS = {"src_port", "dst_port", "vni"}
@@ -110,9 +111,18 @@ def _set_lro(call: Call, port: str, words: list[str]) -> Any:
     given = pairs(words)
     if not given or set(given) - {"queue", "lro", "kind", "size"} or given.keys() == {"queue"}:
         raise WordsError("-K takes [queue Q] lro on|off|rules [kind gro|lro] [size BYTES]")
+    for name, choices in LRO_CHOICES.items():
+        if given.get(name, choices[0]) not in choices:
+            raise WordsError(f"{name}: {given[name]!r} is not known (allowed: {', '.join(choices)})")
     chosen = given.get("queue")
     wanted = None if chosen is None else _queues(chosen)
-    for settings in call("nic.show", port=port)["queues"]:
+    nic = call("nic.show", port=port)
+    absent = sorted(set(wanted or ()) - set(range(nic["queue_count"])))
+    if absent:
+        raise WordsError(
+            f"queue: {nic['name']} has no queue {absent[0]} (allowed: 0 to {nic['queue_count'] - 1})"
+        )
+    for settings in nic["queues"]:
         if wanted is None or settings["queue"] in wanted:
             call(
                 "offload.set",
@@ -123,10 +133,6 @@ def _set_lro(call: Call, port: str, words: list[str]) -> Any:
                 kind=given.get("kind", settings["lro_kind"]),
                 completion_size=number(given.get("size", str(settings["completion_size"]))),
             )
-            if wanted is not None:
-                wanted.remove(settings["queue"])
-    if wanted:
-        raise WordsError(f"{port} has no queue {wanted[0]}")
     return _shown("-k", call("nic.show", port=port))
 
 
@@ -216,8 +222,15 @@ def flow(kind: str, words: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
         if len(words) > 1 and words[0] == "m":
             text = _masked(field, text, words[1])
             words = words[2:]
+        _require_version(kind, field, text)
         match_[field] = number(text) if field in NUMBERS else text
     return match_, others
+
+
+def _require_version(kind: str, field: str, text: str) -> None:
+    """Raise WordsError for an address of the other IP version than the flow type's."""
+    if field in ("src_ip", "dst_ip") and kind[-1] in "46" and (":" in text) != (kind[-1] == "6"):
+        raise WordsError(f"{text} is no address of a flow-type {kind} (allowed: IPv{kind[-1]})")
 
 
 def _masked(field: str, text: str, mask: str) -> str:
@@ -245,7 +258,7 @@ def number(text: str) -> int:
     try:
         return int(text, 0)
     except ValueError:
-        raise WordsError(f"{text!r} is no number") from None
+        raise WordsError(f"{text!r} is no number (allowed: a whole number, as 4 or 0x10)") from None
 
 
 def _queues(text: str) -> list[int]:

@@ -376,6 +376,7 @@ def test_settings(live, environment, capsys):
         (("wire", "1", "loss=1"), "port 1 is no wire"),
         (("wire", "nine", "loss=1"), "there is no port nine (allowed: 1 (tap1)"),
         (("wire", "1"), "wire takes"),
+        (("wire", "1", "method=2", "path=3"), "port 1 is no wire"),
         (("gro", "1", "maybe"), "gro takes"),
         (("-r", "/nonexistent", "show"), "no switch is running (looked in /nonexistent)"),
     ],

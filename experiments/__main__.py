@@ -36,8 +36,6 @@ EXIT_INTERRUPTED = 130
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit status: 0, or 1 error, 2 usage, 3 invalid run, 130 interrupted."""
     arguments = sys.argv[1:] if argv is None else argv
-    if arguments[:1] == ["bench"]:
-        return bench(arguments[1:])
     options = parse_arguments(arguments)
     signal.signal(signal.SIGTERM, interrupt)
     signal.signal(signal.SIGHUP, interrupt)
@@ -69,14 +67,15 @@ def parser() -> argparse.ArgumentParser:
     listing.set_defaults(command=lambda options: print_list())
     run = commands.add_parser("run", help="run an experiment")
     run.add_argument("name", metavar="NAME")
-    run.add_argument("options", metavar="key=value", nargs="*")
+    run.add_argument("options", metavar="key=value", nargs="*", default=[])
     run.add_argument("--quick", action="store_true", help="fewer and shorter runs: at most 45 s on 2 cores")
     run.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/NAME-TIME)")
     run.set_defaults(command=run_command)
     report = commands.add_parser("report", help="write the tables and plots of a run folder again")
     report.add_argument("folder", type=Path, metavar="DIR")
     report.set_defaults(command=report_command)
-    commands.add_parser("bench", help="ns per frame and stage of the dataplane", add_help=False)
+    bench = commands.add_parser("bench", help="ns per frame and stage of the dataplane")
+    bench.set_defaults(command=bench_command)
     return top
 
 
@@ -134,11 +133,11 @@ def print_paths(console: Console, folder: Path) -> None:
     console.print(f"run folder: {folder}", markup=False, soft_wrap=True)
 
 
-def bench(arguments: list[str]) -> int:
+def bench_command(_options: argparse.Namespace) -> int:
     if importlib.util.find_spec("experiments.bench") is None:
         print("experiments: bench is not part of this installation", file=sys.stderr)
         return EXIT_ERROR
-    return importlib.import_module("experiments.bench").main(arguments) or 0
+    return importlib.import_module("experiments.bench").main() or 0
 
 
 def find(name: str) -> Experiment:

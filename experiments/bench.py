@@ -198,7 +198,7 @@ def measure(bench: Bench) -> list[tuple[str, float]]:
     return rows
 
 
-def main(argv: list[str] | None = None) -> int:
+def main() -> int:
     """Print the table."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         bench = Bench(Path(directory))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 
@@ -11,6 +12,7 @@ from vswitch.datapath import Datapath, is_compiled
 
 def main() -> int:
     """Fill the cache directory."""
+    argparse.ArgumentParser(prog="python -m vswitch.compile", description=__doc__).parse_args()
     if is_compiled():
         return 0
     print("compiling the dataplane, which takes up to a minute the first time", flush=True)

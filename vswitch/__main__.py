@@ -8,6 +8,7 @@ import asyncio
 import gc
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -81,12 +82,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    try:
-        dpid = int(options.dpid, 16)
-    except ValueError:
-        raise ConfigError(
-            "dpid", f"{options.dpid!r} is not hexadecimal", "up to 16 hexadecimal digits"
-        ) from None
+    if not re.fullmatch("(0[xX])?[0-9a-fA-F]{1,16}", options.dpid):
+        raise ConfigError("dpid", f"{options.dpid!r} is no datapath id", "up to 16 hexadecimal digits")
+    dpid = int(options.dpid, 16)
+    if not re.fullmatch(r"[^/\0]+", options.name):
+        raise ConfigError("name", f"{options.name!r} cannot name files", "a text without slash")
     if not 1 <= options.workers <= MAX_WORKERS:
         raise ConfigError("workers", f"{options.workers} is out of range", f"1 to {MAX_WORKERS}")
     cpus = _processors(options.cpu)
@@ -97,12 +97,7 @@ def _run(options: argparse.Namespace) -> int:
         )
     ports = [parse_port(text) for text in options.port]
     run_dir = Path(options.run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(
-        filename=run_dir / f"{options.name}.log",
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    _start_log(run_dir, options.name)
     from vswitch.agent.agent import Agent
     from vswitch.agent.transport import TlsFiles
     from vswitch.datapath import Datapath
@@ -133,6 +128,21 @@ def _run(options: argparse.Namespace) -> int:
     finally:
         datapath.close()
     return 0
+
+
+def _start_log(run_dir: Path, name: str) -> None:
+    """Make the run directory, and the log in it; raises ConfigError."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        logging.basicConfig(
+            filename=run_dir / f"{name}.log",
+            level=logging.INFO,
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        )
+    except OSError as error:
+        raise ConfigError(
+            "run-dir", f"cannot make {error.filename}: {error.strerror}", "a directory to write to"
+        ) from None
 
 
 async def _serve(agent: Agent, pid_file: Path) -> None:

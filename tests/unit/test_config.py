@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words of `--port` and `wire.set`: what they mean, and the sentence for each that means nothing."""
+"""The words of a switch's command line and of `wire.set`: what they mean, and the sentence for each that
+means nothing."""
 
 from __future__ import annotations
 
 import pytest
 
+from vswitch.__main__ import main
 from vswitch.config import PortConfig, WireSettings, parse_port
 from vswitch.errors import ConfigError
 
@@ -134,3 +136,23 @@ def test_what_means_nothing_is_refused_with_a_sentence(text, sentence):
     with pytest.raises(ConfigError) as error:
         parse_port(text)
     assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--dpid", "wrong"), "dpid: 'wrong' is no datapath id (allowed: up to 16 hexadecimal digits)"),
+        (("--dpid", "1" * 17), "dpid: '11111111111111111' is no datapath id"),
+        (("--name", "a/b"), "name: 'a/b' cannot name files (allowed: a text without slash)"),
+        (("--name", ""), "name: '' cannot name files"),
+        (("--workers", "9"), "workers: 9 is out of range (allowed: 1 to 8)"),
+        (("--cpu", "4096"), "cpu: there is no processor 4096 (allowed: "),
+        (("--ca-cert", "x"), "tls: a file is missing (allowed: all of --private-key, "),
+        (("--run-dir", "/proc/nowhere"), "run-dir: cannot make /proc/nowhere: No such file or directory"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(words, sentence, capsys, tmp_path):
+    assert main(["--name", "s1", "--dpid", "1", "--run-dir", str(tmp_path / "run"), *words]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"vswitch: {sentence}") and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()

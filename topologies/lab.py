@@ -41,14 +41,14 @@ class Lab:
 
     _current: ClassVar[Lab | None] = None
 
-    def __init__(self, run_dir: Path | None = None) -> None:
+    def __init__(self, run_dir: Path | str | None = None) -> None:
         require_root()
         for program, package in PROGRAMS.items():
             require_program(program, package)
         remove_leftovers()
         self.name = free_name()
         self.keep = run_dir is not None
-        self.run_dir = (run_dir or LABS_DIR / self.name).absolute()
+        self.run_dir = Path(run_dir or LABS_DIR / self.name).absolute()
         self.wire_dir = SHM_DIR / f"mn-offload-{self.name}"
         self.vms: dict[str, VM] = {}
         self.switches: dict[str, VSwitch] = {}

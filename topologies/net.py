@@ -33,7 +33,15 @@ class LabNet(Mininet):
 
     def build(self) -> None:
         with user_errors():
-            super().build()
+            try:
+                super().build()
+            except Exception as problem:  # Mininet raises no other type
+                if not str(problem).strip().endswith("File exists"):
+                    raise
+                raise LabError(
+                    f"{str(problem).strip()}: another network has an interface of this name: end that one, "
+                    "remove what was left behind (mn -c), or give the nodes other names"
+                ) from None
 
     def start(self) -> None:
         """Start all; switches start at the same time (`VSwitch.batchStartup` waits for them)."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -13,7 +14,7 @@ import pytest
 from mininet.net import Mininet
 from mininet.node import Node, Switch
 
-from tests.mininet.mn_cli import TWO_SERVERS, run_mn
+from tests.mininet.mn_cli import MN, TWO_SERVERS, isolated, run_mn
 from topologies import controllers, lab
 from topologies.controllers import Orchestrator
 from topologies.errors import LabError
@@ -257,6 +258,21 @@ def test_mn_prints_the_sentence_and_nothing_else_of_it():
     assert "*** Error: s1-eth1-s2-eth1: an MTU of 40 is out of range" in result.stderr
     assert "Traceback" not in result.stdout + result.stderr
     assert "Cleaning up" not in result.stdout + result.stderr
+
+
+def test_an_interface_of_another_network():
+    """Plain links lie in the root namespace, as with Mininet's own switches."""
+    mn = f"{MN} --custom topologies/mn.py --topo single,2 --switch vswitch --test none"
+    line = isolated("sh", "-c", f"ip link add s1-eth1 type veth peer name other && exec {mn}")
+    result = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 1
+    assert "File exists: another network has an interface of this name: end that one" in result.stderr
+    assert "Cleaning up" not in result.stdout + result.stderr
+
+
+def test_a_run_folder_as_a_text(tmp_path):
+    with contextlib.closing(Lab(run_dir=str(tmp_path / "run"))) as made:
+        assert made.run_dir == tmp_path / "run"
 
 
 def test_switches_in_namespaces_of_their_own():

@@ -39,6 +39,13 @@ def test_a_wrong_word_is_one_sentence(arguments, sentence, capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", ["bench", "list"])
+def test_a_command_without_options_takes_none(command, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([command, "--speed"])
+    assert "unrecognized arguments: --speed" in capsys.readouterr().err
+
+
 def test_not_root(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert main(["run", "overlay-gro", "--out", str(tmp_path / "out")]) == 1

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -29,6 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent
 OPENFLOW_PORT, REST_PORT = 6653, 8080
 DEFAULT_APPLICATION = "ryu.app.simple_switch_13"
 PYTHON_VARIABLE = "MININET_OFFLOAD_RYU_PYTHON"
+MININET_OPTIONS = {"ip", "port", "protocol", "inNamespace", "command", "cargs", "cdir", "privateDirs"}
+NOT_OPTIONS = {"name", "arguments", "lab", "params"}
 START_TIMEOUT_S = 20.0
 REST_TIMEOUT_S = 5.0
 RULES_TIMEOUT_S = 15.0
@@ -42,11 +45,20 @@ class LabController(Controller):
     """
 
     def __init__(self, name: str, lab: Lab, **params: Any) -> None:
+        self._require_known(name, params)
         self.lab = lab
         self.process: subprocess.Popen | None = None
         self.shell = None
         super().__init__(name, **params)
         lab.controllers.append(self)
+
+    def _require_known(self, name: str, params: Mapping[str, Any]) -> None:
+        """Raise for an option that nothing reads: Mininet keeps any, and a typing error would be silent."""
+        for option in params.keys() - MININET_OPTIONS:
+            own = [word for word in inspect.signature(type(self)).parameters if word not in NOT_OPTIONS]
+            raise LabError(
+                f"{name}: {type(self).__name__} has no option {option!r}; it has {', '.join(sorted(own))}"
+            )
 
     def checkListening(self) -> None:
         """Mininet's check needs telnet; the port was found free when it was chosen."""

@@ -288,9 +288,10 @@ def test_switches_in_namespaces_of_their_own():
         ({"port": 99999}, "99999 is no TCP port"),
         ({"rest_port": "x"}, "x is no TCP port"),
         ({"ip": "192.0.2.1"}, "nothing can listen at 192.0.2.1: "),
+        ({"tunel": "gre"}, "c0: Orchestrator has no option 'tunel'; it has formats, gro, intent, ip, port, "),
     ],
 )
-def test_an_impossible_address_of_the_controller(net, options, sentence):
+def test_an_impossible_option_of_the_controller(net, options, sentence):
     with pytest.raises(LabError, match=f"^{sentence}"):
         net.addController("c0", Orchestrator, **options)
 

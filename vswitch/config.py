@@ -48,6 +48,13 @@ class WireSettings:
             values[target] = parse(f"{where}.{name}", value)
         return WireSettings(**values)
 
+    def in_words(self) -> dict[str, Any]:
+        """All settings in the words of the command line."""
+        return {
+            name: _duration(getattr(self, target)) if parse is _duration_ns else getattr(self, target)
+            for name, (target, parse) in _SETTINGS.items()
+        }
+
 
 @dataclass(frozen=True)
 class PortConfig:
@@ -154,7 +161,7 @@ def check_interface_name(where: str, name: str) -> None:
 def _number(low: float, high: float):
     def parse(where: str, value: Any) -> float:
         try:
-            number = float(value)
+            number = float("nan") if isinstance(value, bool) else float(value)
         except (TypeError, ValueError):
             number = float("nan")
         if not low <= number <= high:
@@ -185,6 +192,12 @@ def _duration_ns(where: str, value: Any) -> int:
             where, f"{value!r} is no duration", "0 to 60s, as 10us, 5ms, 1s; a plain number: ms"
         )
     return int(nanoseconds)
+
+
+def _duration(nanoseconds: int) -> str:
+    """In the largest unit of which it is a whole number."""
+    unit = next(unit for unit in ("s", "ms", "us", "ns") if nanoseconds % _UNITS_NS[unit] == 0)
+    return f"{nanoseconds // int(_UNITS_NS[unit])}{unit}"
 
 
 _SETTINGS = {

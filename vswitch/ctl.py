@@ -117,7 +117,9 @@ def _parser() -> argparse.ArgumentParser:
     flow.add_argument("-l", "--list", action="store_true", required=True, help="list them")
     _switch_argument(flow)
     wire = commands.add_parser(
-        "wire", help="change a wire: bw, delay, jitter, loss, …", usage="%(prog)s [SWITCH] PORT KEY=VALUE…"
+        "wire",
+        help="show or change a wire: bw, delay, jitter, loss, …",
+        usage="%(prog)s [SWITCH] PORT [KEY=VALUE…]",
     )
     wire.add_argument("words", nargs="+", metavar="WORD", help="e.g. s1 2 loss=1 delay=5ms")
     gro = commands.add_parser(
@@ -156,10 +158,12 @@ def _parser() -> argparse.ArgumentParser:
     capture = commands.add_parser(
         "capture",
         help="write a wire's frames to a pcapng file, until Ctrl-C",
-        usage="%(prog)s [SWITCH] PORT -w FILE [-t SECONDS]",
+        usage="%(prog)s [SWITCH] PORT (-w FILE [-t SECONDS] | --stop)",
     )
     capture.add_argument("words", nargs="+", metavar="WORD", help="e.g. s1 1")
-    capture.add_argument("-w", "--write", metavar="FILE", required=True, help="the file")
+    what = capture.add_mutually_exclusive_group(required=True)
+    what.add_argument("-w", "--write", metavar="FILE", help="the file")
+    what.add_argument("--stop", action="store_true", help="end a capture that nobody waits for any more")
     capture.add_argument("-t", "--seconds", type=float, default=60, help="the longest time (default 60)")
     return parser
 
@@ -178,12 +182,14 @@ def _simple(method: str) -> Callable[[argparse.Namespace], Any]:
 def _wire(options: argparse.Namespace) -> Any:
     names = [word for word in options.words if "=" not in word]
     settings = dict(word.split("=", 1) for word in options.words if "=" in word)
-    if len(names) not in (1, 2) or not settings or options.words[: len(names)] != names:
-        raise CtlError("wire takes [SWITCH] PORT KEY=VALUE…, as in: wire s1 2 loss=1 delay=5ms")
+    if len(names) not in (1, 2) or options.words[: len(names)] != names:
+        raise CtlError("wire takes [SWITCH] PORT [KEY=VALUE…], as in: wire s1 2 loss=1 delay=5ms")
     path = find_socket(names[0] if len(names) == 2 else None, options.run_dir, os.environ)
     values = {key: _number(text) for key, text in settings.items()}
     if "port" in values:
         raise CtlError("port is not a setting of a wire")
+    if not values:
+        return call(path, "wire.show", port=names[-1])
     return call(path, "wire.set", port=names[-1], **values)
 
 
@@ -229,15 +235,19 @@ def _trace(options: argparse.Namespace) -> Any:
 
 def _capture(options: argparse.Namespace) -> Any:
     if len(options.words) > 2:
-        raise CtlError("capture takes [SWITCH] PORT -w FILE, as in: capture s1 1 -w wire.pcapng")
+        raise CtlError(
+            "capture takes [SWITCH] PORT and -w FILE or --stop, as in: capture s1 1 -w wire.pcapng"
+        )
     switch = options.words[0] if len(options.words) == 2 else None
     path = find_socket(switch, options.run_dir, os.environ)
-    port, file = options.words[-1], str(Path(options.write).absolute())
-    call(path, "capture.start", port=port, file=file, seconds=options.seconds)
-    try:
-        time.sleep(options.seconds)
-    except KeyboardInterrupt:
-        pass
+    port = options.words[-1]
+    if not options.stop:
+        file = str(Path(options.write).absolute())
+        call(path, "capture.start", port=port, file=file, seconds=options.seconds)
+        try:
+            time.sleep(options.seconds)
+        except KeyboardInterrupt:
+            pass
     return call(path, "capture.stop", port=port)
 
 

@@ -24,7 +24,7 @@ import numba
 import numpy as np
 
 from vswitch import layout
-from vswitch.config import PortConfig
+from vswitch.config import PortConfig, WireSettings
 from vswitch.dataplane import flow_table, worker
 from vswitch.dataplane.memory import Memory
 from vswitch.errors import ConfigError
@@ -199,6 +199,10 @@ class Datapath:
     def set_wire(self, port_no: int, **settings: Any) -> None:
         """Change how a wire treats the frames that we send: the words of `--port` (bw, delay, loss …)."""
         self._ports.set_wire(port_no, **settings)
+
+    def wire_settings(self, port_no: int) -> WireSettings:
+        """How a wire treats the frames that we send; raises ConfigError."""
+        return self._ports.wire_settings(port_no)
 
     def add_tunnel(
         self,

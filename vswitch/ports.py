@@ -249,11 +249,19 @@ class Ports:
 
     def set_wire(self, port_no: int, **settings: Any) -> None:
         """Change how a wire treats the frames that we send: the words of `--port` (bw, delay, loss …)."""
+        port = self._wire(port_no)
+        port.settings = port.settings.changed(port.name, settings)
+        self._apply_wire(port)
+
+    def wire_settings(self, port_no: int) -> WireSettings:
+        """How a wire treats the frames that we send."""
+        return self._wire(port_no).settings
+
+    def _wire(self, port_no: int) -> Port:
         port = self[port_no]
         if port.wire is None:
             raise ConfigError("port", f"{port.name} is no wire", "a wire port")
-        port.settings = port.settings.changed(port.name, settings)
-        self._apply_wire(port)
+        return port
 
     def _apply_wire(self, port: Port) -> None:
         wanted, row = port.settings, self.t["wire_settings"][port.wire_index]

@@ -8,6 +8,8 @@ import subprocess
 
 import pytest
 
+from vswitch.ctl import CtlError
+
 pytestmark = pytest.mark.root
 CHECKS = [word for name in ("ip", "tcp", "udp") for word in ("-o", f"{name}.check_checksum:TRUE")]
 
@@ -45,6 +47,11 @@ def test_a_capture_ends_with_its_switch_and_refuses_nonsense(overlay, tmp_path):
         answer = network.s1.cmd(f"vswitchctl capture {port} -w {path} -t 1")
         assert sentence in answer
         assert "Traceback" not in answer
+    with pytest.raises(CtlError, match="cannot write"):
+        network.s1.control("capture.start", port=1, file="/\ud800")
+    network.s1.control("capture.start", port=1, file=str(file), seconds=60)
+    assert "capture 1 --stop" in network.s1.cmd(f"vswitchctl capture 1 -w {file}")
+    assert "frames=" in network.s1.cmd("vswitchctl capture 1 --stop")
     network.s1.control("capture.start", port=1, file=str(file), seconds=60)
     assert network.loss() == 0
     network.s1.end_process()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from tests.protocol.fake_nic import FakeNic
 from tests.protocol.frame_model import Frame
+from vswitch.config import WireSettings
 from vswitch.errors import ConfigError
 from vswitch.flow import (
     FRAG_FIRST,
@@ -341,9 +342,16 @@ class FakeDatapath:
         del self.added_formats[name]
 
     def set_wire(self, port_no, **settings):
+        self._check_wire(port_no)
+        self.wires.setdefault(port_no, {}).update(settings)
+
+    def _check_wire(self, port_no):
         if self.infos[port_no].kind != "wire":
             raise ConfigError("port", f"port {port_no} is no wire")
-        self.wires.setdefault(port_no, {}).update(settings)
+
+    def wire_settings(self, port_no):
+        self._check_wire(port_no)
+        return WireSettings().changed(f"port {port_no}", self.wires.get(port_no, {}))
 
     def add_tunnel(self, port_no, name, format, local_ip, remote_ip, local_mac, remote_mac, uplink_port):
         if format not in self.formats():

@@ -365,6 +365,8 @@ def test_settings(live, environment, capsys):
     assert run_ctl(capsys, "wire", "2", "loss=1.5", "delay=5ms")[0] == 0
     assert run_ctl(capsys, "wire", "s1", "uplink0", "bw=100")[0] == 0
     assert live.datapath.wires == {2: {"loss": 1.5, "delay": "5ms", "bw": 100}}
+    status, text, _ = run_ctl(capsys, "wire", "uplink0")
+    assert status == 0 and {"loss=1.5", "delay=5ms", "bw=100.0", "jitter=0s"} < set(text.split())
     assert run_ctl(capsys, "gro", "s1", "2", "off")[0] == 0
     assert live.datapath.lro(2) == "off"
 
@@ -375,7 +377,8 @@ def test_settings(live, environment, capsys):
         (("show", "s9"), "no switch named s9 is running"),
         (("wire", "1", "loss=1"), "port 1 is no wire"),
         (("wire", "nine", "loss=1"), "there is no port nine (allowed: 1 (tap1)"),
-        (("wire", "1"), "wire takes"),
+        (("wire", "1"), "port 1 is no wire"),
+        (("wire", "loss=1"), "wire takes"),
         (("wire", "1", "method=2", "path=3"), "port 1 is no wire"),
         (("gro", "1", "maybe"), "gro takes"),
         (("-r", "/nonexistent", "show"), "no switch is running (looked in /nonexistent)"),
@@ -396,8 +399,22 @@ def test_one_sentence_errors(environment, capsys, argv, sentence):
         (b'{"method": "dance"}', "there is no method 'dance'"),
         (b'{"method": "show", "params": {"x": 1}}', "show: "),
         (b'{"method": "offload.set", "params": {"message": "Dance", "port": 1}}', "'Dance' sets nothing"),
+        (
+            b'{"method": "wire.set", "params": {"port": [1], "loss": 1}}',
+            "port: expected int | str, got",
+        ),
+        (b'{"method": "trace", "params": {"flow": 5}}', "trace: flow: expected str, got int"),
+        (b'{"method": "trace", "params": {"flow": "in_port=1", "frame": 5}}', "trace: frame: expected str"),
+        (b'{"method": "nic.spread", "params": {"port": 1, "weights": [1, "a"]}}', "weights[1]: expected int"),
+        (b'{"method": "nic.delete", "params": {"port": 1}}', "takes one of filter, rule"),
+        (
+            b'{"method": "capture.start", "params": {"port": 1, "file": "x.pcap"}}',
+            "is not an absolute path",
+        ),
+        (b"[" * 100_000, "nested too deeply"),
         (b'{"method": "offload.set", "params": {"message": "LroSet", "port": 1, "lro": 1}}', "lro: expected"),
-        (b'{"method": "nic.spread", "params": {"port": 1, "equal": "x"}}', "nic.spread: takes one of"),
+        (b'{"method": "nic.spread", "params": {"port": 1, "equal": "x"}}', "nic.spread: equal: expected int"),
+        (b'{"method": "nic.spread", "params": {"port": 1}}', "nic.spread: takes one of"),
     ],
 )
 def test_malformed_control_requests(live, tmp_path, request_, sentence):

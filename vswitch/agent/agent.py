@@ -146,6 +146,13 @@ class Agent:
 
     def _methods(self) -> dict[str, Callable[..., Any]]:
         view = SwitchView(self.switch, self._describe_controllers)
+
+        def start_capture(port: int | str, file: str, seconds: float = 60) -> dict[str, Any]:
+            return self._captures.start(view.port_number(port), file, seconds)
+
+        def stop_capture(port: int | str) -> dict[str, Any]:
+            return self._captures.stop(view.port_number(port))
+
         return {
             "show": lambda: {**self._describe(), **view.show()},
             "ports": view.ports,
@@ -154,16 +161,15 @@ class Agent:
             "rules": view.rules,
             "trace": view.trace,
             "wire.set": view.set_wire,
+            "wire.show": view.wire,
             "offload.set": view.set_offload,
             "nic.show": view.nic,
             "nic.stats": view.nic_statistics,
             "nic.spread": view.spread,
             "nic.delete": view.delete_from_nic,
             "formats": view.formats,
-            "capture.start": lambda port, file, seconds=60: self._captures.start(
-                view.port_number(port), file, seconds
-            ),
-            "capture.stop": lambda port: self._captures.stop(view.port_number(port)),
+            "capture.start": start_capture,
+            "capture.stop": stop_capture,
             "stop": self.stop,
         }
 

@@ -59,15 +59,22 @@ class Captures:
     def start(self, port_no: int, file: str, seconds: float) -> dict[str, Any]:
         """Begin to write the frames of a port; ends by itself after `seconds`. Raises ConfigError."""
         if port_no in self._running:
-            raise ConfigError("port", f"port {port_no} is being captured already", "another port")
-        if not isinstance(seconds, (int, float)) or not 0 < seconds <= MAX_SECONDS:
+            raise ConfigError(
+                "port",
+                f"port {port_no} is being captured already",
+                f"another port, or this one after: vswitchctl capture {port_no} --stop",
+            )
+        if not 0 < seconds <= MAX_SECONDS:
             raise ConfigError("seconds", f"{seconds!r} is out of range", f"up to {MAX_SECONDS}")
+        if not file.startswith("/"):
+            raise ConfigError("file", f"{file!r} is not an absolute path", "one that begins with /")
         self._datapath.set_capture(port_no, True)
         try:
             opened = open(file, "wb")  # noqa: SIM115 (closed by stop)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._datapath.set_capture(port_no, False)
-            raise ConfigError("file", f"cannot write {file}: {error.strerror}") from None
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ConfigError("file", f"cannot write {file!a}: {reason}") from None
         self._running[port_no] = (opened, PcapngWriter(opened))
         self._frames[port_no] = 0
         self._ends[port_no] = time.monotonic() + seconds

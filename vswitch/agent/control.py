@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from vswitch.errors import ConfigError, VSwitchError
 
 log = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ class ControlServer:
 
     def __init__(self, path: Path, methods: dict[str, Method]) -> None:
         self.path = path
-        self.methods = methods
+        self.methods = {name: (method, _parameters(method)) for name, method in methods.items()}
         self._server: asyncio.AbstractServer | None = None
         self._clients: set[asyncio.StreamWriter] = set()
 
@@ -68,23 +70,42 @@ class ControlServer:
         """The answer to one request."""
         try:
             request = json.loads(line)
+        except RecursionError:
+            return {"error": "the request is nested too deeply"}
         except ValueError as error:
             return {"error": f"the request is not JSON: {error}"}
         if not isinstance(request, dict) or not isinstance(request.get("params", {}), dict):
             return {"error": 'a request is {"method": NAME, "params": {…}}'}
         name = request.get("method")
-        method = self.methods.get(name) if isinstance(name, str) else None
-        if method is None:
+        if not isinstance(name, str) or name not in self.methods:
             return {"error": f"there is no method {name!r} (there are: {', '.join(sorted(self.methods))})"}
+        method, parameters = self.methods[name]
         params = request.get("params", {})
         try:
             inspect.signature(method).bind(**params)
+            msgspec.convert(params, parameters)
         except TypeError as error:
             return {"error": f"{name}: {error}"}
+        except msgspec.ValidationError as error:
+            return {"error": f"{name}: {plain_words(error)}"}
         try:
             return {"result": method(**params)}
         except VSwitchError as error:
             return {"error": str(error)}
+
+
+def plain_words(error: msgspec.ValidationError) -> str:
+    """What does not fit its type: `port: expected int | str, got array`."""
+    problem, _, place = str(error).replace("`", "").partition(" - at $.")
+    problem = problem[:1].lower() + problem[1:]
+    return f"{place}: {problem}" if place else problem
+
+
+def _parameters(method: Method) -> type:
+    """A type whose fields are the annotated parameters of a method."""
+    parameters = inspect.signature(method, eval_str=True).parameters.values()
+    named = [(p.name, p.annotation, None) for p in parameters if p.kind is not p.VAR_KEYWORD]
+    return msgspec.defstruct("Parameters", named)
 
 
 def _answers(path: Path) -> bool:

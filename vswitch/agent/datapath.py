@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from vswitch.config import WireSettings
 from vswitch.flow import (
     CapturedFrame,
     DropReason,
@@ -122,6 +123,8 @@ class Datapath(Protocol):
         ...
 
     def set_wire(self, port_no: int, **settings: Any) -> None: ...
+
+    def wire_settings(self, port_no: int) -> WireSettings: ...
 
     def add_tunnel(
         self,

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from vswitch import flow as fl
+from vswitch.agent.control import plain_words
 from vswitch.agent.slowpath import CachedFlow
 from vswitch.agent.switch import OpenFlowSwitch, port_config_names
 from vswitch.agent.tables import SECOND_NS, Rule
@@ -142,6 +143,11 @@ class SwitchView:
         self.switch.datapath.set_wire(port_no, **settings)
         return {"port": port_no, **settings}
 
+    def wire(self, port: int | str) -> dict[str, Any]:
+        """A wire's settings, of the direction that this switch sends in."""
+        port_no = self.port_number(port)
+        return {"port": port_no, **self.switch.datapath.wire_settings(port_no).in_words()}
+
     def nic(self, port: int | str) -> dict[str, Any]:
         """A NIC's settings."""
         return self.switch.extensions.nics.show(self.port_number(port))
@@ -167,9 +173,7 @@ class SwitchView:
         try:
             request: object = msgspec.convert(body, kind)
         except msgspec.ValidationError as error:
-            problem, _, place = str(error).partition(" - at `$")
-            path = place.strip("`.") or message
-            raise ConfigError(path, problem[:1].lower() + problem[1:]) from error
+            raise ConfigError(message, plain_words(error)) from error
         self.switch.extensions.carry_out(request)
         return {"message": message, **body}
 
@@ -181,10 +185,8 @@ class SwitchView:
         hash_key: str | None = None,
     ) -> dict[str, Any]:
         """Fill a NIC's indirection table, in turn over `equal` queues or by weights, or set its hash key."""
-        numbers = weights if isinstance(weights, list) else [0 if equal is None else equal]
-        given = sum(value is not None for value in (equal, weights, hash_key))
-        if given != 1 or not all(isinstance(n, int) for n in numbers) or not isinstance(hash_key or "", str):
-            raise ConfigError("nic.spread", "takes one of equal, weights, hash_key", "numbers, or a text")
+        if sum(value is not None for value in (equal, weights, hash_key)) != 1:
+            raise ConfigError("nic.spread", "takes one of equal, weights, hash_key")
         self.switch.extensions.nics.spread(self.port_number(port), equal, weights, hash_key)
         return self.nic(port)
 
@@ -192,6 +194,8 @@ class SwitchView:
         self, port: int | str, filter: int | None = None, rule: int | None = None
     ) -> dict[str, Any]:
         """Delete a filter or an LRO rule by its number."""
+        if (filter is None) == (rule is None):
+            raise ConfigError("nic.delete", "takes one of filter, rule")
         self.switch.extensions.nics.delete(self.port_number(port), filter, rule)
         return {"port": port, "deleted": rule if filter is None else filter}
 

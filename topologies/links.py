@@ -115,13 +115,19 @@ class WirePort(SwitchPort):
         return {}
 
     def ifconfig(self, *args: str) -> str:
-        """`down` cuts the cable in this direction (every frame is lost), `up` mends it (CLI: `link s1 s2
-        down`).
+        """`down` cuts the cable at this end, so that the ports at both are down; `up` mends it (CLI: `link s1
+        s2 down`).
         """
-        if args[:1] in (("down",), ("up",)) and self.node.running:
-            loss = 100 if args[0] == "down" else self.settings.get("loss") or 0
-            self.node.control("wire.set", port=self.node.ports[self], loss=loss)
+        if args[:1] in (("down",), ("up",)):
+            self.settings["link"] = args[0]
+            for port in (self, self.link.other_end(self)):  # who is at the other end looks at once, too
+                if port.node.running:
+                    port.node.control("wire.set", port=port.node.ports[port], **port.link_state())
         return ""
+
+    def link_state(self) -> dict[str, str]:
+        """Whether the cable is whole at this end, as a setting."""
+        return {"link": self.settings.get("link") or "up"}
 
 
 class LabLink(Link):
@@ -246,12 +252,17 @@ class WireLink(LabLink):
     def end_of(self, port: WirePort) -> str:
         return "a" if port is self.intf1 else "b"
 
+    def other_end(self, port: WirePort) -> WirePort:
+        return self.intf2 if port is self.intf1 else self.intf1
+
     def up(self) -> bool:
-        """Whether the running switches at both ends see each other, and their tunnels can use the wire.
+        """Whether the running switches at both ends see each other if they may, and their tunnels can use it.
 
         A switch's tunnels are not looked at while one of its wires is down: they may need that one.
         """
         for port in (self.intf1, self.intf2):
+            if port.link_state()["link"] == "down":
+                return True  # as somebody wants it
             ports = port.node.control("ports")
             wires = {state["name"]: state["up"] for state in ports if state["kind"] == "wire"}
             tunnels = [state["up"] for state in ports if state["kind"] == "tunnel"]

@@ -25,7 +25,7 @@ class WireSettings:
     """How a wire treats the frames of one direction. Zeros: an ideal wire.
 
     bw: Mbit/s; delay_ns, jitter_ns; loss, duplicate, reorder: percent; max_queue_size, ecn_threshold: frames;
-    seed: of the random numbers, 0: chosen by the port.
+    seed: of the random numbers, 0: chosen by the port. link_up: the cable is whole at this end.
     """
 
     bw: float = 0
@@ -37,6 +37,7 @@ class WireSettings:
     max_queue_size: int = 0
     ecn_threshold: int = 0
     seed: int = 0
+    link_up: bool = True
 
     def changed(self, where: str, settings: dict[str, Any]) -> WireSettings:
         """With these settings in the words of the command line replaced; raises ConfigError."""
@@ -50,10 +51,10 @@ class WireSettings:
 
     def in_words(self) -> dict[str, Any]:
         """All settings in the words of the command line."""
-        return {
-            name: _duration(getattr(self, target)) if parse is _duration_ns else getattr(self, target)
-            for name, (target, parse) in _SETTINGS.items()
-        }
+        values = {name: getattr(self, target) for name, (target, _) in _SETTINGS.items()}
+        for name in ("delay", "jitter"):
+            values[name] = _duration(values[name])
+        return values | {"link": "up" if self.link_up else "down"}
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,12 @@ def _duration(nanoseconds: int) -> str:
     return f"{nanoseconds // int(_UNITS_NS[unit])}{unit}"
 
 
+def _up_or_down(where: str, value: Any) -> bool:
+    if value not in ("up", "down"):
+        raise ConfigError(where, f"{value!r} is no state of a link", "up, down")
+    return value == "up"
+
+
 _SETTINGS = {
     "bw": ("bw", _number(0, 400_000)),
     "delay": ("delay_ns", _duration_ns),
@@ -210,4 +217,5 @@ _SETTINGS = {
     "max_queue_size": ("max_queue_size", _whole(0, 1_000_000)),
     "ecn_threshold": ("ecn_threshold", _whole(0, 1_000_000)),
     "seed": ("seed", _whole(0, 2**31 - 2)),
+    "link": ("link_up", _up_or_down),
 }

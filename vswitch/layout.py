@@ -140,6 +140,7 @@ CURSOR_PID = 264  # where the producer's pool is found: /proc/PID/fd/FD
 CURSOR_POOL_FD = 272
 CURSOR_POOL_SIZE = 280
 CURSOR_UNORDERED = 288  # 1: frames may overtake each other, by their release times
+CURSOR_CUT = 296  # 1: the cable is cut at the producer's end
 CURSOR_MAPPED = 320  # the producer's life whose pool the consumer has mapped; written by the consumer
 
 

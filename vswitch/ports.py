@@ -187,7 +187,7 @@ class Ports:
         """Map the pool of whoever holds the wire's other end; whether both ends see each other."""
         wire = port.wire
         assert wire is not None
-        if not wire.peer_alive():
+        if wire.is_cut() or not wire.peer_alive():
             return False
         epoch = wire.peer_epoch()
         if epoch != port.peer_epoch:
@@ -272,7 +272,9 @@ class Ports:
         row["queue_limit"] = min(wanted.max_queue_size, layout.WIRE_SLOTS)
         row["ecn_threshold"] = wanted.ecn_threshold
         row["random"] = wanted.seed or (self.dpid * 1009 + port.number) % 2147483646 + 1
-        row["impaired"] = int(wanted != WireSettings(seed=wanted.seed))
+        row["impaired"] = int(wanted != WireSettings(seed=wanted.seed, link_up=wanted.link_up))
+        assert port.wire is not None
+        port.wire.cut(not wanted.link_up)
         self._commands.give(Command.WIRE, port.wire_index)
 
     def add_tunnel(

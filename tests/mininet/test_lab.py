@@ -167,13 +167,31 @@ def test_wires_are_settable_while_they_carry(overlay):
     assert 100 <= min(ping(network.vm1, network.vm2, 3)) < 200
 
 
+def wires_up(network):
+    ports = [port for switch in (network.s1, network.s2) for port in switch.control("ports")]
+    return {port["up"] for port in ports if port["kind"] == "wire"}
+
+
 def test_a_link_goes_down_and_up(overlay):
     network = overlay().start()
     assert ping(network.vm1, network.vm2)
     network.net.configLinkStatus("s1", "s2", "down")
+    assert wires_up(network) == {False}
     assert not ping(network.vm1, network.vm2, wait_s=1)
     network.net.configLinkStatus("s1", "s2", "up")
+    assert wires_up(network) == {True}
     assert ping(network.vm1, network.vm2)
+
+
+def test_a_cable_that_is_cut_at_one_end_stays_so_when_the_switch_there_restarts(overlay):
+    network = overlay().start()
+    network.s1.intf("s1-eth1").ifconfig("down")
+    assert wires_up(network) == {False}
+    kill(network.s1.process)
+    network.s1.restart()
+    assert wires_up(network) == {False}
+    network.s1.intf("s1-eth1").ifconfig("up")
+    assert poll_until(lambda: network.loss() == 0, 10)
 
 
 def test_a_fast_wire_is_not_capped(overlay):

@@ -62,6 +62,14 @@ def test_durations(text, nanoseconds):
     assert WireSettings().changed("w", {"delay": text}).delay_ns == nanoseconds
 
 
+@pytest.mark.parametrize("delay", ["0s", "7ns", "1500us", "20ms", "60s"])
+def test_settings_are_told_in_the_words_that_they_are_given_in(delay):
+    given = {"delay": delay, "bw": 100, "loss": 0.5, "link": "down"}
+    told = WireSettings().changed("wire", given).in_words()
+    assert given.items() <= told.items()
+    assert WireSettings().changed("wire", told).in_words() == told
+
+
 def test_changing_one_setting_leaves_the_others():
     before = WireSettings(bw=10, loss=1)
     assert before.changed("w", {"loss": 2}) == WireSettings(bw=10, loss=2)
@@ -104,7 +112,7 @@ DURATION = "is no duration (allowed: 0 to 60s, as 10us, 5ms, 1s; a plain number:
         (
             "1=wire:/w,speed=1",
             "port 1.speed: is no setting of a wire (allowed: bw, delay, duplicate, ecn_threshold, jitter, "
-            "loss, max_queue_size, reorder, seed)",
+            "link, loss, max_queue_size, reorder, seed)",
         ),
         ("1=wire:/w,bw=-1", "port 1.bw: '-1' is out of range (allowed: a number from 0 to 400000)"),
         ("1=wire:/w,bw=nan", "port 1.bw: 'nan' is out of range (allowed: a number from 0 to 400000)"),

@@ -131,10 +131,19 @@ class WireEnd:
             row[name] = self._tx[layout.CURSOR_HEAD // 8]
         row["tx_clean"] = self._tx[layout.CURSOR_TAIL // 8]
         row["epoch"] = self.epoch = (int(self._tx[layout.CURSOR_EPOCH // 8]) + 1) & 0x7FFFFFFF
+        self._tx[layout.CURSOR_CUT // 8] = 0
         self._tx[layout.CURSOR_PID // 8] = os.getpid()
         self._tx[layout.CURSOR_POOL_FD // 8] = pool_fd
         self._tx[layout.CURSOR_POOL_SIZE // 8] = pool_size
         self._tx[layout.CURSOR_EPOCH // 8] = self.epoch
+
+    def cut(self, cut: bool) -> None:
+        """Cut the cable at our end, or mend it there."""
+        self._tx[layout.CURSOR_CUT // 8] = int(cut)
+
+    def is_cut(self) -> bool:
+        """Whether the cable is cut at either end."""
+        return bool(self._tx[layout.CURSOR_CUT // 8] or self._rx[layout.CURSOR_CUT // 8])
 
     def peer_epoch(self) -> int:
         """The life number of the other end, 0 before its first."""

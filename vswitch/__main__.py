@@ -20,6 +20,7 @@ from vswitch.errors import ConfigError, VSwitchError
 
 if TYPE_CHECKING:
     from vswitch.agent.agent import Agent
+    from vswitch.datapath import Datapath
 
 log = logging.getLogger("vswitch")
 
@@ -124,7 +125,7 @@ def _run(options: argparse.Namespace) -> int:
         log.info("the dataplane runs after %.1f s", time.monotonic() - started)
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
-        asyncio.run(_serve(agent, pid_file))
+        asyncio.run(_serve(agent, datapath, pid_file))
     finally:
         datapath.close()
     return 0
@@ -145,7 +146,7 @@ def _start_log(run_dir: Path, name: str) -> None:
         ) from None
 
 
-async def _serve(agent: Agent, pid_file: Path) -> None:
+async def _serve(agent: Agent, datapath: Datapath, pid_file: Path) -> None:
     """Run the agent; the pid file is there while it is ready, and is another's until then."""
     running = asyncio.ensure_future(agent.run((signal.SIGTERM, signal.SIGINT)))
     while agent.state == "starting" and not running.done():
@@ -153,6 +154,7 @@ async def _serve(agent: Agent, pid_file: Path) -> None:
     if running.done():
         await running
         return
+    datapath.keep_devices()
     pid_file.write_text(f"{os.getpid()}\n")
     try:
         await running

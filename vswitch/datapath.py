@@ -175,6 +175,10 @@ class Datapath:
 
     # Ports
 
+    def keep_devices(self) -> None:
+        """TAPs that were made here outlive the switch from now on; a start that fails leaves none."""
+        self._ports.keep_devices()
+
     def refresh_ports(self) -> bool:
         """Look at the links: True when something changed since the last call."""
         return self._ports.refresh()

@@ -102,6 +102,12 @@ class Ports:
                 if device:
                     device.close()
 
+    def keep_devices(self) -> None:
+        """The TAPs that were made are there for VMs from now on, whatever becomes of the switch."""
+        for port in self:
+            if port.tap:
+                port.tap.keep()
+
     def open(self, config: PortConfig) -> None:
         """Open a port's device and make its row; raises ConfigError."""
         if config.number in self._ports:

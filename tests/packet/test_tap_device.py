@@ -9,7 +9,10 @@ import os
 import pytest
 
 from tests.packet.lab import Namespace
+from vswitch.config import parse_port
+from vswitch.datapath import Datapath
 from vswitch.dataplane.ports.tap_device import QUEUE_LEN, TapDevice
+from vswitch.errors import ConfigError
 
 pytestmark = pytest.mark.root
 
@@ -30,9 +33,17 @@ def queue_length(space: Namespace) -> int:
 
 def test_a_tap_that_is_made_has_a_queue_that_four_large_windows_do_not_overflow(vm):
     device = TapDevice("tap0", vm.name, "here")
+    device.keep()
     device.close()
     assert queue_length(vm) == QUEUE_LEN
     assert 4 * (16 << 20) // QUEUE_LEN < 8192  # far less than a super-frame each
+
+
+def test_a_tap_that_is_made_is_gone_when_the_start_fails(vm):
+    ports = [parse_port(f"{number}=tap:tap{number}@{vm.name}") for number in (1, 2)]
+    with pytest.raises(ConfigError):
+        Datapath(1, [*ports, ports[0]])
+    assert [link["ifname"] for link in json.loads(vm.ip("-j", "link"))] == ["lo"]
 
 
 @pytest.mark.parametrize(("before", "after"), [(1000, QUEUE_LEN), (50, 50), (20000, 20000)])

@@ -52,9 +52,10 @@ def inside_namespace(path: str) -> Iterator[None]:
 
 
 class TapDevice:
-    """A VM's TAP: `fd` reads and writes frames with a virtio-net header. Made persistent when it is missing.
+    """A VM's TAP: `fd` reads and writes frames with a virtio-net header.
 
-    Raises ConfigError when the namespace or device cannot be had.
+    A device that is missing is made, and goes with the switch until keep(). Raises ConfigError when the
+    namespace or device cannot be had.
     """
 
     def __init__(self, interface: str, namespace: str, where: str) -> None:
@@ -77,7 +78,6 @@ class TapDevice:
         try:
             flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE
             fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", self.interface.encode(), flags))
-            fcntl.ioctl(fd, TUNSETPERSIST, 1)
             fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("i", VNET_HEADER))
             fcntl.ioctl(fd, TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN)
         except BaseException:
@@ -90,6 +90,10 @@ class TapDevice:
         if self._ask(SIOCGIFTXQLEN, "i") == KERNEL_QUEUE_LEN:
             request = struct.pack("16si20x", self.interface.encode(), QUEUE_LEN)
             fcntl.ioctl(self._socket, SIOCSIFTXQLEN, request)
+
+    def keep(self) -> None:
+        """The device outlives the switch from now on."""
+        fcntl.ioctl(self.fd, TUNSETPERSIST, 1)
 
     def up(self) -> bool:
         """Whether the interface is there and administratively up."""

@@ -132,14 +132,14 @@ def end_orphan(pid: int, started: int, grace_s: float = 3.0) -> None:
 
 
 def listening(pid: int, port: int) -> bool:
-    """Whether something listens on TCP `port` in the network namespace of process `pid`."""
+    """Whether something listens on TCP `port` in the network namespace of process `pid`, if that still is."""
     needle = f":{port:04X}"
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[1].endswith(needle) and fields[3] == TCP_LISTEN:
-                return True
-    return False
+    try:
+        tables = [Path(f"/proc/{pid}/net/{table}").read_text() for table in ("tcp", "tcp6")]
+    except OSError:
+        return False
+    sockets = [line.split() for table in tables for line in table.splitlines()[1:]]
+    return any(fields[1].endswith(needle) and fields[3] == TCP_LISTEN for fields in sockets)
 
 
 def poll_until(condition: Callable[[], object], timeout_s: float, interval_s: float = 0.01) -> bool:

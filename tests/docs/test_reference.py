@@ -51,7 +51,7 @@ def test_switch_options():
 
 def test_wire_settings():
     wire = first_column(page("reference/vswitch"), "### Wire")
-    assert wire == {"name", "mtu", "mac", "end", *WIRE_SETTINGS}
+    assert wire == {"name", "mtu", "mac", "end", "link", *WIRE_SETTINGS}
     assert set(config.WireSettings().changed("w", dict.fromkeys(WIRE_SETTINGS, 0)).__dict__) == {
         field.name for field in fields(config.WireSettings)
     }

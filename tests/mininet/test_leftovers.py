@@ -14,7 +14,7 @@ import pytest
 
 from tests.mininet.mn_cli import MN, isolated
 from topologies.lab import SHM_DIR, Lab
-from topologies.processes import end, end_orphan, poll_until, run, spawn, start_time
+from topologies.processes import end, end_orphan, listening, poll_until, run, spawn, start_time
 from topologies.registry import LABS_DIR, MADE, OWNER, pid_namespace, remove_leftovers
 
 pytestmark = pytest.mark.root
@@ -46,6 +46,12 @@ def sleeper():
     yield process
     process.kill()
     process.wait()
+
+
+def test_nothing_listens_in_a_process_that_has_ended():
+    process = spawn(["true"])
+    process.wait()
+    assert not listening(process.pid, 80)
 
 
 def test_what_a_dead_lab_made_is_removed(tmp_path, sleeper):

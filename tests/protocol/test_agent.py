@@ -171,30 +171,37 @@ def test_silent_peer_is_given_up(monkeypatch):
         live.close()
 
 
-def test_a_peer_that_asks_but_does_not_read_is_given_up(live, client, monkeypatch):
-    """One that reads slowly is not."""
-    monkeypatch.setattr("vswitch.agent.transport.STALLED_S", 0.6)
-    sessions = live.agent.switch.sessions
-    ask = [mp.MultipartRequest(MultipartType.TABLE_FEATURES, TableFeaturesRequest())] * 50
-    asleep = Client.connect(live.port)
-    eventually(lambda: len(sessions) == 2, "both are connected")
-    asleep.say(*ask)
-    eventually(lambda: len(sessions) == 1, "the session has ended", timeout_s=5)  # before an echo could tell
-    client.say(*ask)
-    for _ in range(30):
-        time.sleep(0.05)
-        client.sock.recv(1 << 18)
-    assert len(sessions) == 1
-    asleep.close()
-
-
 FEATURES = mp.MultipartRequest(MultipartType.TABLE_FEATURES, TableFeaturesRequest(), xid=7)
 """A request of 16 bytes, whose answer is more than ten thousand times as long."""
 
 
+def test_a_peer_that_asks_but_does_not_read_is_given_up(live, monkeypatch):
+    monkeypatch.setattr("vswitch.agent.transport.STALLED_S", 1.0)
+    sessions = live.agent.switch.sessions
+    asleep = Client.connect(live.port)
+    eventually(lambda: len(sessions) == 1, "it is connected")
+    asleep.say(*[FEATURES] * 50)
+    eventually(lambda: not sessions, "the session has ended", timeout_s=5)  # before an echo could tell
+    asleep.close()
+
+
+def test_a_peer_that_reads_slowly_is_not_given_up(live, monkeypatch):
+    """The kernel takes more from the switch when it has much room again, which takes seconds then."""
+    monkeypatch.setattr("vswitch.agent.transport.STALLED_S", 1.5)
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        sock.connect(("127.0.0.1", live.port))
+        slow = Client(sock)
+        slow.say(*[FEATURES] * 50)
+        for _ in range(40):
+            time.sleep(0.1)
+            assert sock.recv(1 << 15)
+        assert len(live.agent.switch.sessions) == 1
+
+
 def test_who_asks_for_much_and_does_not_read_gets_no_memory_and_delays_nobody(live, client, monkeypatch):
     """Thousands of requests fit into what is read at a time."""
-    monkeypatch.setattr("vswitch.agent.transport.STALLED_S", 1.0)
+    monkeypatch.setattr("vswitch.agent.transport.STALLED_S", 3.0)
     client.say(m.BarrierRequest(xid=3))
     client.hear(m.BarrierReply)
     greedy = Client.connect(live.port)
@@ -207,13 +214,13 @@ def test_who_asks_for_much_and_does_not_read_gets_no_memory_and_delays_nobody(li
         asked = time.monotonic()
         client.say(m.BarrierRequest(xid=xid))
         assert client.hear(m.BarrierReply) == m.BarrierReply(xid=xid)
-        assert time.monotonic() - asked < 0.5
+        assert time.monotonic() - asked < 2
         most = max(most, session.unsent_bytes)
         time.sleep(0.02)
     assert most < 4 * MAX_UNSENT_BYTES
     live.receive(1, udp())
     eventually(lambda: [sent.port for sent in live.datapath.take_sent()] == [2], "the first rule holds")
-    eventually(lambda: session not in live.agent.switch.sessions, "the session has ended", timeout_s=5)
+    eventually(lambda: session not in live.agent.switch.sessions, "the session has ended", timeout_s=9)
     assert session.connection.closed == "the peer takes nothing"
     assert [str(rule.match) for rule in live.agent.switch.tables] == ["in_port=1"]
     greedy.close()

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import ssl
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -26,6 +28,7 @@ STALLED_S = 10.0
 """A peer that takes nothing for so long of what waits for it counts as dead, as a silent one does."""
 
 READ_SIZE = 1 << 16
+SIOCOUTQ = 0x5411
 DEFAULT_PORT = 6653
 _ACTIVE, _PASSIVE = ("tcp", "ssl"), ("ptcp", "pssl")
 _ALLOWED = "tcp:ADDRESS[:PORT] or ssl:ADDRESS[:PORT] to connect, ptcp:PORT[:ADDRESS] or pssl:… to listen"
@@ -247,15 +250,26 @@ async def _drained(session: Session, writer: asyncio.StreamWriter) -> bool:
     """
     while True:
         session.flush()
-        before = session.taken
+        before = session.taken, _unacknowledged(writer)
         try:
             await asyncio.wait_for(writer.drain(), STALLED_S)
         except asyncio.TimeoutError:
             session.flush()
-            if session.taken == before:
+            if (session.taken, _unacknowledged(writer)) == before:
                 return False
         else:
             return True
+
+
+def _unacknowledged(writer: asyncio.StreamWriter) -> int:
+    """Bytes in the kernel that the peer has not acknowledged; 0 once the connection is closed.
+
+    The kernel takes more from us a megabyte at a time, long after a slow peer has begun to read.
+    """
+    if writer.is_closing():
+        return 0
+    answer = fcntl.ioctl(writer.get_extra_info("socket").fileno(), SIOCOUTQ, bytes(4))
+    return int.from_bytes(answer, sys.byteorder)
 
 
 def _phrase(error: BaseException) -> str:

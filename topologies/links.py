@@ -122,12 +122,13 @@ class WirePort(SwitchPort):
             self.settings["link"] = args[0]
             for port in (self, self.link.other_end(self)):  # who is at the other end looks at once, too
                 if port.node.running:
-                    port.node.control("wire.set", port=port.node.ports[port], **port.link_state())
+                    port.node.control("wire.set", port=port.node.ports[port], link=port.link_state)
         return ""
 
-    def link_state(self) -> dict[str, str]:
-        """Whether the cable is whole at this end, as a setting."""
-        return {"link": self.settings.get("link") or "up"}
+    @property
+    def link_state(self) -> str:
+        """Whether the cable is whole at this end: `up`, or `down`."""
+        return self.settings.get("link") or "up"
 
 
 class LabLink(Link):
@@ -261,7 +262,7 @@ class WireLink(LabLink):
         A switch's tunnels are not looked at while one of its wires is down: they may need that one.
         """
         for port in (self.intf1, self.intf2):
-            if port.link_state()["link"] == "down":
+            if port.link_state == "down":
                 return True  # as somebody wants it
             ports = port.node.control("ports")
             wires = {state["name"]: state["up"] for state in ports if state["kind"] == "wire"}

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -21,7 +20,7 @@ from topologies.controllers import Ryu
 from topologies.errors import LabError
 from topologies.lab import Lab
 from topologies.nodes import VSwitch
-from topologies.processes import poll_until
+from topologies.processes import listening, poll_until
 from topologies.registry import remove_leftovers
 from vswitch.errors import VSwitchError
 
@@ -67,8 +66,7 @@ class LabNet(Mininet):
         udp = l4Type == "UDP"
         iperf = f"iperf -p {port}" + " -u" * udp + (f" -f {fmt}" if fmt else "")
         server.sendCmd(f"{iperf} -s")
-        sockets = Path(f"/proc/{server.pid}/net/{'udp' if udp else 'tcp'}")
-        poll_until(lambda: f":{port:04X} " in sockets.read_text(), IPERF_PATIENCE_S)
+        poll_until(lambda: listening(server.pid, port, l4Type.lower()), IPERF_PATIENCE_S)
         sent = client.cmd(f"{iperf} -t {seconds} -c {server.IP()}" + f" -b {udpBw}" * udp)
         received, deadline = "", time.monotonic() + IPERF_PATIENCE_S
         while "/sec" not in received and time.monotonic() < deadline:

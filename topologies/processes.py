@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 PR_SET_PDEATHSIG = 1
-TCP_LISTEN = "0A"  # `st` column of /proc/net/tcp
+WAITING = {"tcp": "0A", "udp": "07"}  # `st` column of /proc/net/tcp and udp
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -131,15 +131,15 @@ def end_orphan(pid: int, started: int, grace_s: float = 3.0) -> None:
         poll_until(lambda: start_time(pid) != started, grace_s)
 
 
-def listening(pid: int, port: int) -> bool:
-    """Whether something listens on TCP `port` in the network namespace of process `pid`, if that still is."""
+def listening(pid: int, port: int, protocol: str = "tcp") -> bool:
+    """Whether something waits at a port in the network namespace of process `pid`, if that still is."""
     needle = f":{port:04X}"
     try:
-        tables = [Path(f"/proc/{pid}/net/{table}").read_text() for table in ("tcp", "tcp6")]
+        tables = [Path(f"/proc/{pid}/net/{table}").read_text() for table in (protocol, protocol + "6")]
     except OSError:
         return False
     sockets = [line.split() for table in tables for line in table.splitlines()[1:]]
-    return any(fields[1].endswith(needle) and fields[3] == TCP_LISTEN for fields in sockets)
+    return any(fields[1].endswith(needle) and fields[3] == WAITING[protocol] for fields in sockets)
 
 
 def poll_until(condition: Callable[[], object], timeout_s: float, interval_s: float = 0.01) -> bool:

@@ -100,7 +100,7 @@ class Agent:
                 loop.add_signal_handler(number, self.stop)
             loop.add_reader(self.datapath.punt_fd, self._punts_wait)
             for fd in self.datapath.link_fds:
-                loop.add_reader(fd, self._refresh_ports)
+                loop.add_reader(fd, self.switch.look_at_links)
             tasks = [self._task(self._tick()), self._task(self._captures.run())]
             tasks += [self._task(keep_connected(self.switch, c, self.clock)) for c in self._controllers]
             self.state = "ready"
@@ -131,14 +131,10 @@ class Agent:
         if self.switch.slowpath.handle_punts(PUNT_BURST) == PUNT_BURST and self.state == "ready":
             asyncio.get_running_loop().call_soon(self._punts_wait)
 
-    def _refresh_ports(self) -> None:
-        if self.datapath.refresh_ports():
-            self.switch.refresh_ports()
-
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            self._refresh_ports()
+            self.switch.look_at_links()
             self.switch.slowpath.retire_ended()
             await self.switch.expire_rules()
 

@@ -379,6 +379,11 @@ class OpenFlowSwitch:
         self._ports_changed(changes)
         self.slowpath.revalidate()
 
+    def look_at_links(self) -> None:
+        """The same, if a link has changed since it was last looked at."""
+        if self.datapath.refresh_ports():
+            self.refresh_ports()
+
     def _port_mod(self, session: Session, request: m.PortMod) -> None:
         if request.port_no > Port.MAX:
             raise OpenFlowError(PortModFailed.BAD_PORT, f"port {request.port_no:#x}")

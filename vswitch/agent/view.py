@@ -141,8 +141,7 @@ class SwitchView:
     def set_wire(self, port: int | str, **settings: Any) -> dict[str, Any]:
         port_no = self.port_number(port)
         self.switch.datapath.set_wire(port_no, **settings)
-        if self.switch.datapath.refresh_ports():
-            self.switch.refresh_ports()
+        self.switch.look_at_links()
         return {"port": port_no, **settings}
 
     def wire(self, port: int | str) -> dict[str, Any]:

@@ -44,8 +44,8 @@ INJECTIONS = 64
 RING_SLOTS = 2048
 RING_SLOT_SIZE = 2048
 """Slots of a packet port's receive ring; a frame that is longer is read whole from the socket's queue."""
-LARGE_BURST = 8
-"""Frames longer than a slot that are taken from a packet port before the other ports have their turn."""
+LARGE_BURST = 10
+"""Pool buffers that are filled with frames longer than a slot before the other ports have their turn."""
 STAGED = 64
 STAGED_IOVS = 1024
 """Frames that wait at a packet port to be sent by one system call, and pieces that they may consist of."""
@@ -57,6 +57,10 @@ MSS_ENTRIES = 1 << 15
 MSS_WAYS = 8
 """… places."""
 MAX_IP_LEN = 65535
+MAX_FRAME_LEN = 65535
+"""Bytes of an aggregate from its Ethernet header on: longer ones the kernel cuts into single frames again."""
+SHIM_ROOM = 64
+"""Bytes of tags and shims (VLAN, MPLS, PBB) that ports carry beside their MTU."""
 MAX_EXTENSION_HEADERS = 8
 MAX_VLAN_TAGS = 2
 HEADER_MAX = 512
@@ -335,17 +339,21 @@ def _record(**fields):
 
 
 packet_dtype = _record(
-    # where it is: `length` bytes, the first `head_length` at `offset`, the rest (if any) at `ext`
+    # where it is: `length` bytes, the first `head_length` (the head) at `offset`, the rest (if any) at `ext`
     offset="i8", ext="i8", length="i8", head_length="i8", buffer="i8", port="i8", queue="i8",
     # the tunnel it came through
     in_port="i8", tunnel_id="i8", opaque="i8", opaque_len="i8", length_field="i8",
     outer_ecn="i8", outer_df="i8", outer_is_udp="i8",
-    # headers as the receiver of the inner frame sees them
-    l2="i8", l3="i8", l4="i8", payload="i8", payload_len="i8", eth_type="i8", vlan_tci="i8",
-    vlan_inner="i8",
+    # headers as the receiver of the inner frame sees them; the payload begins in the head, or at its end, and
+    # goes on in the rest; `trailer_len`: bytes behind the IP packet (padding, or what the sender put there)
+    l2="i8", l3="i8", l4="i8", payload="i8", payload_len="i8", trailer_len="i8", eth_type="i8",
+    vlan_tci="i8", vlan_inner="i8",
     ip_version="i8", ip_proto="i8", tos="i8", ttl="i8", ip_id="i8", df="i8", frag="i8", ip_options="i8",
     tcp_flags="i8", tcp_window="i8", tcp_options="i8", seq="i8", ack="i8", timestamp="i8",
     csum="i8", csum_start="i8", csum_offset="i8", gso_size="i8", hash="i8", ecn_changed="i8", next="i8",
+    # where a packet has its headers that the sender has put into a tunnel of its own, if its checksum and
+    # segmentation are left to others; then `payload` is its payload. `gso_l4` 0: there is no such packet
+    gso_l3="i8", gso_l4="i8", gso_version="i8", gso_proto="i8",
 )  # fmt: skip
 
 group_dtype = _record(
@@ -367,12 +375,14 @@ class GroupLro(enum.IntEnum):
 outgoing_dtype = _record(
     # the packet that the action program works on: headers in the scratch, payload in `ranges`
     header="i8", header_len="i8", l3="i8", l4="i8", ip_version="i8", ip_proto="i8", frag="i8", tos="i8",
-    payload_len="i8", range_count="i8", gso_size="i8", csum="i8", in_port="i8", buffer="i8", tunnel_id="i8",
-    hash="i8", frames="i8", bytes="i8",
+    payload_len="i8", trailer_len="i8", range_count="i8", gso_size="i8", csum="i8", in_port="i8",
+    buffer="i8", tunnel_id="i8", hash="i8", frames="i8", bytes="i8",
+    gso_l3="i8", gso_l4="i8", gso_version="i8", gso_proto="i8",
 )  # fmt: skip
 
 range_dtype = _record(offset="i8", length="i8")
-RANGES = BURST + 4
+RANGES = 2 * BURST + 4
+"""A frame's payload may stand in two places."""
 
 port_dtype = _record(
     kind="i8", number="i8", up="i8", fd="i8", mtu="i8", wire="i8", socket="i8", ready="i8", capture="i8",
@@ -413,6 +423,7 @@ wire_dtype = _record(
 socket_dtype = _record(
     # a packet port: where its ring and its staging area stand, and how far each is used
     port="i8", fd="i8", ring="i8", tail="i8", taken="i8", large_count="i8",
+    large_free="i8", large_end="i8",  # where the last of its pool buffers is free
     udp_gso="i8", staging="i8", staged="i8", iovs="i8", first_iov="i8",
     **_MARKS,
 )  # fmt: skip
@@ -487,7 +498,8 @@ punt_dtype = _record(
 )  # fmt: skip
 
 held_dtype = _record(
-    length="i8", in_port="i8", tunnel_id="i8", csum="i8", gso_size="i8", forwarded_mss="i8",
+    length="i8", in_port="i8", tunnel_id="i8", csum="i8", csum_start="i8", csum_offset="i8", gso_size="i8",
+    forwarded_mss="i8",
 )  # fmt: skip
 """What is known of a packet that lies whole in a punt or injection slot."""
 
@@ -517,7 +529,7 @@ tables_dtype = _record(
     wires=(wire_dtype, (MAX_WIRES,)), wire_count="i8", wire_settings=(wire_dtype, (MAX_WIRES,)),
     wire_buffers=("i8", (MAX_WIRES, WIRE_SLOTS)), wire_heap=("i8", (MAX_WIRES, WIRE_SLOTS, 2)),
     wire_taken=("i1", (MAX_WIRES, WIRE_SLOTS)), wire_turns=("i8", (MAX_WIRES, WIRE_SLOTS)),
-    # packet ports; the pool buffers that large frames were read into, and these frames' slot numbers
+    # packet ports; the pool buffers that large frames were read into, and the last such frame's slot number
     sockets=(socket_dtype, (MAX_PORTS,)), socket_count="i8", staged_frames="i8",
     large_buffers=("i8", (MAX_PORTS, LARGE_BURST)), large_numbers=("i8", (MAX_PORTS, LARGE_BURST)),
     # the pool's buffers: references to each, and the stack of free ones

@@ -258,12 +258,12 @@ def test_an_aggregate_stays_under_the_longest_ip_packet(lengths, ip_version, hea
     assert delivered == [most, 60 * size - most]
 
 
-def test_ethernet_padding_is_stripped(rig):
+def test_what_is_behind_the_packet_is_left_out_of_aggregates_only(rig):
     frames = [tcp_segment(3, 1000) + b"\xee" * 3, tcp_segment(3, 1003, seed=1) + b"\xee" * 3]
     (delivered,) = rig.deliver(frames, WIRE)
     assert delivered[54:] == payload(3) + payload(3, 1)
     (alone,) = rig.deliver([frames[0]], WIRE)
-    assert alone == frames[0][:-3]
+    assert alone == frames[0]
 
 
 def test_the_merged_packet_has_the_last_segments_psh_and_fin(rig):

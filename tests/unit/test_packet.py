@@ -17,6 +17,7 @@ from tests.packets import (
     Dot1AD,
     Dot1Q,
     Ether,
+    IPv6,
     Raw,
     checksums_right,
     ip_header,
@@ -31,9 +32,11 @@ from tests.reference import internet_sum
 from tests.unit.rig import LOCAL_IP, REMOTE_IP, VNI, Rig
 from vswitch import layout
 from vswitch.dataplane.ports import packet
+from vswitch.dataplane.ports.tap import POOL_HEADROOM
 from vswitch.dataplane.ports.vnet import (
     DATA_VALID,
     GSO_TCPV4,
+    GSO_TCPV6,
     GSO_UDP_L4,
     NEEDS_CSUM,
 )
@@ -167,8 +170,8 @@ def test_a_frame_that_is_too_short_for_ethernet_is_padded(rig, length):
     for _ in range(2):
         rig.arrives(frame + b"\xaa" * 3)
         rig.step()
-        assert rig.frames() == [frame + bytes(60 - len(frame))]
-    assert rig.t["ports"][INSIDE]["tx_bytes"] - before == 120
+        assert rig.frames() == [(frame + b"\xaa" * 3).ljust(60, b"\0")]
+    assert rig.t["ports"][INSIDE]["tx_bytes"] - before == 2 * max(60, len(frame) + 3)
 
 
 def test_a_super_frame_behind_an_mpls_label_is_cut(rig):
@@ -562,3 +565,129 @@ def test_a_datagram_for_others_stays_whole(uplink):
     uplink.step()
     (sent,) = uplink.got()
     assert (sent.gso_type, sent.frame) == (GSO_UDP_L4, frame)
+
+
+# Frames that are longer than a slot
+
+
+def test_jumbo_frames_are_coalesced_as_small_ones_are():
+    """In one turn there are more of them than pool buffers for such frames."""
+    with PacketRig(mtu=9000) as rig:
+        frames = tcp_stream(63, 8940)
+        between_ports(rig, frames[0])
+        for frame in frames:
+            rig.arrives(frame)
+        while rig.step():
+            pass
+        sent = rig.got()
+        assert [len(message.frame) for message in sent] == [54 + 7 * 8940] * 9
+        data = b"".join(payload_of(message.completed()) for message in sent)
+        assert data == b"".join(map(payload_of, frames))
+        assert rig.counted() == {"gro_merged": 54, "gro_aggregates": 9}
+        rig.assert_pool_whole()
+
+
+@pytest.mark.parametrize("size", [2000, 4000, 8900])
+def test_a_turn_takes_as_many_long_frames_as_its_buffers_have_room_for(size):
+    with PacketRig(mtu=9000) as rig:
+        frames = [tcp_segment(size, seq, flags="PA") for seq in range(200)]
+        between_ports(rig, frames[0])
+        for frame in frames:
+            rig.arrives(frame)
+        most = 0
+        while rig.step():
+            most = max(most, len(rig.got()))
+        each = (size + 54 + 10 + 63 & ~63) + POOL_HEADROOM
+        assert most == min(200, layout.LARGE_BURST * ((layout.BUFFER_SIZE - 192) // each))
+        rig.assert_pool_whole()
+
+
+@pytest.mark.parametrize(("version", "header"), [(4, 54), (6, 74)])
+def test_an_aggregate_is_no_longer_than_the_kernel_takes_in_one_piece(version, header):
+    """Its interfaces take 65,535 bytes with the Ethernet header (GSO_LEGACY_MAX_SIZE)."""
+    with PacketRig(mtu=9000) as rig:
+        size = (65535 - header) // 8
+        frames = [*tcp_stream(8, size, version=version), tcp_segment(100, 1000 + 8 * size, version=version)]
+        between_ports(rig, frames[0])
+        for frame in frames:
+            rig.arrives(frame)
+        while rig.step():
+            pass
+        lengths = [len(message.frame) for message in rig.got()]
+        last = 100 + header
+        assert lengths == [8 * size + header, last] and lengths[0] <= 65535 < lengths[0] + 8
+
+
+def big_frame(version: int, length: int, gso_size: int, jumbo: bool = False, flags: str = "FPA") -> tuple:
+    """A super-frame of more than 64 KB as a kernel sends it (BIG TCP), and its virtio-net header."""
+    ip = IP(src="10.0.0.1", dst="10.0.0.2", id=65000, flags="DF", proto=6, len=0, chksum=0)
+    if version == 6:
+        ip = IPv6(src="fd00::1", dst="fd00::2", plen=0, nh=0 if jumbo else 6)
+    headers = bytes(vm_ether() / ip)
+    if jumbo:
+        headers += struct.pack("!BBHI", 6, 0, 0xC204, length + 28)
+    tcp = bytes(TCP(sport=5001, dport=80, seq=0xFFFFF000, ack=7, window=500, flags=flags, chksum=0))
+    kind = GSO_TCPV4 if version == 4 else GSO_TCPV6
+    vnet = VNET.pack(NEEDS_CSUM, kind, len(headers) + 20, gso_size, len(headers), 16)
+    return headers + tcp + payload(length), vnet
+
+
+@pytest.mark.parametrize("tag", [None, (0x8100, 5)])
+@pytest.mark.parametrize("length", [65_536, 131_000, 185_000, 524_000])
+@pytest.mark.parametrize(("version", "jumbo"), [(4, False), (6, False), (6, True)])
+def test_a_frame_of_more_than_64_kilobytes_is_taken_in_parts(rig, version, jumbo, length, tag):
+    frame, header = big_frame(version, length, 1400, jumbo)
+    first = tcp_segment(10, version=version, sport=5001)
+    if tag:
+        first = first[:12] + struct.pack("!HH", *tag) + first[12:]
+    between_ports(rig, first)
+    rig.arrives(frame, vnet=header, tag=tag)
+    rig.step()
+    sent = rig.got()
+    data = b""
+    for number, message in enumerate(sent):
+        assert len(message.frame) <= 65_535
+        assert message.gso_size == 1400 or len(message.frame) < 1500
+        whole = message.completed()
+        packet = Ether(whole)
+        assert checksums_right(whole)
+        assert packet[TCP].seq == (0xFFFFF000 + len(data)) & 0xFFFFFFFF
+        assert str(packet[TCP].flags) == ("FPA" if number == len(sent) - 1 else "A")
+        if version == 4:
+            assert packet[IP].id == (65000 + len(data) // 1400) & 0xFFFF
+        data += payload_of(whole)
+        assert (number == len(sent) - 1) or len(data) % 1400 == 0
+    assert data == payload(length)
+    assert rig.counted() == {}
+    rig.step()
+    rig.assert_pool_whole()
+
+
+@pytest.mark.parametrize("change", ["kind", "size", "start", "header"])
+def test_a_long_frame_that_cannot_be_cut_is_counted_and_the_next_passes(rig, change):
+    frame, vnet = big_frame(4, 100_000, 1448)
+    fields = list(VNET.unpack(vnet))
+    if change == "kind":
+        fields[1] = GSO_UDP_L4
+    elif change == "size":
+        fields[3] = 0
+    elif change == "start":
+        fields[4] = 3000
+    else:
+        frame = frame[:14] + b"\x46" + frame[15:]
+    small = tcp_segment(100)
+    between_ports(rig, small)
+    rig.arrives(frame, vnet=VNET.pack(*fields))
+    rig.arrives(small)
+    rig.step()
+    assert rig.frames() == [small]
+    assert rig.counted() == {"rx_bad_descriptor": 1}
+
+
+@pytest.mark.parametrize("length", [0, 100, 1400])
+def test_ipv6_without_a_payload_length_is_forwarded_untouched(rig, length):
+    frame, _ = big_frame(6, length, 0)
+    between_ports(rig, frame)
+    rig.arrives(frame)
+    rig.step()
+    assert rig.frames() == [frame]

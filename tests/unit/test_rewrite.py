@@ -495,9 +495,14 @@ def test_more_pushes_than_there_is_room_for_drop_the_packet(rig):
 
 def test_a_frame_that_pushed_headers_make_too_long_is_counted(rig):
     frame = tcp_segment(1460)
-    rig.run(frame, (Push(0x8100), Push(0x8100), Output(2)))
-    assert len(rig.sent()) == 1
-    rig.run(frame, (*[Push(0x88E7)] * 3, Output(2)))
+    for pushed in ([0x8100] * 16, [0x8847] * 16, [0x88E7] * 3, [0x8847, 0x88E7, 0x88A8, 0x8100]):
+        rig.run(frame, (*map(Push, pushed), Output(2)))
+        assert len(rig.sent()) == 1
+    for pushed in ([0x8100] * 17, [0x8847] * 17, [0x88E7] * 4):
+        rig.run(frame, (*map(Push, pushed), Output(2)))
+        assert rig.sent() == []
+        assert rig.counted() == {"mtu_exceeded": 1}
+    rig.run(tcp_segment(1461), (Push(0x8847), Output(2)))
     assert rig.sent() == []
     assert rig.counted() == {"mtu_exceeded": 1}
 

@@ -324,11 +324,14 @@ def punt(mem, t, kind, action, received):
     info["in_port"] = out["in_port"]
     info["tunnel_id"] = out["tunnel_id"]
     info["csum"] = out["csum"]
+    info["csum_start"] = out["gso_l4"]
+    info["csum_offset"] = checksum.l4_field(out["gso_proto"])
     info["gso_size"] = out["gso_size"]
     info["forwarded_mss"] = t["forwarded_mss"]
     if out["csum"] == Csum.PARTIAL.value and not is_super_frame(out):
-        l4 = at + out["l4"]
-        checksum.store_l4(mem, l4, out["ip_proto"], checksum.sum_bytes(mem, l4, out["bytes"] - out["l4"]))
+        l4 = at + out["gso_l4"]
+        l4_sum = checksum.sum_bytes(mem, l4, out["bytes"] - out["trailer_len"] - out["gso_l4"])
+        checksum.store_l4(mem, l4, out["gso_proto"], l4_sum)
         info["csum"] = Csum.GOOD.value
     row["partial"] = 1 if info["csum"] == Csum.PARTIAL.value else 0
     _publish_punt(mem, t, head)

@@ -9,6 +9,7 @@ from vswitch.dataplane.intrinsics import acquire64, assign, release64, store64
 from vswitch.dataplane.outgoing import take_group
 from vswitch.dataplane.parse import FORWARD, parse
 from vswitch.dataplane.ports import packet as packet_port
+from vswitch.dataplane.ports.vnet import settle_offload
 from vswitch.dataplane.ports.wire import queue_anew
 from vswitch.dataplane.workers import agreed_commands, are_done, have_applied
 from vswitch.layout import (
@@ -156,19 +157,22 @@ def _execute(mem, t, at, info, program, program_len):
     packet["queue"] = 0
     packet["buffer"] = -1
     packet["csum"] = info["csum"]
+    packet["csum_start"] = info["csum_start"]
+    packet["csum_offset"] = info["csum_offset"]
     packet["gso_size"] = info["gso_size"]
     packet["next"] = NO_PACKET
     verdict = parse(mem, t, packet, False)
     if verdict != FORWARD:
         t["counters"][verdict] += 1
         return
+    settle_offload(mem, packet)
     packet["tunnel_id"] = info["tunnel_id"]
     flow_table.make_key(mem, t, packet)
     group = t["groups"][0]
     group["first"] = 0
     group["last"] = 0
     group["count"] = 1
-    group["gso_size"] = info["gso_size"]
+    group["gso_size"] = packet["gso_size"]
     group["payload_len"] = packet["payload_len"]
     group["plain"] = 0
     take_group(mem, t, group)

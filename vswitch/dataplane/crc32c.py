@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CRC32c, the checksum of SCTP (RFC 9260, appendix A), of what changes in a packet."""
+"""CRC32c, the checksum of SCTP (RFC 9260, appendix A), of a packet and of what changes in one."""
 
 import numpy as np
 
 from vswitch.dataplane.compiled import compiled
+from vswitch.dataplane.intrinsics import load8
 
 POLYNOMIAL = 0x82F63B78
 """Castagnoli's, bits reversed."""
@@ -17,6 +18,15 @@ def _table() -> np.ndarray:
 
 
 TABLE = _table()
+
+
+@compiled
+def of_bytes(mem, offset, length):
+    """CRC32c of mem[offset:offset+length]."""
+    state = 0xFFFFFFFF
+    for index in range(offset, offset + length):
+        state = TABLE[(state ^ load8(mem, index)) & 0xFF] ^ (state >> 8)
+    return state ^ 0xFFFFFFFF
 
 
 @compiled

@@ -14,7 +14,17 @@ from vswitch.dataplane.intrinsics import load8, load16, load32, load64
 from vswitch.dataplane.nic.lro import decide
 from vswitch.dataplane.parse import l4_ports
 from vswitch.dataplane.seq import seq_add
-from vswitch.layout import GRO_BUCKETS, HEADER_MAX, Counter, Csum, GroupLro, Lro, Merge, TcpOptions
+from vswitch.layout import (
+    GRO_BUCKETS,
+    HEADER_MAX,
+    MAX_FRAME_LEN,
+    Counter,
+    Csum,
+    GroupLro,
+    Lro,
+    Merge,
+    TcpOptions,
+)
 
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = 1, 2, 4, 8, 16, 32, 64, 128
 NEVER_MERGED = SYN | RST | URG | CWR
@@ -146,7 +156,8 @@ def unfitness(packet):
         return Merge.FRAGMENT.value
     if packet["ip_options"]:
         return Merge.IP_OPTIONS.value
-    if packet["csum"] != Csum.GOOD.value and packet["csum"] != Csum.PARTIAL.value:
+    is_own_partial = packet["csum"] == Csum.PARTIAL.value and packet["gso_l4"] == 0
+    if packet["csum"] != Csum.GOOD.value and not is_own_partial:
         return Merge.BAD_CHECKSUM.value
     if packet["gso_size"]:
         return Merge.TOO_LONG.value  # is an aggregate already
@@ -220,18 +231,14 @@ def merge_verdict(mem, first, group, packet):
             return Merge.IP_ID.value
     elif not same_ipv6_headers(mem, first, packet):
         return Merge.EXTENSION_HEADERS.value
-    ip_length = first["l4"] - first["l3"] + tcp_header_length(mem, first)
-    if ip_length + group["payload_len"] + packet["payload_len"] > group["completion_size"]:
+    payload_len = group["payload_len"] + packet["payload_len"]
+    if first["payload"] - first["l3"] + payload_len > group["completion_size"]:
+        return Merge.TOO_LONG.value
+    if first["payload"] - first["l2"] + payload_len > MAX_FRAME_LEN:
         return Merge.TOO_LONG.value
     if not _same_outer_header(mem, first, packet):
         return Merge.OUTER_HEADER.value
     return Merge.YES.value
-
-
-@compiled
-def tcp_header_length(mem, packet):
-    """Bytes of the TCP header of a parsed TCP packet."""
-    return (load8(mem, packet["l4"] + 12) >> 4) * 4
 
 
 @compiled

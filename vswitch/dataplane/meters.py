@@ -29,10 +29,9 @@ def apply(mem, t, index):
     count = segment_count(out)
     is_super = is_super_frame(out)
     for number in range(count):
-        payload_len = out["payload_len"]
+        size = out["bytes"]
         if is_super:
-            payload_len = min(out["gso_size"], payload_len - number * out["gso_size"])
-        size = out["header_len"] + payload_len
+            size = out["header_len"] + min(out["gso_size"], out["payload_len"] - number * out["gso_size"])
         meter["packets"] += 1
         meter["bytes"] += size
         band = _exceeded_band(meter, 1 if meter["in_packets"] else size)
@@ -93,7 +92,7 @@ def treats_alike(t, index):
     meter = t["meters"][index]
     out = t["outgoing"]
     count = segment_count(out)
-    needed = count if meter["in_packets"] else count * out["header_len"] + out["payload_len"]
+    needed = count if meter["in_packets"] else (count - 1) * out["header_len"] + out["bytes"]
     for band in range(meter["bands"]):
         added = meter["rate"][band] * (t["now_ns"] - meter["filled_ns"][band])
         tokens = min(meter["burst"][band], meter["tokens"][band] + added)

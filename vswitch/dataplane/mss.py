@@ -108,7 +108,7 @@ def fit_to_path(mem, t, index, tunnel):
         return
     room = port["mtu"] - out["header_len"]
     if tunnel == NO_TUNNEL:
-        room += link_header(out)
+        room += link_header(mem, t)
     else:
         room += ETH_HEADER - t["ports"][tunnel]["template_len"]
         if t["formats"][t["ports"][tunnel]["format"]]["inner_ip"]:

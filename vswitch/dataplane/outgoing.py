@@ -7,11 +7,12 @@ when tags are pushed, and are pulled out of the payload when tags are popped fro
 
 A packet of more than `gso_size` payload bytes is a super-frame: it stands for the TCP segments, or the UDP
 datagrams, that it will be cut into. Wherever tags were pushed, `l3` and `l4` tell where its IP and TCP or UDP
-headers truly are.
+headers truly are. `gso_l3` and `gso_l4` tell where those stand that it is cut by, and whose checksum may be
+partial: the same ones, or, in a packet that its sender has put into a tunnel of its own, those inside.
 """
 
 from vswitch.dataplane import checksum
-from vswitch.dataplane.checksum import PROTO_TCP
+from vswitch.dataplane.checksum import PROTO_TCP, PROTO_UDP
 from vswitch.dataplane.compiled import compiled, inlined
 from vswitch.dataplane.gro import CWR, FIN, PSH
 from vswitch.dataplane.intrinsics import (
@@ -24,14 +25,26 @@ from vswitch.dataplane.intrinsics import (
     store16,
     store32,
 )
-from vswitch.dataplane.parse import ETH_HEADER, ETH_QINQ, ETH_VLAN, VLAN_TAG, parse
+from vswitch.dataplane.parse import (
+    ETH_HEADER,
+    ETH_MPLS,
+    ETH_MPLS_MULTICAST,
+    ETH_PBB,
+    ETH_QINQ,
+    ETH_VLAN,
+    MPLS_ENTRY,
+    PBB_TAG,
+    PROTO_GRE,
+    VLAN_TAG,
+    parse,
+)
 from vswitch.dataplane.ports import vnet
 from vswitch.dataplane.seq import seq_add
 from vswitch.layout import (
     HEADER_MAX,
     HEADER_OFFSET,
-    MAX_VLAN_TAGS,
     SAVED_OFFSET,
+    SHIM_ROOM,
     STAGED_HEAD,
     TEMPLATE_SIZE,
     Csum,
@@ -43,6 +56,10 @@ HEADROOM = 512
 """Bytes in front of HEADER_OFFSET that pushed headers may take."""
 HEADER_LIMIT = HEADER_OFFSET + 2 * HEADER_MAX
 """Where headers that are pulled out of the payload end at the latest."""
+MPLS_BOTTOM = 0x100
+"""The bit of a label stack entry's last 16 that tells that no other entry follows (RFC 3032)."""
+GRE_CHECKSUM = 0x80
+"""The bit of a GRE header's first byte that tells of a checksum (RFC 2784)."""
 START = 0
 """Of ranges, and of the payload in the first of them."""
 
@@ -52,18 +69,22 @@ def take_group(mem, t, group):
     """Make `t['outgoing']` and `t['ranges']` the packet that `group` stands for; the bytes of its frames."""
     first = t["packets"][group["first"]]
     out = t["outgoing"]
-    header_end = first["payload"]
-    if first["head_length"] < first["length"]:
-        header_end = first["offset"] + first["head_length"]
     out["header"] = HEADER_OFFSET
-    out["header_len"] = header_end - first["l2"]
+    out["header_len"] = first["payload"] - first["l2"]
     out["l3"] = first["l3"] - first["l2"]
     out["l4"] = first["l4"] - first["l2"]
     out["ip_version"] = first["ip_version"]
     out["ip_proto"] = first["ip_proto"]
+    _offload_own_headers(out)
+    if first["gso_l4"]:
+        out["gso_l3"] = first["gso_l3"] - first["l2"]
+        out["gso_l4"] = first["gso_l4"] - first["l2"]
+        out["gso_version"] = first["gso_version"]
+        out["gso_proto"] = first["gso_proto"]
     out["frag"] = first["frag"]
     out["tos"] = first["tos"]
     out["payload_len"] = group["payload_len"]
+    out["trailer_len"] = first["trailer_len"] if group["count"] == 1 else 0
     out["gso_size"] = group["gso_size"] if group["count"] > 1 else first["gso_size"]
     out["csum"] = first["csum"]
     out["in_port"] = first["in_port"]
@@ -78,12 +99,14 @@ def take_group(mem, t, group):
         received = first["length"] - (first["l2"] - first["offset"])
     if out["header_len"] > HEADER_MAX:
         _shorten_headers(t, first)
-        _add_range(t, first["l3"], out["payload_len"])
+        _add_payload(t, first, first["l3"], out["payload_len"] + out["trailer_len"])
+    elif out["frames"] == 1:
+        _add_payload(t, first, first["payload"], out["payload_len"] + out["trailer_len"])
     else:
         index = group["first"]
         while index >= 0:
             packet = t["packets"][index]
-            _add_range(t, packet["payload"], packet["payload_len"])
+            _add_payload(t, packet, packet["payload"], packet["payload_len"])
             index = packet["next"]
     copy(mem, HEADER_OFFSET, first["l2"], out["header_len"])
     if group["count"] > 1:
@@ -93,7 +116,7 @@ def take_group(mem, t, group):
     if group["plain"] and out["frames"] > 1:  # as a classic LRO NIC delivers (S0.10): no word of segments
         out["gso_size"] = 0
         complete_checksum(mem, t)
-    out["bytes"] = out["header_len"] + out["payload_len"]
+    out["bytes"] = out["header_len"] + out["payload_len"] + out["trailer_len"]
     return received
 
 
@@ -105,6 +128,24 @@ def _shorten_headers(t, first):
     out["header_len"] = out["l3"]
     out["l4"] = out["l3"]
     out["ip_version"] = 0
+    _offload_own_headers(out)
+
+
+@compiled
+def _offload_own_headers(out):
+    """Checksum and segmentation concern the headers at `l3` and `l4`."""
+    out["gso_l3"] = out["l3"]
+    out["gso_l4"] = out["l4"]
+    out["gso_version"] = out["ip_version"]
+    out["gso_proto"] = out["ip_proto"]
+
+
+@compiled
+def _add_payload(t, packet, start, length):
+    """Payload continues with the `length` bytes of a frame that begin in its head, at `start`."""
+    in_head = min(packet["offset"] + packet["head_length"] - start, length)
+    _add_range(t, start, in_head)
+    _add_range(t, packet["ext"], length - in_head)
 
 
 @compiled
@@ -125,23 +166,71 @@ def _add_range(t, offset, length):
 @compiled
 def _complete_headers(mem, out, flags):
     """Lengths, TCP flags and checksums of a super-frame, whose TCP or UDP checksum is a partial one."""
-    l3 = out["header"] + out["l3"]
-    l4 = out["header"] + out["l4"]
-    length = out["header_len"] - out["l3"] + out["payload_len"]
-    if out["ip_version"] == 4:
-        store16(mem, l3 + 2, length)
-        store16(mem, l3 + 10, 0)
-        store16(mem, l3 + 10, checksum.finish(checksum.sum_header(mem, l3, out["l4"] - out["l3"])))
-    else:
-        store16(mem, l3 + 4, length - 40)
-    l4_length = length - (out["l4"] - out["l3"])
-    if out["ip_proto"] == PROTO_TCP:
+    l3 = out["header"] + out["gso_l3"]
+    l4 = out["header"] + out["gso_l4"]
+    end = out["header"] + out["header_len"] + out["payload_len"]
+    _set_ip_length(mem, l3, l4, end)
+    if out["gso_proto"] == PROTO_TCP:
         store8(mem, l4 + 13, flags & 0xFF)
     else:
-        store16(mem, l4 + 4, l4_length)
-    pseudo_sum = checksum.pseudo_header(mem, l3, out["ip_version"], out["ip_proto"], l4_length)
-    store16(mem, l4 + checksum.l4_field(out["ip_proto"]), checksum.fold(pseudo_sum))
+        store16(mem, l4 + 4, end - l4)
+    pseudo_sum = checksum.pseudo_header(mem, l3, out["gso_version"], out["gso_proto"], end - l4)
+    store16(mem, l4 + checksum.l4_field(out["gso_proto"]), checksum.fold(pseudo_sum))
     out["csum"] = Csum.PARTIAL.value
+    if out["gso_l4"] != out["l4"]:
+        complete_tunnel_headers(mem, out, out["header"], end)
+
+
+@compiled
+def _set_ip_length(mem, l3, l4, end):
+    """Write the length of the IP packet that ends at `end`, and IPv4's header checksum."""
+    if load8(mem, l3) >> 4 == 4:
+        store16(mem, l3 + 2, end - l3)
+        store16(mem, l3 + 10, 0)
+        store16(mem, l3 + 10, checksum.finish(checksum.sum_header(mem, l3, l4 - l3)))
+    else:
+        store16(mem, l3 + 4, end - l3 - 40)
+
+
+@compiled
+def number_tunnel_header(mem, out, header, number):
+    """Give the IPv4 header of a sender's own tunnel the identification of a segment. header: of the frame."""
+    if out["ip_version"] == 4:
+        l3 = header + out["l3"]
+        store16(mem, l3 + 4, (load16(mem, l3 + 4) + number) & 0xFFFF)
+
+
+@compiled
+def complete_tunnel_headers(mem, out, header, end):
+    """Make the headers right in front of those that the packet is cut by: of its sender's own tunnel.
+
+    header: where the frame's headers stand, complete from `gso_l3` on; end: of the frame. The checksum of UDP
+    or GRE follows from headers alone (Linux calls that local checksum offload): what it covers from `gso_l4`
+    on sums up, with the checksum there completed, to the complement of that one's pseudo-header.
+    """
+    if out["ip_version"] == 0:
+        return
+    l3, l4 = header + out["l3"], header + out["l4"]
+    gso_l3, gso_l4 = header + out["gso_l3"], header + out["gso_l4"]
+    _set_ip_length(mem, l3, l4, end)
+    field = 0
+    total = 0
+    if out["ip_proto"] == PROTO_UDP:
+        store16(mem, l4 + 4, end - l4)
+        field = l4 + checksum.l4_field(PROTO_UDP)
+        total = checksum.pseudo_header(mem, l3, out["ip_version"], PROTO_UDP, end - l4)
+    elif out["ip_proto"] == PROTO_GRE and load8(mem, l4) & GRE_CHECKSUM:
+        field = l4 + 4
+    if field == 0 or (load16(mem, field) == 0 and out["ip_proto"] == PROTO_UDP):
+        return  # there is none
+    store16(mem, field, 0)
+    inner_sum = checksum.pseudo_header(mem, gso_l3, out["gso_version"], out["gso_proto"], end - gso_l4)
+    inner_sum = checksum.finish(inner_sum)
+    if (gso_l4 - l4) & 1:
+        inner_sum = checksum.swap(inner_sum)
+    total += checksum.sum_bytes(mem, l4, gso_l4 - l4) + inner_sum
+    value = checksum.finish(total)
+    store16(mem, field, value if value else 0xFFFF)
 
 
 @compiled
@@ -186,7 +275,18 @@ def _header_grew(out, count):
     out["header_len"] += count
     out["l3"] += count
     out["l4"] += count
+    out["gso_l3"] += count
+    out["gso_l4"] += count
     out["bytes"] += count
+
+
+@compiled
+def drop_trailer(out):
+    """Leave what stands behind the IP packet away; how many bytes it was."""
+    length = out["trailer_len"]
+    out["trailer_len"] = 0
+    out["bytes"] -= length
+    return length
 
 
 @compiled
@@ -198,7 +298,7 @@ def reach(mem, t, length):
         return True
     if missing > _within_reach(t):
         return False
-    copy(mem, out["header"] + out["header_len"], t["ranges"][0]["offset"], missing)
+    gather(mem, t, out["header"] + out["header_len"], START, START, missing)
     _pull(t, missing)
     return True
 
@@ -207,10 +307,10 @@ def reach(mem, t, length):
 def _within_reach(t):
     """How many payload bytes can be pulled into the scratch; those of a super-frame are no header."""
     out = t["outgoing"]
-    if out["range_count"] == 0 or vnet.is_super_frame(out):
+    if vnet.is_super_frame(out):
         return 0
     room = min(LONGEST_HEADERS, HEADER_LIMIT - out["header"]) - out["header_len"]
-    return min(t["ranges"][0]["length"], room)
+    return max(min(out["payload_len"], room), 0)
 
 
 @compiled
@@ -219,7 +319,7 @@ def _pull(t, count):
     out = t["outgoing"]
     out["header_len"] += count
     out["payload_len"] -= count
-    _cut_ranges(t, count, out["payload_len"])
+    _cut_ranges(t, count, out["bytes"] - out["header_len"])
 
 
 @compiled
@@ -240,28 +340,46 @@ def is_ip(mem, out):
 
 
 @compiled
-def link_header(out):
-    """Bytes of the headers in front of the network layer, which an MTU does not count."""
-    return min(out["l3"], ETH_HEADER + MAX_VLAN_TAGS * VLAN_TAG)
+def link_header(mem, t):
+    """Bytes in front of the network layer, which an MTU does not count: Ethernet, tags and shims."""
+    out = t["outgoing"]
+    length = ETH_HEADER
+    eth_type = load16(mem, out["header"] + ETH_HEADER - 2)
+    while True:
+        is_mpls = eth_type == ETH_MPLS or eth_type == ETH_MPLS_MULTICAST
+        size = 0
+        if is_mpls:
+            size = MPLS_ENTRY
+        elif eth_type == ETH_VLAN or eth_type == ETH_QINQ:
+            size = VLAN_TAG
+        elif eth_type == ETH_PBB:
+            size = PBB_TAG + ETH_HEADER
+        if size == 0 or length + size > ETH_HEADER + SHIM_ROOM or not reach(mem, t, length + size):
+            return length
+        length += size
+        last_word = load16(mem, out["header"] + length - 2)
+        if not is_mpls:
+            eth_type = last_word
+        elif last_word & MPLS_BOTTOM:
+            return length
 
 
 @compiled
 def parse_anew(mem, t):
     """Find the headers again, after their types changed or others came to light.
 
-    The checksum must not be partial, nor the packet a super-frame: what they rest on may be gone.
+    A partial checksum stays one, and a super-frame that: what was in front of them has gone only.
     """
     out = t["outgoing"]
-    ahead = max(_within_reach(t), 0)
-    if ahead > 0:
-        copy(mem, out["header"] + out["header_len"], t["ranges"][0]["offset"], ahead)
+    ahead = _within_reach(t)
+    gather(mem, t, out["header"] + out["header_len"], START, START, ahead)
     packet = t["parsed"]
     # The parser steps over few VLAN tags, and many may have been pushed: it begins at the last of them.
     skipped = network_offset(mem, out["header"], out["header_len"] + ahead) - ETH_HEADER
     packet["offset"] = out["header"] + skipped
     packet["head_length"] = out["header_len"] + ahead - skipped
-    packet["ext"] = packet["offset"] + packet["head_length"]
-    packet["length"] = out["header_len"] + out["payload_len"] - skipped
+    packet["ext"] = 0
+    packet["length"] = out["bytes"] - skipped
     packet["port"] = out["in_port"]
     packet["queue"] = 0
     packet["csum"] = Csum.UNKNOWN.value
@@ -275,8 +393,13 @@ def parse_anew(mem, t):
     out["ip_proto"] = packet["ip_proto"]
     out["frag"] = packet["frag"]
     out["tos"] = packet["tos"]
-    out["csum"] = Csum.UNKNOWN.value
-    out["gso_size"] = 0
+    if out["csum"] != Csum.PARTIAL.value:
+        out["csum"] = Csum.UNKNOWN.value
+        out["gso_size"] = 0
+        _offload_own_headers(out)
+        body = out["bytes"] - out["header_len"]
+        out["trailer_len"] = min(packet["trailer_len"], body) if packet["ip_version"] else 0
+        out["payload_len"] = body - out["trailer_len"]
 
 
 # Super-frames and their segments
@@ -294,18 +417,21 @@ def segment_count(out):
 def cut(mem, t, start, length):
     """Keep of a super-frame the segments of payload bytes `start` … `start + length`."""
     out = t["outgoing"]
-    l3 = out["header"] + out["l3"]
-    l4 = out["header"] + out["l4"]
+    l3 = out["header"] + out["gso_l3"]
+    l4 = out["header"] + out["gso_l4"]
     flags = 0
-    if out["ip_proto"] == PROTO_TCP:
+    if out["gso_proto"] == PROTO_TCP:
         flags = load8(mem, l4 + 13)
         if start > 0:
             flags &= ~CWR
         if start + length < out["payload_len"]:
             flags &= ~(FIN | PSH)
         store32(mem, l4 + 4, seq_add(load32(mem, l4 + 4), start))
-    if out["ip_version"] == 4:
-        store16(mem, l3 + 4, (load16(mem, l3 + 4) + start // out["gso_size"]) & 0xFFFF)
+    number = start // out["gso_size"]
+    if out["gso_version"] == 4:
+        store16(mem, l3 + 4, (load16(mem, l3 + 4) + number) & 0xFFFF)
+    if out["gso_l4"] != out["l4"]:
+        number_tunnel_header(mem, out, out["header"], number)
     _cut_ranges(t, start, length)
     out["payload_len"] = length
     out["bytes"] = out["header_len"] + length
@@ -358,7 +484,7 @@ def write_packet(mem, t, target):
     """Copy the whole packet to `target`."""
     out = t["outgoing"]
     copy(mem, target, out["header"], out["header_len"])
-    gather(mem, t, target + out["header_len"], START, START, out["payload_len"])
+    gather(mem, t, target + out["header_len"], START, START, out["bytes"] - out["header_len"])
 
 
 @compiled
@@ -381,13 +507,13 @@ def sum_payload(mem, t, index, position, length):
 
 @compiled
 def sum_l4(mem, t):
-    """Sum of the packet from its TCP or UDP header on; the packet is no super-frame."""
+    """Sum of the packet from the TCP or UDP header on that offloads concern; it is no super-frame."""
     out = t["outgoing"]
-    length = out["header_len"] - out["l4"]
+    length = out["header_len"] - out["gso_l4"]
     payload_sum = sum_payload(mem, t, START, START, out["payload_len"])
     if length & 1:
         payload_sum = checksum.swap(payload_sum)
-    return checksum.sum_bytes(mem, out["header"] + out["l4"], length) + payload_sum
+    return checksum.sum_bytes(mem, out["header"] + out["gso_l4"], length) + payload_sum
 
 
 @compiled
@@ -395,7 +521,7 @@ def complete_checksum(mem, t):
     """Make a partial checksum a whole one. The packet is no super-frame."""
     out = t["outgoing"]
     if out["csum"] == Csum.PARTIAL.value:
-        checksum.store_l4(mem, out["header"] + out["l4"], out["ip_proto"], sum_l4(mem, t))
+        checksum.store_l4(mem, out["header"] + out["gso_l4"], out["gso_proto"], sum_l4(mem, t))
         out["csum"] = Csum.GOOD.value
 
 

@@ -2,7 +2,8 @@
 """From bytes to a packet row: Ethernet, VLAN, a tunnel by its format row, IPv4, IPv6, TCP, UDP, ICMP, ARP.
 
 This is the only place where lengths are judged. After `parse`, every header that a row names lies inside the
-frame's contiguous head, and `payload`, `payload_len` lie inside the frame.
+frame's contiguous head. The payload begins in the head, or at its end, and goes on in the rest: who sent the
+frame through a wire may have understood more of its headers than we do, or less.
 """
 
 from vswitch.dataplane import checksum
@@ -10,18 +11,27 @@ from vswitch.dataplane.checksum import PROTO_TCP, PROTO_UDP
 from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.formats import find_tunnel, flow_id, opaque_length, open_gap, synthesise_ethernet
 from vswitch.dataplane.hashing import mix
-from vswitch.dataplane.intrinsics import load8, load16, load32, load64
-from vswitch.layout import MAX_EXTENSION_HEADERS, MAX_VLAN_TAGS, Counter, Csum, TcpOptions
+from vswitch.dataplane.intrinsics import copy, load8, load16, load32, load64
+from vswitch.layout import (
+    MAX_EXTENSION_HEADERS,
+    MAX_VLAN_TAGS,
+    SLOT_HEAD_MAX,
+    Counter,
+    Csum,
+    TcpOptions,
+)
 
 ETH_HEADER = 14
 IPV4_HEADER = 20
-VLAN_TAG = 4
+VLAN_TAG, MPLS_ENTRY, PBB_TAG = 4, 4, 4
 ETH_IPV4, ETH_ARP, ETH_VLAN, ETH_QINQ, ETH_IPV6 = 0x0800, 0x0806, 0x8100, 0x88A8, 0x86DD
 ETH_MPLS, ETH_MPLS_MULTICAST, ETH_PBB = 0x8847, 0x8848, 0x88E7
-PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP = 1, 58, 132
+PROTO_ICMP, PROTO_GRE, PROTO_ICMPV6, PROTO_SCTP = 1, 47, 58, 132
 VLAN_PRESENT = 0x1000
 FRAG_FIRST, FRAG_LATER = 1, 3
 ECN_MASK, ECN_CE, ECN_ECT0, ECN_ECT1 = 3, 3, 2, 1
+LONGEST_HEADER = 64
+"""With so many bytes of the head left, it was not for lack of bytes that the parser found no other header."""
 
 FORWARD = -1
 """Verdict of `parse`: go on; any other is the counter of the reason for the drop."""
@@ -35,18 +45,51 @@ def parse(mem, t, packet, verify):
     verify: whether L4 checksums are to be verified (frames from a wire; a VM's are its own stack's word).
     """
     if packet["head_length"] < ETH_HEADER:
-        return Counter.RX_TOO_SHORT.value
+        _pull_up(mem, packet)
+        if packet["head_length"] < ETH_HEADER:
+            return Counter.RX_TOO_SHORT.value
     packet["in_port"] = packet["port"]
     packet["tunnel_id"] = 0
     packet["opaque_len"] = 0
     packet["outer_ecn"] = -1
     packet["outer_df"] = 0
     packet["l2"] = packet["offset"]
-    if t["tunnel_count"] > 0 and verify:
-        verdict = _decapsulate(mem, t, packet)
-        if verdict != FORWARD:
-            return verdict
-    return _parse_frame(mem, packet, verify)
+    verdict = FORWARD
+    for _ in range(2):
+        is_outer = packet["in_port"] == packet["port"]
+        verdict = _decapsulate(mem, t, packet) if t["tunnel_count"] > 0 and verify and is_outer else FORWARD
+        if verdict == FORWARD:
+            _find_headers(mem, packet)
+        if not _lacks_bytes(packet, verdict) or not _pull_up(mem, packet):
+            break
+    return _judge(mem, packet, verify) if verdict == FORWARD else verdict
+
+
+@compiled
+def _lacks_bytes(packet, verdict):
+    """Whether the next header may be cut by the end of the head, and go on in the rest."""
+    if packet["head_length"] == packet["length"]:
+        return False
+    if verdict != FORWARD:
+        return verdict == Counter.RX_TOO_SHORT.value
+    left = packet["offset"] + packet["head_length"] - packet["payload"]
+    ends_with_tcp = left == 0 and packet["ip_proto"] == PROTO_TCP and packet["payload"] > packet["l4"]
+    return left < LONGEST_HEADER and not ends_with_tcp
+
+
+@compiled
+def _pull_up(mem, packet):
+    """Have the head go on with bytes of the rest, in the wire's slot; False when that has no room for any.
+
+    `ext` is 0 where a head is parsed alone.
+    """
+    count = min(SLOT_HEAD_MAX, packet["length"]) - packet["head_length"]
+    if count <= 0 or packet["ext"] == 0:
+        return False
+    copy(mem, packet["offset"] + packet["head_length"], packet["ext"], count)
+    packet["head_length"] += count
+    packet["ext"] += count
+    return True
 
 
 @compiled
@@ -120,7 +163,7 @@ def _give_ethernet(mem, t, packet, proto):
 
 
 @compiled
-def _parse_frame(mem, packet, verify):
+def _find_headers(mem, packet):
     """The headers from `l2` on. What is malformed above Ethernet stays an unparsed payload."""
     end = packet["offset"] + packet["head_length"]
     l3 = packet["l2"] + ETH_HEADER
@@ -163,11 +206,15 @@ def _parse_frame(mem, packet, verify):
         packet["ip_version"] = 0
         packet["payload"] = l3
         packet["payload_len"] = rest
+
+
+@compiled
+def _judge(mem, packet, verify):
+    """What follows from the headers that were found: FORWARD, or the counter of the reason to drop."""
     packet["hash"] = _flow_hash(mem, packet)
-    if packet["head_length"] < packet["length"]:
-        if packet["payload"] != end:
-            return Counter.RX_BAD_DESCRIPTOR.value
-        packet["payload"] = packet["ext"]
+    position = packet["payload"] - packet["offset"]
+    packet["trailer_len"] = packet["length"] - position - packet["payload_len"]
+    packet["gso_l4"] = 0
     if packet["outer_ecn"] >= 0 and packet["ip_version"]:
         inner = packet["tos"] & ECN_MASK
         ecn = decapsulated_ecn(packet["outer_ecn"], inner)
@@ -325,23 +372,15 @@ def _verify_l4(mem, packet):
     l4 = packet["l4"]
     if packet["ip_version"] == 0 or packet["frag"]:
         return Csum.UNKNOWN.value
-    header = packet["payload"] - l4
-    if packet["head_length"] < packet["length"]:
-        header = packet["offset"] + packet["head_length"] - l4
-    if header < 8 or not (proto == PROTO_TCP or proto == PROTO_UDP):
+    if packet["payload"] - l4 < 8 or not (proto == PROTO_TCP or proto == PROTO_UDP):
         return Csum.UNKNOWN.value
     if packet["csum"] == Csum.GOOD.value:
         return Csum.GOOD.value  # by the kernel that received it
     if proto == PROTO_UDP and load16(mem, l4 + 6) == 0:
         return Csum.UNKNOWN.value
+    length = packet["payload"] - l4 + packet["payload_len"]
+    head = min(packet["offset"] + packet["head_length"] - l4, length)
     right = checksum.l4_right(
-        mem,
-        packet["l3"],
-        packet["ip_version"],
-        proto,
-        l4,
-        header,
-        packet["payload"],
-        packet["payload_len"],
+        mem, packet["l3"], packet["ip_version"], proto, l4, head, packet["ext"], length - head
     )
     return Csum.GOOD.value if right else Csum.BAD.value

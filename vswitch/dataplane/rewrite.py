@@ -38,6 +38,8 @@ from vswitch.dataplane.parse import (
     ETH_QINQ,
     ETH_VLAN,
     FRAG_LATER,
+    MPLS_ENTRY,
+    PBB_TAG,
     PROTO_ICMP,
     PROTO_ICMPV6,
     PROTO_SCTP,
@@ -45,6 +47,7 @@ from vswitch.dataplane.parse import (
     PROTO_UDP,
     VLAN_TAG,
 )
+from vswitch.dataplane.ports.vnet import is_super_frame
 from vswitch.layout import Csum
 
 SETTABLE = (
@@ -76,8 +79,6 @@ BAD_TTL = 3
 """The TTL would become 0; the packet stays as it is."""
 
 ETH_ADDRESSES = 12
-MPLS_ENTRY = 4
-PBB_TAG = 4
 ARP_PACKET = 28
 PROTO_IPV4, PROTO_IPV6, PROTO_ROUTING, PROTO_FRAGMENT = 4, 41, 43, 44
 ND_SOLICITATION, ND_ADVERTISEMENT = 135, 136
@@ -199,7 +200,8 @@ def _amend_l4(mem, t, change, of_pseudo_header):
     if place < 0 or not _has_l4(mem, t, proto, 0, place + 2):
         return
     field = out["header"] + out["l4"] + place
-    if out["csum"] == Csum.PARTIAL.value:
+    is_own = out["gso_l4"] == out["l4"]
+    if out["csum"] == Csum.PARTIAL.value and (is_own or is_super_frame(out)):
         if of_pseudo_header:
             store16(mem, field, checksum.fold(load16(mem, field) + change))
         return

@@ -18,10 +18,13 @@ from vswitch.dataplane.intrinsics import copy, load8, load16, load32, store8, st
 from vswitch.dataplane.outgoing import (
     START,
     advance,
+    complete_tunnel_headers,
     drop_front,
+    drop_trailer,
     gather,
     is_ip,
     link_header,
+    number_tunnel_header,
     sum_payload,
 )
 from vswitch.dataplane.parse import ETH_HEADER, ETH_IPV4, ETH_IPV6, ETH_QINQ, ETH_VLAN
@@ -65,10 +68,15 @@ def segment(mem, t, index, tunnel):
         t["counters"][verdict] += 1
         t["ports"][tunnel]["tx_dropped"] += 1
         return 0
-    left_away = out["l3"] if row["inner_ip"] else 0
+    if not row["inner_ip"]:
+        return _segment(mem, t, index, tunnel)
+    left_away = out["l3"]
+    trailer_len = drop_trailer(out)
     drop_front(out, left_away)
     sent = _segment(mem, t, index, tunnel)
     drop_front(out, -left_away)
+    out["trailer_len"] = trailer_len
+    out["bytes"] += trailer_len
     return sent
 
 
@@ -83,8 +91,8 @@ def _segment(mem, t, index, tunnel):
     if port["kind"] == PortKind.PACKET.value and tunnel < 0 and not _is_super_behind_shim(mem, out):
         packet.send(mem, t, index)
         return 1
-    uncounted = ETH_HEADER if tunnel >= 0 else link_header(out)
-    if template_len + out["header_len"] + gso_size - uncounted > port["mtu"]:
+    excess = template_len + out["header_len"] + gso_size + out["trailer_len"] - ETH_HEADER - port["mtu"]
+    if excess > 0 and (tunnel >= 0 or excess > link_header(mem, t) - ETH_HEADER):
         t["counters"][Counter.MTU_EXCEEDED.value] += 1
         port["tx_dropped"] += 1
         return 0
@@ -117,7 +125,7 @@ def _is_super_behind_shim(mem, out):
 
 @compiled
 def _is_tcp_or_udp(out):
-    return out["ip_version"] != 0 and (out["ip_proto"] == PROTO_TCP or out["ip_proto"] == PROTO_UDP)
+    return out["gso_version"] != 0 and (out["gso_proto"] == PROTO_TCP or out["gso_proto"] == PROTO_UDP)
 
 
 @compiled
@@ -163,7 +171,7 @@ def _send_whole(mem, t, wire_index, tunnel, template_len):
     out = t["outgoing"]
     wire = t["wires"][wire_index]
     header_len = template_len + out["header_len"]
-    frame_len = header_len + out["payload_len"]
+    frame_len = template_len + out["bytes"]
     release_ns = admit(t, wire_index, frame_len)
     if release_ns < 0 or not reserve(mem, t, wire_index):
         return 0
@@ -174,10 +182,11 @@ def _send_whole(mem, t, wire_index, tunnel, template_len):
         kind = SlotKind.DATA.value
         at = data_of(wire["tx_data"], wire["data_size"], wire["tx_head"])
     copy(mem, at, PROTOTYPE_OFFSET, header_len)
-    gather(mem, t, at + header_len, START, START, out["payload_len"])
+    gather(mem, t, at + header_len, START, START, frame_len - header_len)
     if out["csum"] == Csum.PARTIAL.value:
-        l4 = at + template_len + out["l4"]
-        checksum.store_l4(mem, l4, out["ip_proto"], checksum.sum_bytes(mem, l4, at + frame_len - l4))
+        l4 = at + template_len + out["gso_l4"]
+        end = at + frame_len - out["trailer_len"]
+        checksum.store_l4(mem, l4, out["gso_proto"], checksum.sum_bytes(mem, l4, end - l4))
     if tunnel >= 0:
         _set_outer(mem, t, at, tunnel, frame_len, _outer_sum(mem))
     publish_frame(mem, t, wire_index, release_ns, kind, frame_len, frame_len, 0, -1)
@@ -194,6 +203,7 @@ def _send_segments(mem, t, wire_index, tunnel, template_len, gso_size):
     by_reference = by_reference and t["free_buffer_count"] > SPARE_BUFFERS
     series = _begin_series(mem, t, tunnel, template_len)
     sent = 0
+    lead = 0  # payload that stands in the slot: what UDP carries may have headers that the receiver looks for
     index, position = START, START  # the range that the next segment starts in, and where in it
     for number in range(-(-out["payload_len"] // gso_size)):
         length = min(gso_size, out["payload_len"] - number * gso_size)
@@ -210,11 +220,16 @@ def _send_segments(mem, t, wire_index, tunnel, template_len, gso_size):
                 gather(mem, t, source, index, position, length)
             _write_headers(mem, t, at, tunnel, template_len, series, number, length)
             payload_sum = checksum.sum_bytes(mem, source, length)
-            _complete_checksum(mem, out, at + template_len + out["l4"], series, payload_sum, length)
+            _complete_checksum(mem, out, at + template_len + out["gso_l4"], series, payload_sum, length)
             whole = header_len + length
             if kind == SlotKind.SPLIT.value:
                 buffer = out["buffer"]
-                publish_frame(mem, t, wire_index, release_ns, kind, whole, header_len, source, buffer)
+                if out["gso_proto"] != PROTO_TCP:
+                    lead = min(SLOT_HEAD_MAX - header_len, length)
+                    copy(mem, at + header_len, source, lead)
+                publish_frame(
+                    mem, t, wire_index, release_ns, kind, whole, header_len + lead, source + lead, buffer
+                )
             else:
                 publish_frame(mem, t, wire_index, release_ns, kind, whole, whole, 0, -1)
             sent += 1
@@ -230,24 +245,24 @@ def _begin_series(mem, t, tunnel, template_len):
     outer IPv4 sum), all sums without lengths.
     """
     out = t["outgoing"]
-    l3 = PROTOTYPE_OFFSET + template_len + out["l3"]
-    l4 = PROTOTYPE_OFFSET + template_len + out["l4"]
+    l3 = PROTOTYPE_OFFSET + template_len + out["gso_l3"]
+    l4 = PROTOTYPE_OFFSET + template_len + out["gso_l4"]
     ip_id, ip_sum, seq, flags = 0, 0, 0, 0
-    if out["ip_version"] == 4:
+    if out["gso_version"] == 4:
         ip_id = load16(mem, l3 + 4)
         store32(mem, l3 + 2, 0)
         store16(mem, l3 + 10, 0)
-        ip_sum = checksum.sum_header(mem, l3, out["l4"] - out["l3"])
-    if out["ip_proto"] == PROTO_TCP:
+        ip_sum = checksum.sum_header(mem, l3, out["gso_l4"] - out["gso_l3"])
+    if out["gso_proto"] == PROTO_TCP:
         seq = load32(mem, l4 + 4)
         flags = load8(mem, l4 + 13)
         store32(mem, l4 + 4, 0)
         store8(mem, l4 + 13, 0)
     else:
         store16(mem, l4 + 4, 0)  # length
-    store16(mem, l4 + checksum.l4_field(out["ip_proto"]), 0)
-    l4_sum = checksum.sum_header(mem, l4, out["header_len"] - out["l4"])
-    pseudo_sum = checksum.pseudo_header(mem, l3, out["ip_version"], out["ip_proto"], 0)
+    store16(mem, l4 + checksum.l4_field(out["gso_proto"]), 0)
+    l4_sum = checksum.sum_header(mem, l4, out["header_len"] - out["gso_l4"])
+    pseudo_sum = checksum.pseudo_header(mem, l3, out["gso_version"], out["gso_proto"], 0)
     outer_sum = _outer_sum(mem) if tunnel >= 0 else 0
     return ip_id, seq, flags, ip_sum, l4_sum, pseudo_sum, outer_sum
 
@@ -259,18 +274,18 @@ def _write_headers(mem, t, at, tunnel, template_len, series, number, length):
     ip_id, seq, flags, ip_sum, _, _, outer_sum = series
     header_len = template_len + out["header_len"]
     copy(mem, at, PROTOTYPE_OFFSET, header_len)
-    l3 = at + template_len + out["l3"]
-    l4 = at + template_len + out["l4"]
+    l3 = at + template_len + out["gso_l3"]
+    l4 = at + template_len + out["gso_l4"]
     done = number * out["gso_size"]
-    ip_len = out["header_len"] - out["l3"] + length
-    if out["ip_version"] == 4:
+    ip_len = out["header_len"] - out["gso_l3"] + length
+    if out["gso_version"] == 4:
         own_id = (ip_id + number) & 0xFFFF
         store16(mem, l3 + 2, ip_len)
         store16(mem, l3 + 4, own_id)
         store16(mem, l3 + 10, checksum.finish(ip_sum + ip_len + own_id))
     else:
         store16(mem, l3 + 4, ip_len - 40)
-    if out["ip_proto"] == PROTO_TCP:
+    if out["gso_proto"] == PROTO_TCP:
         if done > 0:
             flags &= ~CWR
         if done + length < out["payload_len"]:
@@ -278,7 +293,10 @@ def _write_headers(mem, t, at, tunnel, template_len, series, number, length):
         store32(mem, l4 + 4, seq_add(seq, done))
         store8(mem, l4 + 13, flags)
     else:
-        store16(mem, l4 + 4, out["header_len"] - out["l4"] + length)
+        store16(mem, l4 + 4, out["header_len"] - out["gso_l4"] + length)
+    if out["gso_l4"] != out["l4"]:
+        number_tunnel_header(mem, out, at + template_len, number)
+        complete_tunnel_headers(mem, out, at + template_len, at + header_len + length)
     if tunnel >= 0:
         _set_outer(mem, t, at, tunnel, header_len + length, outer_sum)
 
@@ -287,13 +305,13 @@ def _write_headers(mem, t, at, tunnel, template_len, series, number, length):
 def _complete_checksum(mem, out, l4, series, payload_sum, length):
     """Write the TCP or UDP checksum of a segment whose other fields are complete."""
     _, _, _, _, l4_sum, pseudo_sum, _ = series
-    total = l4_sum + pseudo_sum + out["header_len"] - out["l4"] + length + payload_sum
-    if out["ip_proto"] == PROTO_TCP:
+    total = l4_sum + pseudo_sum + out["header_len"] - out["gso_l4"] + length + payload_sum
+    if out["gso_proto"] == PROTO_TCP:
         seq = load32(mem, l4 + 4)
         total += (seq >> 16) + (seq & 0xFFFF) + load8(mem, l4 + 13)
     else:
         total += load16(mem, l4 + 4)
-    checksum.store_l4(mem, l4, out["ip_proto"], total)
+    checksum.store_l4(mem, l4, out["gso_proto"], total)
 
 
 # To a packet port
@@ -306,14 +324,15 @@ def _stage_whole(mem, t, place, tunnel, template_len):
     header_len = template_len + out["header_len"]
     at = packet.stage(mem, t, place, out["range_count"])
     copy(mem, at, PROTOTYPE_OFFSET, header_len)
+    body_len = out["bytes"] - out["header_len"]
     if tunnel >= 0:
-        _set_outer(mem, t, at, tunnel, header_len + out["payload_len"], _outer_sum(mem))
+        _set_outer(mem, t, at, tunnel, header_len + body_len, _outer_sum(mem))
     _write_vnet_header(mem, at - vnet.HEADER, out, template_len)
-    if header_len + out["payload_len"] <= packet.HEAD_ROOM:
-        gather(mem, t, at + header_len, START, START, out["payload_len"])
-        header_len += out["payload_len"]
+    if header_len + body_len <= packet.HEAD_ROOM:
+        gather(mem, t, at + header_len, START, START, body_len)
+        header_len += body_len
     else:
-        _add_pieces(mem, t, place, START, START, out["payload_len"])
+        _add_pieces(mem, t, place, START, START, body_len)
     packet.publish(mem, t, place, header_len)
     return 1
 
@@ -321,7 +340,7 @@ def _stage_whole(mem, t, place, tunnel, template_len):
 @compiled
 def _write_vnet_header(mem, at, out, template_len):
     if out["csum"] == Csum.PARTIAL.value:
-        vnet.write_partial(mem, at, template_len + out["l4"], checksum.l4_field(out["ip_proto"]))
+        vnet.write_partial(mem, at, template_len + out["gso_l4"], checksum.l4_field(out["gso_proto"]))
     else:
         vnet.write_nothing(mem, at)
 
@@ -333,15 +352,15 @@ def _stage_segments(mem, t, place, tunnel, template_len, gso_size):
     header_len = template_len + out["header_len"]
     series = _begin_series(mem, t, tunnel, template_len)
     pseudo_sum = series[5]
-    field = checksum.l4_field(out["ip_proto"])
+    field = checksum.l4_field(out["gso_proto"])
     index, position = START, START
     count = -(-out["payload_len"] // gso_size)
     for number in range(count):
         length = min(gso_size, out["payload_len"] - number * gso_size)
         at = packet.stage(mem, t, place, out["range_count"])
         _write_headers(mem, t, at, tunnel, template_len, series, number, length)
-        l4_len = out["header_len"] - out["l4"] + length
-        store16(mem, at + template_len + out["l4"] + field, checksum.fold(pseudo_sum + l4_len))
+        l4_len = out["header_len"] - out["gso_l4"] + length
+        store16(mem, at + template_len + out["gso_l4"] + field, checksum.fold(pseudo_sum + l4_len))
         _write_vnet_header(mem, at - vnet.HEADER, out, template_len)
         index, position = _add_pieces(mem, t, place, index, position, length)
         packet.publish(mem, t, place, header_len)
@@ -385,7 +404,7 @@ def _stage_datagrams(mem, t, place, tunnel, template_len, gso_size):
             total += own_len + length
             payload_sum = sum_payload(mem, t, index, position, length)
             index, position = _add_pieces(mem, t, place, index, position, length)
-            l4 = headers + template_len + out["l4"]
+            l4 = headers + template_len + out["gso_l4"]
             _complete_checksum(mem, out, l4, series, payload_sum, length)
             number += 1
         _set_outer(mem, t, at, tunnel, packet.UDP_OUTER + total, series[6])

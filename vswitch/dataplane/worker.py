@@ -27,7 +27,7 @@ from vswitch.dataplane.intrinsics import (
 from vswitch.dataplane.nic import queues
 from vswitch.dataplane.parse import FORWARD, parse
 from vswitch.dataplane.ports import packet, tap, wire
-from vswitch.dataplane.ports.vnet import settle_checksum
+from vswitch.dataplane.ports.vnet import settle_offload
 from vswitch.layout import (
     ASLEEP_OFFSET,
     COMMAND_HEAD_OFFSET,
@@ -195,7 +195,7 @@ def _parse_burst(mem, t):
             t["ports"][row["in_port"]]["rx_bytes"] += row["length"] - (row["l2"] - row["offset"])
         if row["csum"] == Csum.BAD.value:
             t["counters"][Counter.RX_BAD_CHECKSUM.value] += 1
-        settle_checksum(mem, row)
+        settle_offload(mem, row)
         if kept != index:
             assign(t["packets"][kept], row)
         kept += 1
@@ -252,7 +252,7 @@ def _serve_tap(mem, t, index):
             t["counters"][verdict] += 1
             t["ports"][index]["rx_dropped"] += 1
             continue
-        settle_checksum(mem, row)
+        settle_offload(mem, row)
         if t["ports"][index]["forwarding"]:
             mss.from_vm(mem, t, row)
         t["free_buffer_count"] -= 1

@@ -2,16 +2,19 @@
 """A packet port, compiled: an interface's frames, with a virtio-net header both ways.
 
 Receiving: the kernel copies frames into the slots of a ring (TPACKET_V2, packet_mmap in the kernel's
-documentation). Slots stay ours until `release`. A super-frame is longer than a slot; its slot holds the
-beginning, and the whole is read from the socket's queue into a pool buffer.
+documentation). Slots stay ours until `release`. Of a frame that is longer than a slot, the slot holds the
+beginning, and the whole is read from the socket's queue into a pool buffer. One of more than 64 KB (BIG TCP)
+becomes several super-frames, each in a buffer of its own.
 
 Sending: frames are staged, headers copied and payload by reference, and given to the kernel many at a time by
 `flush`, which has to come before the memory that they refer to is released.
 """
 
 from vswitch.dataplane import checksum
+from vswitch.dataplane.checksum import PROTO_TCP
 from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.formats import find_tunnel
+from vswitch.dataplane.gro import CWR, FIN, PSH
 from vswitch.dataplane.intrinsics import (
     MESSAGE,
     MESSAGE_LENGTH,
@@ -32,22 +35,26 @@ from vswitch.dataplane.intrinsics import (
     store16,
     store32,
     store64,
+    store_le16,
     sys_clear_error,
     sys_read,
     sys_readv,
     sys_sendmmsg,
 )
-from vswitch.dataplane.outgoing import write_packet
+from vswitch.dataplane.outgoing import link_header, write_packet
 from vswitch.dataplane.parse import ETH_HEADER, ETH_IPV4, ETH_VLAN, VLAN_TAG
 from vswitch.dataplane.ports import vnet
 from vswitch.dataplane.ports.tap import EAGAIN, ENOBUFS, POOL_HEADROOM
 from vswitch.dataplane.ports.wire import release_buffer
+from vswitch.dataplane.seq import seq_add
 from vswitch.dataplane.workers import done_up_to
 from vswitch.layout import (
     BUFFER_SIZE,
     BURST,
     IOV_OFFSET,
     LARGE_BURST,
+    MAX_FRAME_LEN,
+    PROTOTYPE_OFFSET,
     RING_SLOT_SIZE,
     RING_SLOTS,
     STAGED,
@@ -62,6 +69,10 @@ TP_STATUS_USER, TP_STATUS_COPY, TP_STATUS_VLAN_VALID, TP_STATUS_VLAN_TPID_VALID 
 TP_SNAPLEN, TP_MAC, TP_VLAN_TCI, TP_VLAN_TPID = 8, 12, 24, 26
 """Offsets in struct tpacket2_hdr, which starts with the 32-bit words tp_status and tp_len."""
 MAC_ADDRESSES = 12
+LONGEST_TCP_HEADER = 60
+UNKNOWN_PARTS = 0
+JUMBO_OPTION, JUMBO_PAYLOAD = 8, 0xC204
+"""Bytes of a hop-by-hop header with the jumbo payload option alone, and that option's type and length."""
 UDP_OUTER = ETH_HEADER + 20 + 8
 """Ethernet, IPv4 and UDP headers in front of a tunnel's frames."""
 IOV = 16
@@ -84,6 +95,7 @@ LARGE = 4096
 def receive(mem, t, place):
     """Take frames, up to BURST, as packet rows; their slots and buffers stay held until `release`."""
     socket = t["sockets"][place]
+    socket["large_free"] = socket["large_end"]
     number = socket["taken"]
     limit = min(number + BURST, socket["tail"] + RING_SLOTS // 2)
     count = 0
@@ -98,14 +110,17 @@ def receive(mem, t, place):
         prefetch(mem, ahead + 128)
         goes_on = status & TP_STATUS_COPY
         segments = _segments_of_tunnel(mem, t, slot)
-        if segments > 1 and not _can_be_apart(mem, slot, segments):
+        parts = _parts(mem, slot) if goes_on and segments == 0 else 1
+        if (segments > 1 and not _can_be_apart(mem, slot, segments)) or parts == UNKNOWN_PARTS:
             _discard(mem, t, socket, goes_on)
         elif not goes_on and segments <= 1:
             count += _take(mem, t, socket, slot, count)
-        elif socket["large_count"] == LARGE_BURST or t["free_buffer_count"] == 0 or count + segments > BURST:
+        elif count + max(segments, parts) > BURST or not _room_for(mem, t, socket, slot, segments, parts):
             break
         elif segments > 1:
             count += _take_series(mem, t, place, slot, count, segments)
+        elif parts > 1:
+            count += _take_parts(mem, t, place, slot, count, parts)
         else:
             count += _take_large(mem, t, place, slot, count)
         number += 1
@@ -138,35 +153,183 @@ def _is_cut(mem, slot):
 
 
 @compiled
+def _room_for(mem, t, socket, slot, segments, parts):
+    """Whether the pool has room for a frame that is longer than its slot."""
+    if segments <= 1 and parts == 1 and _fits_behind(mem, socket, slot):
+        return True
+    return socket["large_count"] + parts <= LARGE_BURST and t["free_buffer_count"] >= parts
+
+
+@compiled
+def _fits_behind(mem, socket, slot):
+    """Whether a frame fits into the last buffer, behind those that were read into it."""
+    start = socket["large_free"] + POOL_HEADROOM
+    return start + vnet.HEADER + load_le32(mem, slot + 4) <= socket["large_end"]
+
+
+@compiled
 def _take_large(mem, t, place, slot, row):
     """Make packet row `row` of a frame that goes on behind its slot, by reading it whole; 1 or 0."""
     socket = t["sockets"][place]
-    port = t["ports"][socket["port"]]
-    buffer = t["free_buffers"][t["free_buffer_count"] - 1]
-    start = t["pool"] + buffer * BUFFER_SIZE + POOL_HEADROOM
-    room = BUFFER_SIZE - POOL_HEADROOM
-    length = sys_read(mem, socket["fd"], start, room)
-    if length != load_le32(mem, slot + 4) + vnet.HEADER:
-        t["counters"][Counter.RX_BAD_DESCRIPTOR.value] += 1  # longer than a buffer (BIG TCP)
-        port["rx_errors"] += 1
-        return 0
-    _hold(t, place, buffer)
+    length = load_le32(mem, slot + 4)
+    if not _fits_behind(mem, socket, slot):
+        _hold(t, place)
+    start = socket["large_free"] + POOL_HEADROOM
+    if sys_read(mem, socket["fd"], start, socket["large_end"] - start) != length + vnet.HEADER:
+        return _misread(t, socket)
+    socket["large_free"] = start + (vnet.HEADER + length + 63 & ~63)
+    t["large_numbers"][place, socket["large_count"] - 1] = socket["taken"]
     packet = t["packets"][row]
-    _describe(mem, t, socket, slot, packet, start + vnet.HEADER, length - vnet.HEADER)
+    _describe(mem, t, socket, slot, packet, start + vnet.HEADER, length)
     if packet["gso_size"]:
-        packet["buffer"] = buffer
+        packet["buffer"] = t["large_buffers"][place, socket["large_count"] - 1]
     return 1
 
 
 @compiled
-def _hold(t, place, buffer):
-    """Take the topmost free buffer until `release`."""
+def _misread(t, socket):
+    """Count a frame as malformed that is not as long as its slot tells; no row comes of it."""
+    t["counters"][Counter.RX_BAD_DESCRIPTOR.value] += 1
+    t["ports"][socket["port"]]["rx_errors"] += 1
+    return 0
+
+
+@compiled
+def _hold(t, place):
+    """Take a free buffer until `release`; where it begins."""
     socket = t["sockets"][place]
     t["free_buffer_count"] -= 1
+    buffer = t["free_buffers"][t["free_buffer_count"]]
     t["buffers"][buffer] = 1
     t["large_buffers"][place, socket["large_count"]] = buffer
     t["large_numbers"][place, socket["large_count"]] = socket["taken"]
     socket["large_count"] += 1
+    socket["large_free"] = t["pool"] + buffer * BUFFER_SIZE
+    socket["large_end"] = socket["large_free"] + BUFFER_SIZE
+    return socket["large_free"]
+
+
+# Super-frames of more than 64 KB (BIG TCP)
+
+
+@compiled
+def _parts(mem, slot):
+    """How many super-frames a frame is to be cut into; UNKNOWN_PARTS: nobody can say where."""
+    length = load_le32(mem, slot + 4)
+    if length <= MAX_FRAME_LEN:
+        return 1
+    _, header_len, part_len = _big_header(mem, slot)
+    if part_len <= 0:
+        return UNKNOWN_PARTS
+    parts = (length - header_len + part_len - 1) // part_len
+    return parts if parts <= LARGE_BURST else UNKNOWN_PARTS
+
+
+@compiled
+def _big_header(mem, slot):
+    """(offset of the IP header, bytes of headers, payload bytes of a part) of a big TCP super-frame.
+
+    The last is 0 where it is none: its IP header has no options, and its length, which does not fit there,
+    stands nowhere or in an option of IPv6 (RFC 2675).
+    """
+    frame = slot + load_le16(mem, slot + TP_MAC)
+    kind = load8(mem, frame - vnet.HEADER + 1) & ~vnet.GSO_ECN
+    gso_size, start = load_le16(mem, frame - vnet.HEADER + 4), load_le16(mem, frame - vnet.HEADER + 6)
+    l4 = frame + start
+    if gso_size == 0 or l4 + LONGEST_TCP_HEADER > slot + RING_SLOT_SIZE:
+        return 0, 0, 0
+    if kind == vnet.GSO_TCPV4:
+        l3 = l4 - 20
+        sound = l3 >= frame + ETH_HEADER and load8(mem, l3) == 0x45 and load8(mem, l3 + 9) == PROTO_TCP
+    elif kind == vnet.GSO_TCPV6:
+        l3 = l4 - 40
+        sound = l3 >= frame + ETH_HEADER and load8(mem, l3) >> 4 == 6 and load8(mem, l3 + 6) == PROTO_TCP
+        if not sound:
+            l3 -= JUMBO_OPTION
+            sound = l3 >= frame + ETH_HEADER and _is_jumbogram(mem, l3)
+    else:
+        return 0, 0, 0
+    header_len = start + (load8(mem, l4 + 12) >> 4) * 4
+    if not sound or header_len < start + 20:
+        return 0, 0, 0
+    return l3 - frame, header_len, (MAX_FRAME_LEN - VLAN_TAG - header_len) // gso_size * gso_size
+
+
+@compiled
+def _is_jumbogram(mem, l3):
+    """Whether an IPv6 header and nothing but a jumbo payload option, in front of TCP, stand at `l3`."""
+    is_ipv6 = load8(mem, l3) >> 4 == 6 and load16(mem, l3 + 4) == 0 and load8(mem, l3 + 6) == 0
+    return is_ipv6 and load32(mem, l3 + 40) == PROTO_TCP << 24 | JUMBO_PAYLOAD
+
+
+@compiled
+def _take_parts(mem, t, place, slot, row, parts):
+    """Make packet rows of a frame of more than 64 KB: super-frames of whole segments, with headers each."""
+    socket = t["sockets"][place]
+    ip_offset, header_len, part_len = _big_header(mem, slot)
+    length = load_le32(mem, slot + 4)
+    first = socket["large_count"]
+    for number in range(parts):
+        start = _hold(t, place) + POOL_HEADROOM
+        lead = vnet.HEADER + header_len if number else 0
+        set_iov(mem, IOV_OFFSET, number, start + lead, vnet.HEADER + header_len + part_len - lead)
+    socket["large_free"] = socket["large_end"]
+    if sys_readv(mem, socket["fd"], IOV_OFFSET, parts) != length + vnet.HEADER:
+        return _misread(t, socket)
+    buffers = t["large_buffers"][place]
+    start = t["pool"] + buffers[first] * BUFFER_SIZE + POOL_HEADROOM
+    copy(mem, PROTOTYPE_OFFSET, start, vnet.HEADER + header_len)
+    left = length - header_len
+    for number in range(parts):
+        own = min(part_len, left)
+        left -= own
+        start = t["pool"] + buffers[first + number] * BUFFER_SIZE + POOL_HEADROOM
+        frame = _head_part(mem, start, ip_offset, header_len, number * part_len, own, left)
+        packet = t["packets"][row + number]
+        end = start + vnet.HEADER + header_len + own
+        _describe(mem, t, socket, slot, packet, frame, end - frame)
+        packet["buffer"] = buffers[first + number]
+    return parts
+
+
+@compiled
+def _head_part(mem, start, ip_offset, header_len, done, own, left):
+    """Write the headers of a part in front of its payload; where its frame begins.
+
+    start: of its place in the pool. done, own, left: payload bytes before it, in it and behind it. At
+    PROTOTYPE_OFFSET stand the whole's virtio-net header and headers, of which a jumbo payload option is left
+    away.
+    """
+    whole = PROTOTYPE_OFFSET + vnet.HEADER
+    csum_start = load_le16(mem, whole - vnet.HEADER + 6)
+    version = load8(mem, whole + ip_offset) >> 4
+    ip_len = 20 if version == 4 else 40
+    left_away = csum_start - ip_offset - ip_len
+    frame = start + vnet.HEADER + left_away
+    copy(mem, frame - vnet.HEADER, PROTOTYPE_OFFSET, vnet.HEADER + ip_offset + ip_len)
+    l3, l4 = frame + ip_offset, frame + ip_offset + ip_len
+    copy(mem, l4, whole + csum_start, header_len - csum_start)
+    store_le16(mem, frame - vnet.HEADER + 6, ip_offset + ip_len)
+    l4_len = header_len - csum_start + own
+    if version == 4:
+        segments_before = done // load_le16(mem, frame - vnet.HEADER + 4)
+        store16(mem, l3 + 2, ip_len + l4_len)
+        store16(mem, l3 + 4, (load16(mem, l3 + 4) + segments_before) & 0xFFFF)
+        store16(mem, l3 + 10, 0)
+        store16(mem, l3 + 10, checksum.finish(checksum.sum_header(mem, l3, ip_len)))
+    else:
+        store16(mem, l3 + 4, l4_len)
+        store8(mem, l3 + 6, PROTO_TCP)
+    flags = load8(mem, l4 + 13)
+    if done:
+        flags &= ~CWR
+    if left:
+        flags &= ~(FIN | PSH)
+    store8(mem, l4 + 13, flags)
+    store32(mem, l4 + 4, seq_add(load32(mem, l4 + 4), done))
+    pseudo_sum = checksum.pseudo_header(mem, l3, version, PROTO_TCP, l4_len)
+    store16(mem, l4 + checksum.l4_field(PROTO_TCP), checksum.fold(pseudo_sum))
+    return frame
 
 
 @compiled
@@ -219,16 +382,13 @@ def _take_series(mem, t, place, slot, row, segments):
     socket = t["sockets"][place]
     size = load_le16(mem, slot + load_le16(mem, slot + TP_MAC) - vnet.HEADER + 4)
     length = load_le32(mem, slot + 4)
-    buffer = t["free_buffers"][t["free_buffer_count"] - 1]
-    first = t["pool"] + buffer * BUFFER_SIZE + POOL_HEADROOM
+    first = _hold(t, place) + POOL_HEADROOM
+    socket["large_free"] = socket["large_end"]
     stride = UDP_OUTER + size
     if not load_le32(mem, slot) & TP_STATUS_COPY:
         _copy_apart(mem, slot, first, size, segments)
     elif not _read_apart(mem, socket, first, size, segments, length):
-        t["counters"][Counter.RX_BAD_DESCRIPTOR.value] += 1
-        t["ports"][socket["port"]]["rx_errors"] += 1
-        return 0
-    _hold(t, place, buffer)
+        return _misread(t, socket)
     left = length - UDP_OUTER
     for number in range(segments):
         frame = first + number * stride
@@ -350,9 +510,9 @@ def send(mem, t, index):
     out = t["outgoing"]
     port = t["ports"][index]
     is_super = vnet.is_super_frame(out)
-    link_header = ETH_HEADER if out["l3"] == ETH_HEADER else ETH_HEADER + VLAN_TAG
     length = out["header_len"] + out["gso_size"] if is_super else out["bytes"]
-    if length - link_header > port["mtu"]:
+    excess = length - ETH_HEADER - port["mtu"]
+    if excess > 0 and excess > link_header(mem, t) - ETH_HEADER:
         t["counters"][Counter.MTU_EXCEEDED.value] += 1
         port["tx_dropped"] += 1
         return

@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import struct
+from pathlib import Path
 
 from vswitch import layout
 from vswitch.dataplane.memory import Memory
@@ -40,6 +41,7 @@ RECEIVE_BUFFER = 8 << 20
 """Bytes of super-frames that wait for the switch; the kernel doubles it."""
 SEND_BUFFER = 1 << 20
 """Bytes that wait in the interface's queue, where `tc` shapes it; the kernel doubles it."""
+ROOM_NOTE = f"switch port with {layout.SHIM_ROOM} bytes of room for tags beside an MTU of "
 BLOCK_SIZE = 1 << 16
 ALIGNMENT_RESERVE = 6
 """Puts the IP header of an untagged frame on a cache line's quarter."""
@@ -57,6 +59,9 @@ class PacketDevice:
     def __init__(self, interface: str, mtu: int, where: str) -> None:
         self.interface = interface
         self._index = 0
+        self._alias = Path("/sys/class/net", interface, "ifalias")  # `ip link` shows it
+        self._mtu = 0  # that frames are held to, and …
+        self._room_mtu = 0  # … what the interface was given, so that it takes tags and shims beside
         try:
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
         except PermissionError:
@@ -95,8 +100,34 @@ class PacketDevice:
             raise OSError(errno.EPROTOTYPE, "no Ethernet interface")
         self.mac = hardware[2:8].hex(":")
         if mtu:
-            fcntl.ioctl(self._socket, SIOCSIFMTU, struct.pack("16si20x", self.interface.encode(), mtu))
+            self._set_mtu(mtu)
+        self._make_room(mtu or self._mtu_without_room())
         self._bind(self._find())
+
+    def _make_room(self, mtu: int) -> None:
+        """Have the interface take frames of this MTU with tags and shims beside, as a switch's port does."""
+        self._mtu = self._room_mtu = mtu
+        try:
+            self._set_mtu(mtu + layout.SHIM_ROOM)
+            self._room_mtu = mtu + layout.SHIM_ROOM
+            self._alias.write_text(f"{ROOM_NOTE}{mtu}\n")
+        except OSError as error:
+            log.info("%s: no room for tags beside an MTU of %d: %s", self.interface, mtu, error.strerror)
+
+    def _mtu_without_room(self) -> int:
+        """The interface's MTU. A switch that was killed has left its room there, and a note that tells so."""
+        mtu = self._asked_mtu()
+        try:
+            made_room = self._alias.read_text().strip() == f"{ROOM_NOTE}{mtu - layout.SHIM_ROOM}"
+        except OSError:
+            made_room = False
+        return mtu - layout.SHIM_ROOM if made_room else mtu
+
+    def _asked_mtu(self) -> int:
+        return struct.unpack_from("i", self._ask(SIOCGIFMTU))[0]
+
+    def _set_mtu(self, mtu: int) -> None:
+        fcntl.ioctl(self._socket, SIOCSIFMTU, struct.pack("16si20x", self.interface.encode(), mtu))
 
     def _find(self) -> int:
         """The number of the interface of our name."""
@@ -120,18 +151,23 @@ class PacketDevice:
         row["staging"] = memory.map_private(packet.STAGING_SIZE)
 
     def look(self) -> tuple[bool, int]:
-        """Whether the interface is there, up and connected, and its MTU (0: it is gone)."""
+        """Whether the interface is there, up and connected, and its MTU (0: it is gone).
+
+        An MTU that somebody else gives it is what frames are held to from then on.
+        """
         try:
             index = self._find()
             if index != self._index:
                 self._bind(index)
                 log.info("%s: attached to the interface that is there now", self.interface)
             flags = struct.unpack_from("H", self._ask(SIOCGIFFLAGS))[0]
-            mtu = struct.unpack_from("i", self._ask(SIOCGIFMTU))[0]
+            mtu = self._asked_mtu()
+            if mtu != self._room_mtu:
+                self._make_room(mtu)
         except OSError:
             self._index = 0  # the next of that name may get its number, too
             return False, 0
-        return flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING, mtu
+        return flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING, self._mtu
 
     def missed(self) -> int:
         """Frames that the kernel had no room for since the last call."""
@@ -142,6 +178,13 @@ class PacketDevice:
         return fcntl.ioctl(self._socket, request, struct.pack("16s24x", self.interface.encode()))[16:]
 
     def close(self) -> None:
+        """Let go of the interface, which has the MTU again that it had without us."""
+        try:
+            if self._asked_mtu() == self._room_mtu:
+                self._set_mtu(self._mtu)
+                self._alias.write_text("\n")
+        except OSError:
+            pass  # it is gone
         self._socket.close()
 
 

@@ -18,6 +18,10 @@ def receive(mem, t, port_index, buffer):
     length = sys_read(mem, port["fd"], start, BUFFER_SIZE - POOL_HEADROOM)
     if length <= VNET_HEADER:
         return False
+    if length > BUFFER_SIZE - POOL_HEADROOM:  # the kernel tells how long it was, not what it had room for
+        t["counters"][Counter.RX_BAD_DESCRIPTOR.value] += 1
+        port["rx_errors"] += 1
+        return False
     frame = start + VNET_HEADER
     packet = t["packets"][0]
     packet["offset"] = frame

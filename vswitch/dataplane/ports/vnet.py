@@ -2,17 +2,30 @@
 """The virtio-net header (virtio 1.2, section 5.1.6) in front of the frames of TAPs and packet sockets: how
 a super-frame is to be segmented, and which checksum is left to be completed."""
 
-from vswitch.dataplane import checksum
-from vswitch.dataplane.checksum import PROTO_TCP
+from vswitch.dataplane import checksum, crc32c
+from vswitch.dataplane.checksum import PROTO_TCP, PROTO_UDP
 from vswitch.dataplane.compiled import compiled
-from vswitch.dataplane.intrinsics import load8, load16, load_le16, store8, store16, store64, store_le16
-from vswitch.layout import HEADER_MAX, Csum
+from vswitch.dataplane.intrinsics import (
+    load8,
+    load16,
+    load_le16,
+    store8,
+    store16,
+    store64,
+    store_le16,
+    store_le32,
+)
+from vswitch.dataplane.parse import ETH_HEADER, PROTO_SCTP
+from vswitch.layout import HEADER_MAX, MAX_EXTENSION_HEADERS, Csum
 
 HEADER = 10
 """Bytes of struct virtio_net_hdr."""
 NEEDS_CSUM, DATA_VALID = 1, 2
 GSO_NONE, GSO_TCPV4, GSO_UDP, GSO_TCPV6, GSO_UDP_L4, GSO_ECN = 0, 1, 3, 4, 5, 0x80
 CWR = 0x80
+LONGEST_EXTENSIONS = 128
+"""Bytes of IPv6 extension headers in front of which a packet's IPv6 header is looked for."""
+SCTP_FIELD = 8
 
 
 @compiled
@@ -33,10 +46,11 @@ def read(mem, at, packet):
 
 
 @compiled
-def settle_checksum(mem, packet):
-    """Complete a partial checksum that is not that of the TCP or UDP header which `parse` found.
+def settle_offload(mem, packet):
+    """Find the headers that the sender's kernel has left a checksum and the segmentation of.
 
-    It may belong to a packet that the sender tunnels itself.
+    They are those that `parse` found, or those of a packet that the sender tunnels itself, in whatever
+    format. A checksum that is neither's is completed: SCTP's, and where no later stage could say whose it is.
     """
     if packet["csum"] != Csum.PARTIAL.value:
         packet["gso_size"] = 0  # segmentation needs a partial checksum (virtio 1.2, 5.1.6.2)
@@ -45,14 +59,106 @@ def settle_checksum(mem, packet):
     parsed = packet["ip_version"] != 0 and packet["payload"] > packet["l4"]
     parsed = parsed and packet["payload"] - packet["l2"] <= HEADER_MAX
     if parsed and packet["csum_start"] == packet["l4"] - packet["offset"] and packet["csum_offset"] == field:
+        if packet["gso_size"]:
+            packet["trailer_len"] = 0
         return
+    start = packet["offset"] + packet["csum_start"]
+    end = packet["offset"] + packet["length"]
+    proto = _proto_of_field(packet["csum_offset"])
+    l3 = 0
+    if start + packet["csum_offset"] + 2 <= end:
+        l3 = _ip_in_front(mem, packet["l2"] + ETH_HEADER, start, end, proto)
+        if l3 and _adopt(mem, packet, l3, start, end, proto):
+            return
+        if l3 and proto == PROTO_SCTP:
+            _complete_sctp(mem, start, min(_ip_end(mem, l3), end))
+        else:
+            value = checksum.finish(checksum.sum_bytes(mem, start, end - start))
+            store16(mem, start + packet["csum_offset"], value if value else 0xFFFF)
     packet["csum"] = Csum.UNKNOWN.value
     packet["gso_size"] = 0
-    start, at = packet["csum_start"], packet["csum_start"] + packet["csum_offset"]
-    if at + 2 > packet["length"]:
-        return
-    value = checksum.finish(checksum.sum_bytes(mem, packet["offset"] + start, packet["length"] - start))
-    store16(mem, packet["offset"] + at, value if value else 0xFFFF)
+
+
+@compiled
+def _proto_of_field(offset):
+    """The protocol that has its checksum so far behind its header's begin; 0: none that is known."""
+    if offset == SCTP_FIELD:
+        return PROTO_SCTP
+    if offset == checksum.l4_field(PROTO_TCP):
+        return PROTO_TCP
+    return PROTO_UDP if offset == checksum.l4_field(PROTO_UDP) else 0
+
+
+@compiled
+def _ip_in_front(mem, first, l4, end, proto):
+    """Where the IP header stands that ends at `l4`, with a payload of this protocol; 0: there is none.
+
+    It is told by its version, length, protocol and, of IPv4, checksum: what stands between `first`, which it
+    cannot precede, and the header may be anything.
+    """
+    for length in range(20, 64, 4):
+        l3 = l4 - length
+        if l3 < first:
+            break
+        if load8(mem, l3) != 0x40 | (length >> 2) or load8(mem, l3 + 9) != proto:
+            continue
+        if load16(mem, l3 + 6) & 0x3FFF == 0 and l4 <= _ip_end(mem, l3) <= end:
+            if checksum.ipv4_header_right(mem, l3, length):
+                return l3
+    for length in range(40, 40 + LONGEST_EXTENSIONS, 8):
+        l3 = l4 - length
+        if l3 < first:
+            break
+        if load8(mem, l3) >> 4 == 6 and l4 <= _ip_end(mem, l3) <= end and _leads_to(mem, l3, l4, proto):
+            return l3
+    return 0
+
+
+@compiled
+def _ip_end(mem, l3):
+    """Where the IP packet at `l3` ends, as its header says."""
+    return l3 + load16(mem, l3 + 2) if load8(mem, l3) >> 4 == 4 else l3 + 40 + load16(mem, l3 + 4)
+
+
+@compiled
+def _leads_to(mem, l3, l4, proto):
+    """Whether the IPv6 header at `l3` and its extensions, none of a fragment, lead to `proto` at `l4`."""
+    header, next_header = l3 + 40, load8(mem, l3 + 6)
+    for _ in range(MAX_EXTENSION_HEADERS):
+        is_extension = next_header == 0 or next_header == 43 or next_header == 60
+        if not is_extension or header + 8 > l4:
+            break
+        next_header = load8(mem, header)
+        header += 8 + load8(mem, header + 1) * 8
+    return header == l4 and next_header == proto
+
+
+@compiled
+def _adopt(mem, packet, l3, l4, end, proto):
+    """Note that offloads concern the TCP or UDP header at `l4`; False: it is unsound, or too far behind."""
+    length = min(_ip_end(mem, l3), end) - l4
+    header = 8
+    if proto == PROTO_TCP and length >= 20:
+        header = (load8(mem, l4 + 12) >> 4) * 4
+    is_sound = header >= 20 if proto == PROTO_TCP else proto == PROTO_UDP
+    if not is_sound or header > length or l4 + header - packet["l2"] > HEADER_MAX:
+        return False
+    packet["gso_l3"] = l3
+    packet["gso_l4"] = l4
+    packet["gso_version"] = load8(mem, l3) >> 4
+    packet["gso_proto"] = proto
+    packet["payload"] = l4 + header
+    packet["payload_len"] = length - header
+    packet["trailer_len"] = 0 if packet["gso_size"] else end - l4 - length
+    return True
+
+
+@compiled
+def _complete_sctp(mem, l4, end):
+    """Write the checksum of the SCTP packet at `l4`, a CRC over all of it with zeros in the field."""
+    if l4 + SCTP_FIELD + 4 <= end:
+        store_le32(mem, l4 + SCTP_FIELD, 0)
+        store_le32(mem, l4 + SCTP_FIELD, crc32c.of_bytes(mem, l4, end - l4))
 
 
 @compiled
@@ -68,13 +174,12 @@ def write(mem, at, out):
     if out["csum"] == Csum.GOOD.value:
         store8(mem, at, DATA_VALID)
     elif out["csum"] == Csum.PARTIAL.value:
-        is_tcp = out["ip_proto"] == PROTO_TCP
-        write_partial(mem, at, out["l4"], checksum.l4_field(out["ip_proto"]))
+        write_partial(mem, at, out["gso_l4"], checksum.l4_field(out["gso_proto"]))
         if is_super_frame(out):
             kind = GSO_UDP_L4
-            if is_tcp:
-                kind = GSO_TCPV4 if out["ip_version"] == 4 else GSO_TCPV6
-                if load16(mem, out["header"] + out["l4"] + 12) & CWR:
+            if out["gso_proto"] == PROTO_TCP:
+                kind = GSO_TCPV4 if out["gso_version"] == 4 else GSO_TCPV6
+                if load16(mem, out["header"] + out["gso_l4"] + 12) & CWR:
                     kind |= GSO_ECN
             write_segmentation(mem, at, kind, out["header_len"], out["gso_size"])
 

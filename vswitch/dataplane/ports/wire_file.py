@@ -21,8 +21,8 @@ HEADER = struct.Struct("<QQQQ")  # magic, slots, bytes of a data area, MTU
 
 
 def data_size(mtu: int) -> int:
-    """Bytes of a slot's data area on a wire of this MTU: a frame with two VLAN tags, in whole cache lines."""
-    return max(2048, -(-(mtu + 14 + 8) // 64) * 64)
+    """Bytes of a slot's data area on a wire of this MTU: a frame with tags and shims, in cache lines."""
+    return max(2048, -(-(mtu + 14 + layout.SHIM_ROOM) // 64) * 64)
 
 
 class WireEnd:

@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hosts and VMs that tunnel by themselves: offloads that concern headers which our parser does not look for.
+
+scapy builds the packets, and says which checksums and lengths are right.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from tests.packets import (
+    IP,
+    MPLS,
+    SCTP,
+    TCP,
+    UDP,
+    VXLAN,
+    Dot1AD,
+    Dot1AH,
+    Dot1Q,
+    Ether,
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrHopByHop,
+    Raw,
+    SCTPChunkData,
+    checksums_right,
+    payload,
+    vm_ether,
+    vxlan,
+)
+from tests.reference import internet_sum
+from tests.unit.rig import Rig
+from tests.unit.test_packet import INSIDE, OUTSIDE, VNET, PacketRig
+from vswitch import layout
+from vswitch.dataplane.ports.vnet import GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM
+from vswitch.layout import Op, SlotKind
+
+OUTER4 = {"src": "172.16.0.1", "dst": "172.16.0.2", "id": 7}
+OUTER6 = {"src": "fd01::1", "dst": "fd01::2"}
+INNER_ETHER = bytes(Ether(src="0a:00:00:00:00:01", dst="0a:00:00:00:00:02", type=0x0800))[:12]
+
+
+def gre(checksum: bool, proto: int = 0x0800) -> bytes:
+    return struct.pack("!HH", 0x8000 if checksum else 0, proto) + (b"\0\0\0\0" if checksum else b"")
+
+
+def outer(kind: str, length: int, inner_version: int) -> bytes:
+    """The headers of a tunnel in front of an inner IP packet of this version and `length` bytes."""
+    ether = INNER_ETHER + (b"\x08\x00" if inner_version == 4 else b"\x86\xdd")
+    bare = 0x0800 if inner_version == 4 else 0x86DD
+    udp = UDP(sport=40000, dport=4789, chksum=0)
+    checked = UDP(sport=40000, dport=4789)
+    vni = VXLAN(vni=9, flags="Instance")
+    builders = {
+        "vxlan": lambda: vm_ether() / IP(**OUTER4) / udp / vni / Raw(ether),
+        "vxlan-checksum": lambda: vm_ether() / IP(**OUTER4) / checked / vni / Raw(ether),
+        "vxlan-ipv6": lambda: vm_ether() / IPv6(**OUTER6) / checked / vni / Raw(ether),
+        "fou": lambda: vm_ether() / IP(**OUTER4) / UDP(sport=5555, dport=5555, chksum=0),
+        "odd": lambda: vm_ether() / IP(**OUTER4) / UDP(sport=5555, dport=6666) / Raw(b"\x03odd"[:3]),
+        "gre": lambda: vm_ether() / IP(**OUTER4, proto=47) / Raw(gre(False, bare)),
+        "gre-checksum": lambda: vm_ether() / IP(**OUTER4, proto=47) / Raw(gre(True, bare)),
+        "ipip": lambda: vm_ether() / IP(**OUTER4, proto=4 if inner_version == 4 else 41),
+        "ip6ip": lambda: vm_ether() / IPv6(**OUTER6, nh=4 if inner_version == 4 else 41),
+        "tagged": lambda: tagged(3, bare),
+        "mpls": lambda: vm_ether() / MPLS(label=7, s=0) / MPLS(label=8, s=1),
+        "pbb": lambda: vm_ether() / Dot1AH(isid=5) / Raw(ether),
+    }
+    packet = builders[kind]()
+    packet = packet / Raw(bytes(length))
+    return bytes(packet)[: len(bytes(packet)) - length]
+
+
+def tagged(count: int, bare: int):
+    """Ethernet with so many VLAN tags in front of what is of type `bare`."""
+    packet = vm_ether()
+    for number in range(count):
+        packet = packet / Dot1Q(vlan=number + 1)
+    packet.lastlayer().type = bare
+    return packet
+
+
+KINDS = [
+    "vxlan", "vxlan-checksum", "vxlan-ipv6", "fou", "odd", "gre", "gre-checksum", "ipip", "ip6ip", "tagged",
+    "mpls", "pbb",
+]  # fmt: skip
+INNERS = ["tcp4", "tcp4-options", "tcp6", "tcp6-extensions", "udp4", "udp6"]
+
+
+def inner_packet(kind: str, length: int):
+    """An IP packet, its scapy L4 layer's class, its virtio-net kind."""
+    version = 6 if "6" in kind else 4
+    ip = IP(src="10.9.0.1", dst="10.9.0.2", id=100, flags="DF")
+    if version == 6:
+        ip = IPv6(src="fd09::1", dst="fd09::2")
+    if kind == "tcp6-extensions":
+        ip = ip / IPv6ExtHdrHopByHop() / IPv6ExtHdrDestOpt()
+    if kind.startswith("udp"):
+        return ip / UDP(sport=1, dport=2) / Raw(payload(length)), UDP, GSO_UDP_L4, version
+    options = [("NOP", None), ("NOP", None), ("Timestamp", (1, 2))] if kind == "tcp4-options" else []
+    tcp = TCP(sport=1, dport=2, seq=1000, flags="PA", options=options)
+    return ip / tcp / Raw(payload(length)), TCP, GSO_TCPV4 if version == 4 else GSO_TCPV6, version
+
+
+def super_frame(kind: str, inner: str, length: int, gso_size: int):
+    """A frame as the kernel of a host that tunnels sends it, and its virtio-net header."""
+    packet, layer, gso, version = inner_packet(inner, length)
+    whole = bytes(packet)
+    headers = outer(kind, len(whole), version)
+    l4 = len(whole) - len(bytes(packet[layer]))
+    field = l4 + (16 if layer is TCP else 6)
+    addresses = whole[12:20] if version == 4 else whole[8:40]
+    proto = 6 if layer is TCP else 17
+    pseudo = internet_sum(addresses + struct.pack("!II", len(whole) - l4, proto))
+    whole = whole[:field] + pseudo.to_bytes(2, "big") + whole[field + 2 :]
+    start = len(headers) + l4
+    frame = headers + whole
+    if not 0 < gso_size < length:
+        frame = with_tunnel_checksum(headers + bytes(packet))[: len(headers)] + whole
+    header_len = len(frame) - length
+    many = 0 < gso_size < length
+    vnet = VNET.pack(NEEDS_CSUM, gso if many else 0, header_len, gso_size if many else 0, start, field - l4)
+    return frame, vnet
+
+
+def reference_segments(kind: str, inner: str, length: int, gso_size: int) -> list[bytes]:
+    """What a host that segments by itself would send, but for checksums of tunnels; built by scapy."""
+    frames = []
+    done = 0
+    while done < length:
+        own = min(gso_size or length, length - done)
+        packet, layer, _, version = inner_packet(inner, length)
+        number = done // (gso_size or length)
+        packet[layer].remove_payload()
+        packet = packet / Raw(payload(length)[done : done + own])
+        if version == 4:
+            packet[IP].id = 100 + number
+        if layer is TCP:
+            packet[TCP].seq = 1000 + done
+            packet[TCP].flags = "PA" if done + own == length else "A"
+        headers = bytearray(outer(kind, len(bytes(packet)), version))
+        if headers[12:14] == b"\x08\x00":  # the outer IPv4 header counts, too
+            ident = struct.unpack_from("!H", headers, 18)[0] + number
+            struct.pack_into("!HH", headers, 18, ident, 0)
+            headers[24:26] = b"\0\0"
+            headers[24:26] = (~internet_sum(bytes(headers[14:34])) & 0xFFFF).to_bytes(2, "big")
+        frames.append(with_tunnel_checksum(bytes(headers) + bytes(packet)))
+        done += own
+    return frames
+
+
+def with_tunnel_checksum(frame: bytes) -> bytes:
+    """The frame with the right checksum in its outermost UDP or GRE header, if it has one there."""
+    if frame[12:14] == b"\x08\x00":
+        l4, proto, addresses = 34, frame[23], frame[26:34]
+    elif frame[12:14] == b"\x86\xdd":
+        l4, proto, addresses = 54, frame[20], frame[22:54]
+    else:
+        return frame
+    pseudo = b""
+    if proto == 17 and frame[l4 + 6 : l4 + 8] != b"\0\0":
+        field, pseudo = l4 + 6, addresses + struct.pack("!II", len(frame) - l4, 17)
+    elif proto == 47 and frame[l4] & 0x80:
+        field = l4 + 4
+    else:
+        return frame
+    frame = frame[:field] + b"\0\0" + frame[field + 2 :]
+    value = ~internet_sum(pseudo + frame[l4:]) & 0xFFFF
+    return frame[:field] + (value or 0xFFFF).to_bytes(2, "big") + frame[field + 2 :]
+
+
+@pytest.fixture
+def rig():
+    with PacketRig(wires=1) as rig:
+        rig.counted()
+        yield rig
+
+
+@pytest.mark.parametrize("inner", INNERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_super_frame_passes_as_it_is_to_whoever_takes_it(rig, kind, inner):
+    frame, vnet = super_frame(kind, inner, 20_000, 1300)
+    rig.route(frame, OUTSIDE, (Op.OUTPUT, INSIDE))
+    rig.arrives(frame, OUTSIDE, vnet)
+    rig.step()
+    if kind in ("mpls", "pbb"):  # which not every kernel can segment
+        completed = [sent.completed() for sent in rig.got()]
+        assert completed == reference_segments(kind, inner, 20_000, 1300)
+    else:
+        (sent,) = rig.got()
+        assert sent.frame == frame
+        assert VNET.pack(*[getattr(sent, name) for name in sent.__dataclass_fields__][:-1]) == vnet
+    assert rig.counted() == {}
+
+
+@pytest.mark.parametrize("inner", INNERS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("length", "gso_size"), [(5000, 1300), (1301, 1300), (40, 0)])
+def test_it_is_segmented_for_a_wire(rig, kind, inner, length, gso_size):
+    frame, vnet = super_frame(kind, inner, length, gso_size)
+    wire_port = rig.wire_ports[0]
+    rig.route(frame, OUTSIDE, (Op.OUTPUT, wire_port))
+    rig.arrives(frame, OUTSIDE, vnet)
+    rig.step()
+    assert rig.sent() == reference_segments(kind, inner, length, gso_size)
+    assert rig.counted() == {}
+
+
+@pytest.mark.parametrize("inner", INNERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_goes_through_a_tunnel_of_ours(rig, kind, inner):
+    frame, vnet = super_frame(kind, inner, 5000, 1200)
+    tunnel = rig.add_tunnel()
+    rig.route(frame, OUTSIDE, (Op.SET_TUNNEL, 42), (Op.OUTPUT, tunnel))
+    rig.arrives(frame, OUTSIDE, vnet)
+    rig.step()
+    inside = [bytes(Ether(sent)[VXLAN].payload) for sent in rig.sent()]
+    assert inside == reference_segments(kind, inner, 5000, 1200)
+    assert rig.counted() == {}
+
+
+@pytest.mark.parametrize("kind", ["vxlan", "vxlan-ipv6", "ipip", "mpls"])
+def test_a_program_that_rewrites_the_outer_headers_leaves_the_inner_ones_right(rig, kind):
+    frame, vnet = super_frame(kind, "tcp4", 5000, 1300)
+    rig.route(frame, OUTSIDE, (Op.PUSH, 0x8100), (Op.OUTPUT, rig.wire_ports[0]))
+    rig.arrives(frame, OUTSIDE, vnet)
+    rig.step()
+    untagged = [sent[:12] + sent[16:] for sent in rig.sent()]
+    assert untagged == reference_segments(kind, "tcp4", 5000, 1300)
+
+
+def test_a_packet_in_of_one_is_its_segments(rig):
+    frame, vnet = super_frame("vxlan-checksum", "tcp4", 3000, 1300)
+    rig.route(frame, OUTSIDE, (Op.CONTROLLER, 5))
+    rig.arrives(frame, OUTSIDE, vnet)
+    rig.step()
+    assert [sent for _, sent in rig.punted()] == reference_segments("vxlan-checksum", "tcp4", 3000, 1300)
+
+
+def test_a_missed_one_is_sent_on_as_a_super_frame(rig):
+    frame, vnet = super_frame("vxlan", "tcp4", 3000, 1300)
+    rig.arrives(frame, OUTSIDE, vnet)
+    rig.step()
+    row = rig.t["punts"][0]
+    offset, length = rig.program((Op.OUTPUT, INSIDE))
+    rig.command(layout.Command.EXECUTE, int(row["slot"]), offset, length)
+    (sent,) = rig.got()
+    assert (sent.frame, sent.gso_size, sent.csum_start) == (frame, 1300, 14 + 20 + 8 + 8 + 14 + 20)
+
+
+@pytest.mark.parametrize("pops", [1, 2, 3])
+def test_tags_are_popped_from_a_super_frame(rig, pops):
+    frame, vnet = super_frame("tagged", "tcp4", 3000, 1300)
+    rig.route(frame, OUTSIDE, *[(Op.POP_VLAN,)] * pops, (Op.OUTPUT, rig.wire_ports[0]))
+    rig.arrives(frame, OUTSIDE, vnet)
+    rig.step()
+    wanted = reference_segments("tagged", "tcp4", 3000, 1300)
+    assert rig.sent() == [segment[:12] + segment[12 + 4 * pops :] for segment in wanted]
+
+
+# SCTP
+
+
+def crc32c(data: bytes) -> int:
+    state = 0xFFFFFFFF
+    for byte in data:
+        state ^= byte
+        for _ in range(8):
+            state = state >> 1 ^ 0x82F63B78 if state & 1 else state >> 1
+    return state ^ 0xFFFFFFFF
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("tunnelled", [False, True])
+@pytest.mark.parametrize("length", [1, 4, 1000])
+def test_a_partial_checksum_of_sctp_becomes_a_crc(rig, version, tunnelled, length):
+    ip = IP(src="10.9.0.1", dst="10.9.0.2", proto=132)
+    if version == 6:
+        ip = IPv6(src="fd09::1", dst="fd09::2", nh=132)
+    packet = bytes(ip / SCTP(sport=1, dport=2) / SCTPChunkData(data=payload(length)))
+    headers = bytes(vm_ether())[:12] + (b"\x08\x00" if version == 4 else b"\x86\xdd")
+    if tunnelled:
+        headers = outer("vxlan", len(packet), version)
+    l4 = len(headers) + (20 if version == 4 else 40)
+    right = headers + packet
+    without = right[l4 : l4 + 8] + bytes(4) + right[l4 + 12 :]
+    assert struct.unpack_from("<I", right, l4 + 8)[0] == crc32c(without)
+    partial = right[: l4 + 8] + b"\x12\x34\x56\x78" + right[l4 + 12 :]
+    rig.route(right, OUTSIDE, (Op.OUTPUT, INSIDE))
+    rig.arrives(partial, OUTSIDE, VNET.pack(NEEDS_CSUM, 0, 0, 0, l4, 8))
+    rig.step()
+    (sent,) = rig.got()
+    assert (sent.frame[: len(right)], sent.flags) == (right, 0)
+
+
+def test_any_other_partial_checksum_is_completed_as_linux_does(rig):
+    frame = bytes(vm_ether() / IP(src="1.1.1.1", dst="2.2.2.2", proto=200) / Raw(payload(200)))
+    rig.route(frame, OUTSIDE, (Op.OUTPUT, INSIDE))
+    rig.arrives(frame, OUTSIDE, VNET.pack(NEEDS_CSUM, 0, 0, 0, 40, 10))
+    rig.step()
+    (sent,) = rig.got()
+    value = ~internet_sum(frame[40:]) & 0xFFFF
+    assert sent.frame == frame[:50] + value.to_bytes(2, "big") + frame[52:]
+
+
+@pytest.mark.parametrize("start", [0, 13, 14, 33, 35, 60, 200, 65000])
+@pytest.mark.parametrize("offset", [0, 6, 8, 16, 65000])
+@pytest.mark.parametrize("kind", [0, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4])
+def test_a_hostile_header_does_no_harm(rig, start, offset, kind):
+    frame, _ = super_frame("vxlan", "tcp4", 150, 0)
+    rig.route(frame, OUTSIDE, (Op.OUTPUT, INSIDE))
+    rig.arrives(frame, OUTSIDE, VNET.pack(NEEDS_CSUM, kind, 0, 20, start, offset))
+    rig.step()
+    assert all(len(sent.frame) == len(frame) for sent in rig.got())
+    assert sum(rig.counted().values()) <= 1
+
+
+# Wires: a frame is a head and a rest
+
+
+@pytest.mark.parametrize("inner", ["tcp4", "udp6"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_wire_carries_what_its_ends_understand_differently(kind, inner):
+    """Wherever its head ends, a frame is delivered as it is."""
+    (frame,) = reference_segments(kind, inner, 400, 0)
+    with Rig(taps=1, wires=1) as rig:
+        rig.route(frame, rig.wire_ports[0], (Op.OUTPUT, 1))
+        for split_at in range(1, layout.SLOT_HEAD_MAX + 1):
+            rig.put(frame, 0, SlotKind.SPLIT, split_at)
+            rig.step()
+            assert rig.vms[0].recv(1 << 16)[layout.VNET_HEADER :] == frame
+        assert rig.counted() == {}
+
+
+@pytest.mark.parametrize("split_at", [1, 14, 30, 42, 50, 90, 104, 116, 150, 224])
+def test_a_tunnel_ends_behind_any_head(split_at):
+    (inner,) = reference_segments("tagged", "tcp4", 400, 0)
+    with Rig(taps=1, wires=1) as rig:
+        rig.add_tunnel()
+        frame = vxlan(inner)
+        rig.route(frame, rig.wire_ports[0], (Op.OUTPUT, 1))
+        rig.put(frame, 0, SlotKind.SPLIT, split_at)
+        rig.step()
+        assert rig.vms[0].recv(1 << 16)[layout.VNET_HEADER :] == inner
+        assert rig.counted() == {}
+
+
+@pytest.mark.parametrize("ethertype", [0x8100, 0x88A8])
+def test_a_trailer_stays_on_single_frames(rig, ethertype):
+    frame = bytes(vm_ether() / Dot1AD(vlan=3, type=0x0800)) + bytes(
+        IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=1, dport=2) / Raw(payload(30))
+    )
+    assert checksums_right(frame)
+    for port in (INSIDE, rig.wire_ports[0]):
+        rig.route(frame, OUTSIDE, (Op.OUTPUT, port))
+        rig.arrives(frame + b"trailer of any length", OUTSIDE)
+        rig.step()
+    (sent,) = rig.got()
+    assert sent.frame == frame + b"trailer of any length"
+    assert rig.sent() == [frame + b"trailer of any length"]

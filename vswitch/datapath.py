@@ -418,7 +418,7 @@ def is_compiled() -> bool:
 def _compiling() -> Iterator[None]:
     """One process at a time compiles for a cache directory; the others wait for what it leaves there."""
     directory = Path(numba.config.CACHE_DIR)
-    if is_compiled():
+    if numba.config.DISABLE_JIT or is_compiled():
         yield
         return
     directory.mkdir(parents=True, exist_ok=True)

@@ -72,6 +72,8 @@ BUFFER_SIZE = 18 * 4096
 PUNT_SLOT_SIZE = 17 * 4096
 VNET_HEADER = 12
 """struct virtio_net_hdr_mrg_rxbuf in front of each frame at a TAP."""
+TUNNEL_VNET_HEADER = 24
+"""struct virtio_net_hdr_v1_hash_tunnel, which tells of a tunnel over UDP, too."""
 
 # The control region: the first bytes of `mem`, each worker's own. All of them stand at `controls`, too.
 
@@ -229,6 +231,7 @@ class Command(enum.IntEnum):
     CAPTURE = 12  # port index, enabled
     METER = 13  # meter index: take over `meter_settings`
     FORWARDING = 14  # port index, whether a forwarding VM is there
+    INJECTOR = 15  # packet port's number among the sockets, the descriptor of its injector, 0 for none
 
 
 class PuntKind(enum.IntEnum):
@@ -424,7 +427,10 @@ socket_dtype = _record(
     # a packet port: where its ring and its staging area stand, and how far each is used
     port="i8", fd="i8", ring="i8", tail="i8", taken="i8", large_count="i8",
     large_free="i8", large_end="i8",  # where the last of its pool buffers is free
-    udp_gso="i8", staging="i8", staged="i8", iovs="i8", first_iov="i8",
+    # whether it takes super-frames of datagrams; the descriptor for those in a tunnel over UDP (0: none), and
+    # whether there have been such
+    udp_gso="i8", injector_fd="i8", injector_wanted="i8",
+    staging="i8", staged="i8", iovs="i8", first_iov="i8",
     **_MARKS,
 )  # fmt: skip
 

@@ -178,6 +178,7 @@ class Ports:
                 up, mtu = port.device.look()
                 mtu = mtu or port.mtu
                 self.t["ports"][port.index]["rx_missed"] += port.device.missed()
+                self._see_to_injector(port.device, int(self.t["ports"][port.index]["socket"]))
             else:
                 uplink = self._ports[port.uplink]
                 up, mtu = uplink.up, uplink.mtu - overhead(self._formats[port.format])
@@ -188,6 +189,15 @@ class Ports:
                 changed = True
         self._unmap_retired()
         return changed
+
+    def _see_to_injector(self, device: PacketDevice, place: int) -> None:
+        """Have what a packet port needs to send super-frames in tunnels over UDP, once there are such."""
+        if device.injector_is_outdated:
+            self._commands.give(Command.INJECTOR, place, 0)
+            self._commands.wait(self._commands.given)  # no descriptor is closed under the worker's hands
+            device.close_injector()
+        elif self.t["sockets"][place]["injector_wanted"] and device.may_have_injector:
+            self._commands.give(Command.INJECTOR, place, device.open_injector())
 
     def _meet_peer(self, port: Port) -> bool:
         """Map the pool of whoever holds the wire's other end; whether both ends see each other."""

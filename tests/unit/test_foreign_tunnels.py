@@ -6,6 +6,7 @@ scapy builds the packets, and says which checksums and lengths are right.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 
 import pytest
@@ -33,7 +34,7 @@ from tests.packets import (
 )
 from tests.reference import internet_sum
 from tests.unit.rig import Rig
-from tests.unit.test_packet import INSIDE, OUTSIDE, VNET, PacketRig
+from tests.unit.test_packet import INSIDE, OUTSIDE, VNET, PacketRig, Sent
 from vswitch import layout
 from vswitch.dataplane.ports.vnet import GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM
 from vswitch.layout import Op, SlotKind
@@ -180,19 +181,70 @@ def rig():
 
 @pytest.mark.parametrize("inner", INNERS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_super_frame_passes_as_it_is_to_whoever_takes_it(rig, kind, inner):
-    frame, vnet = super_frame(kind, inner, 20_000, 1300)
+def test_a_super_frame_goes_to_a_packet_port_as_the_kernel_takes_it(rig, kind, inner):
+    """Of tunnels over UDP as a super-frame of datagrams, of others as single frames; tags it knows."""
+    frame, vnet = super_frame(kind, inner, 40_000, 1300)
+    rig.t["sockets"]["udp_gso"] = 1
     rig.route(frame, OUTSIDE, (Op.OUTPUT, INSIDE))
     rig.arrives(frame, OUTSIDE, vnet)
     rig.step()
-    if kind in ("mpls", "pbb"):  # which not every kernel can segment
-        completed = [sent.completed() for sent in rig.got()]
-        assert completed == reference_segments(kind, inner, 20_000, 1300)
+    sent = rig.got()
+    wanted = reference_segments(kind, inner, 40_000, 1300)
+    if kind == "tagged":
+        assert [message.frame for message in sent] == [frame]
+        assert VNET.pack(*[getattr(sent[0], name) for name in sent[0].__dataclass_fields__][:-1]) == vnet
+    elif kind in ("vxlan", "vxlan-checksum", "vxlan-ipv6", "fou", "odd"):
+        assert [message.gso_type for message in sent] == [GSO_UDP_L4]
+        assert without_udp_checksum(datagrams(sent[0])) == without_udp_checksum(wanted)
     else:
-        (sent,) = rig.got()
-        assert sent.frame == frame
-        assert VNET.pack(*[getattr(sent, name) for name in sent.__dataclass_fields__][:-1]) == vnet
+        assert [message.completed() for message in sent] == wanted
     assert rig.counted() == {}
+
+
+def datagrams(sent: Sent) -> list[bytes]:
+    """What the kernel makes of a super-frame of datagrams: each with the headers up to UDP's, made right."""
+    header_len, l3 = sent.csum_start + 8, 14
+    frames = []
+    for number, at in enumerate(range(header_len, len(sent.frame), sent.gso_size)):
+        body = sent.frame[at : at + sent.gso_size]
+        frame = bytearray(sent.frame[:header_len] + body)
+        struct.pack_into("!H", frame, sent.csum_start + 4, 8 + len(body))
+        if frame[12:14] == b"\x08\x00":
+            ident = struct.unpack_from("!H", frame, l3 + 4)[0] + number
+            struct.pack_into("!HH", frame, l3 + 2, len(frame) - l3, ident)
+            frame[l3 + 10 : l3 + 12] = b"\0\0"
+            value = ~internet_sum(bytes(frame[l3 : l3 + 20])) & 0xFFFF
+            frame[l3 + 10 : l3 + 12] = value.to_bytes(2, "big")
+        else:
+            struct.pack_into("!H", frame, l3 + 4, len(frame) - l3 - 40)
+        frames.append(bytes(frame))
+    return frames
+
+
+def without_udp_checksum(frames: list[bytes]) -> list[bytes]:
+    """The outer one, which the kernel completes."""
+    starts = [34 if frame[12:14] == b"\x08\x00" else 54 for frame in frames]
+    return [frame[: l4 + 6] + frame[l4 + 8 :] for frame, l4 in zip(frames, starts, strict=True)]
+
+
+@pytest.mark.parametrize("inner", INNERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_vm_gets_a_super_frame_whole_unless_it_is_in_a_tunnel_over_udp(kind, inner):
+    frame, vnet = super_frame(kind, inner, 20_000, 1300)
+    with Rig(taps=2, wires=0) as rig:
+        rig.route(frame, 1, (Op.OUTPUT, 2))
+        rig.vms[0].send(vnet + b"\0\0" + frame)
+        rig.step()
+        got = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                got.append(rig.vms[1].recv(1 << 17))
+        if kind in ("vxlan", "vxlan-checksum", "vxlan-ipv6", "fou", "odd"):
+            completed = [Sent(*VNET.unpack_from(data), data[12:]).completed() for data in got]
+            assert completed == reference_segments(kind, inner, 20_000, 1300)
+        else:
+            assert got == [vnet + b"\0\0" + frame]
+        rig.assert_pool_whole()
 
 
 @pytest.mark.parametrize("inner", INNERS)
@@ -246,8 +298,10 @@ def test_a_missed_one_is_sent_on_as_a_super_frame(rig):
     row = rig.t["punts"][0]
     offset, length = rig.program((Op.OUTPUT, INSIDE))
     rig.command(layout.Command.EXECUTE, int(row["slot"]), offset, length)
-    (sent,) = rig.got()
-    assert (sent.frame, sent.gso_size, sent.csum_start) == (frame, 1300, 14 + 20 + 8 + 8 + 14 + 20)
+    assert len(rig.got()) == 3
+    (info,) = rig.t["held"][[int(row["slot"])]]
+    assert (info["length"], info["gso_size"]) == (len(frame), 1300)
+    assert info["csum_start"] == 14 + 20 + 16 + 14 + 20
 
 
 @pytest.mark.parametrize("pops", [1, 2, 3])

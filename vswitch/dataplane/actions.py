@@ -12,7 +12,15 @@ from vswitch.dataplane.intrinsics import (
     store64,
     sys_write,
 )
-from vswitch.dataplane.outgoing import cut, restore, save, segment_count, take_group, write_packet
+from vswitch.dataplane.outgoing import (
+    cut,
+    is_udp_tunnelled_by_sender,
+    restore,
+    save,
+    segment_count,
+    take_group,
+    write_packet,
+)
 from vswitch.dataplane.ports import tap
 from vswitch.dataplane.ports.packet import SHORTEST
 from vswitch.dataplane.ports.vnet import is_super_frame
@@ -245,13 +253,30 @@ def output(mem, t, index):
     elif kind == PortKind.TAP.value:
         if port["forwarding"]:
             mss.to_vm(mem, t, index)
-        tap.send(mem, t, index)
+        if is_super_frame(t["outgoing"]) and is_udp_tunnelled_by_sender(t["outgoing"]):
+            _send_segments_to_vm(mem, t, index)
+        else:
+            tap.send(mem, t, index)
     elif kind == PortKind.WIRE.value or kind == PortKind.PACKET.value:
         if t["forwarded_mss"]:
             mss.fit_to_path(mem, t, index, NO_TUNNEL)
         segment(mem, t, index, NO_TUNNEL)
     else:
         _output_to_tunnel(mem, t, index)
+
+
+@compiled
+def _send_segments_to_vm(mem, t, index):
+    """Cut a super-frame for a VM whose kernel does not take it whole.
+
+    Linux takes one in a UDP tunnel for one of UDP, and drops it, if the virtio-net header tells of no tunnel.
+    """
+    save(mem, t, WHOLE)
+    for number in range(segment_count(t["outgoing"])):
+        restore(mem, t, WHOLE)
+        _cut_segment(mem, t, number)
+        tap.send(mem, t, index)
+    restore(mem, t, WHOLE)
 
 
 @compiled

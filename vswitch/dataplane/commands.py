@@ -122,6 +122,8 @@ def _apply(mem, t, command):
         t["ports"][args[0]]["forwarding"] = args[1]
         if not args[1]:
             mss.forget_port(t, args[0])
+    elif op == Command.INJECTOR.value:
+        t["sockets"][args[0]]["injector_fd"] = args[1]
     elif op == Command.REMOVE_TUNNEL.value:
         _remove_tunnel(t, args[0])
 

@@ -169,7 +169,7 @@ def _complete_headers(mem, out, flags):
     l3 = out["header"] + out["gso_l3"]
     l4 = out["header"] + out["gso_l4"]
     end = out["header"] + out["header_len"] + out["payload_len"]
-    _set_ip_length(mem, l3, l4, end)
+    set_ip_length(mem, l3, l4, end)
     if out["gso_proto"] == PROTO_TCP:
         store8(mem, l4 + 13, flags & 0xFF)
     else:
@@ -177,12 +177,12 @@ def _complete_headers(mem, out, flags):
     pseudo_sum = checksum.pseudo_header(mem, l3, out["gso_version"], out["gso_proto"], end - l4)
     store16(mem, l4 + checksum.l4_field(out["gso_proto"]), checksum.fold(pseudo_sum))
     out["csum"] = Csum.PARTIAL.value
-    if out["gso_l4"] != out["l4"]:
+    if is_tunnelled_by_sender(out):
         complete_tunnel_headers(mem, out, out["header"], end)
 
 
 @compiled
-def _set_ip_length(mem, l3, l4, end):
+def set_ip_length(mem, l3, l4, end):
     """Write the length of the IP packet that ends at `end`, and IPv4's header checksum."""
     if load8(mem, l3) >> 4 == 4:
         store16(mem, l3 + 2, end - l3)
@@ -201,6 +201,18 @@ def number_tunnel_header(mem, out, header, number):
 
 
 @compiled
+def is_tunnelled_by_sender(out):
+    """Whether offloads concern a packet inside of one: its sender has put it into a tunnel of its own."""
+    return out["gso_l4"] != out["l4"]
+
+
+@compiled
+def is_udp_tunnelled_by_sender(out):
+    """Whether that tunnel is one over UDP."""
+    return is_tunnelled_by_sender(out) and out["ip_version"] != 0 and out["ip_proto"] == PROTO_UDP
+
+
+@compiled
 def complete_tunnel_headers(mem, out, header, end):
     """Make the headers right in front of those that the packet is cut by: of its sender's own tunnel.
 
@@ -212,7 +224,7 @@ def complete_tunnel_headers(mem, out, header, end):
         return
     l3, l4 = header + out["l3"], header + out["l4"]
     gso_l3, gso_l4 = header + out["gso_l3"], header + out["gso_l4"]
-    _set_ip_length(mem, l3, l4, end)
+    set_ip_length(mem, l3, l4, end)
     field = 0
     total = 0
     if out["ip_proto"] == PROTO_UDP:
@@ -430,7 +442,7 @@ def cut(mem, t, start, length):
     number = start // out["gso_size"]
     if out["gso_version"] == 4:
         store16(mem, l3 + 4, (load16(mem, l3 + 4) + number) & 0xFFFF)
-    if out["gso_l4"] != out["l4"]:
+    if is_tunnelled_by_sender(out):
         number_tunnel_header(mem, out, out["header"], number)
     _cut_ranges(t, start, length)
     out["payload_len"] = length

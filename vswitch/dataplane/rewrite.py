@@ -23,6 +23,7 @@ from vswitch.dataplane.outgoing import (
     complete_checksum,
     drop_front,
     is_ip,
+    is_tunnelled_by_sender,
     network_offset,
     open_front,
     parse_anew,
@@ -200,8 +201,7 @@ def _amend_l4(mem, t, change, of_pseudo_header):
     if place < 0 or not _has_l4(mem, t, proto, 0, place + 2):
         return
     field = out["header"] + out["l4"] + place
-    is_own = out["gso_l4"] == out["l4"]
-    if out["csum"] == Csum.PARTIAL.value and (is_own or is_super_frame(out)):
+    if out["csum"] == Csum.PARTIAL.value and (not is_tunnelled_by_sender(out) or is_super_frame(out)):
         if of_pseudo_header:
             store16(mem, field, checksum.fold(load16(mem, field) + change))
         return

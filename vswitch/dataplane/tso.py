@@ -23,8 +23,11 @@ from vswitch.dataplane.outgoing import (
     drop_trailer,
     gather,
     is_ip,
+    is_tunnelled_by_sender,
+    is_udp_tunnelled_by_sender,
     link_header,
     number_tunnel_header,
+    set_ip_length,
     sum_payload,
 )
 from vswitch.dataplane.parse import ETH_HEADER, ETH_IPV4, ETH_IPV6, ETH_QINQ, ETH_VLAN
@@ -32,7 +35,7 @@ from vswitch.dataplane.ports import packet, vnet
 from vswitch.dataplane.ports.wire import admit, data_of, look_at_clock, publish_frame, reserve, slot_of
 from vswitch.dataplane.seq import seq_add
 from vswitch.layout import (
-    MAX_IP_LEN,
+    MAX_FRAME_LEN,
     PROTOTYPE_OFFSET,
     SERIES,
     SERIES_OFFSET,
@@ -88,7 +91,7 @@ def _segment(mem, t, index, tunnel):
     gso_size = out["gso_size"]
     if gso_size == 0 or not _is_tcp_or_udp(out) or out["payload_len"] <= gso_size:
         gso_size = out["payload_len"]
-    if port["kind"] == PortKind.PACKET.value and tunnel < 0 and not _is_super_behind_shim(mem, out):
+    if port["kind"] == PortKind.PACKET.value and tunnel < 0 and not _is_beyond_the_kernel(mem, out):
         packet.send(mem, t, index)
         return 1
     excess = template_len + out["header_len"] + gso_size + out["trailer_len"] - ETH_HEADER - port["mtu"]
@@ -96,6 +99,9 @@ def _segment(mem, t, index, tunnel):
         t["counters"][Counter.MTU_EXCEEDED.value] += 1
         port["tx_dropped"] += 1
         return 0
+    if port["kind"] == PortKind.PACKET.value and tunnel < 0 and is_udp_tunnelled_by_sender(out):
+        if packet.inject(mem, t, port["socket"]):
+            return 1
     _make_prototype(mem, t, tunnel, template_len)
     whole = out["payload_len"] <= gso_size
     if port["kind"] == PortKind.WIRE.value:
@@ -105,22 +111,28 @@ def _segment(mem, t, index, tunnel):
         return _send_segments(mem, t, port["wire"], tunnel, template_len, gso_size)
     if whole:
         return _stage_whole(mem, t, port["socket"], tunnel, template_len)
-    if t["sockets"][port["socket"]]["udp_gso"] and _is_udp_tunnel(t, tunnel):
+    if t["sockets"][port["socket"]]["udp_gso"] and _is_udp_tunnel(t, tunnel, out):
         return _stage_datagrams(mem, t, port["socket"], tunnel, template_len, gso_size)
     return _stage_segments(mem, t, port["socket"], tunnel, template_len, gso_size)
 
 
 @compiled
-def _is_udp_tunnel(t, tunnel):
-    return tunnel >= 0 and t["formats"][t["ports"][tunnel]["format"]]["outer_proto"] == PROTO_UDP
+def _is_udp_tunnel(t, tunnel, out):
+    """Whether the outermost tunnel that segments are in is one over UDP."""
+    if tunnel >= 0:
+        return t["formats"][t["ports"][tunnel]["format"]]["outer_proto"] == PROTO_UDP
+    return is_udp_tunnelled_by_sender(out)
 
 
 @compiled
-def _is_super_behind_shim(mem, out):
-    """Whether the packet is a super-frame in MPLS or PBB, which not every kernel can segment."""
+def _is_beyond_the_kernel(mem, out):
+    """Whether the packet is a super-frame that no packet socket can be given: in MPLS or PBB, which not every
+    kernel can segment, or in a tunnel, which its virtio-net header has no word for."""
+    if not vnet.is_super_frame(out):
+        return False
     eth_type = load16(mem, out["header"] + ETH_HEADER - 2)
     is_plain = eth_type == ETH_IPV4 or eth_type == ETH_IPV6 or eth_type == ETH_VLAN or eth_type == ETH_QINQ
-    return not is_plain and vnet.is_super_frame(out)
+    return not is_plain or (out["ip_version"] != 0 and is_tunnelled_by_sender(out))
 
 
 @compiled
@@ -294,7 +306,7 @@ def _write_headers(mem, t, at, tunnel, template_len, series, number, length):
         store8(mem, l4 + 13, flags)
     else:
         store16(mem, l4 + 4, out["header_len"] - out["gso_l4"] + length)
-    if out["gso_l4"] != out["l4"]:
+    if is_tunnelled_by_sender(out):
         number_tunnel_header(mem, out, at + template_len, number)
         complete_tunnel_headers(mem, out, at + template_len, at + header_len + length)
     if tunnel >= 0:
@@ -386,9 +398,12 @@ def _stage_datagrams(mem, t, place, tunnel, template_len, gso_size):
     """
     out = t["outgoing"]
     series = _begin_series(mem, t, tunnel, template_len)
-    own_len = template_len + out["header_len"] - packet.UDP_OUTER
+    l3 = OUTER_IP if tunnel >= 0 else out["l3"]
+    udp = OUTER_IP + 20 if tunnel >= 0 else out["l4"]
+    outer_len = udp + UDP_HEADER
+    own_len = template_len + out["header_len"] - outer_len
     count = -(-out["payload_len"] // gso_size)
-    most = min(SERIES, (MAX_IP_LEN - 28) // (own_len + gso_size))
+    most = min(SERIES, (MAX_FRAME_LEN - outer_len) // (own_len + gso_size))
     number = 0
     index, position = START, START
     while number < count:
@@ -400,24 +415,26 @@ def _stage_datagrams(mem, t, place, tunnel, template_len, gso_size):
             length = min(gso_size, out["payload_len"] - number * gso_size)
             _write_headers(mem, t, headers, NO_TUNNEL, template_len, series, number, length)
             if number > first:
-                packet.add_piece(mem, t, place, headers + packet.UDP_OUTER, own_len)
+                packet.add_piece(mem, t, place, headers + outer_len, own_len)
             total += own_len + length
             payload_sum = sum_payload(mem, t, index, position, length)
             index, position = _add_pieces(mem, t, place, index, position, length)
             l4 = headers + template_len + out["gso_l4"]
             _complete_checksum(mem, out, l4, series, payload_sum, length)
             number += 1
-        _set_outer(mem, t, at, tunnel, packet.UDP_OUTER + total, series[6])
-        t["ports"][tunnel]["ip_id"] += stop - first - 1
-        udp = packet.UDP_OUTER - UDP_HEADER
+        if tunnel >= 0:
+            _set_outer(mem, t, at, tunnel, outer_len + total, series[6])
+            t["ports"][tunnel]["ip_id"] += stop - first - 1
+        else:
+            set_ip_length(mem, at + l3, at + udp, at + outer_len + total)
+            store16(mem, at + udp + 4, UDP_HEADER + total)
+        version = 4 if tunnel >= 0 else out["ip_version"]
         field = checksum.l4_field(PROTO_UDP)
-        pseudo_sum = checksum.pseudo_header(mem, at + OUTER_IP, 4, PROTO_UDP, UDP_HEADER + total)
+        pseudo_sum = checksum.pseudo_header(mem, at + l3, version, PROTO_UDP, UDP_HEADER + total)
         store16(mem, at + udp + field, checksum.fold(pseudo_sum))
         vnet.write_partial(mem, at - vnet.HEADER, udp, field)
         if stop - first > 1:
-            vnet.write_segmentation(
-                mem, at - vnet.HEADER, vnet.GSO_UDP_L4, packet.UDP_OUTER, own_len + gso_size
-            )
-        packet.publish(mem, t, place, packet.UDP_OUTER + own_len)
+            vnet.write_segmentation(mem, at - vnet.HEADER, vnet.GSO_UDP_L4, outer_len, own_len + gso_size)
+        packet.publish(mem, t, place, outer_len + own_len)
         packet.flush(mem, t, place)  # the scratch is wanted for the next datagram
     return count

@@ -40,6 +40,7 @@ from vswitch.dataplane.intrinsics import (
     sys_read,
     sys_readv,
     sys_sendmmsg,
+    sys_writev,
 )
 from vswitch.dataplane.outgoing import link_header, write_packet
 from vswitch.dataplane.parse import ETH_HEADER, ETH_IPV4, ETH_VLAN, VLAN_TAG
@@ -60,6 +61,7 @@ from vswitch.layout import (
     STAGED,
     STAGED_HEAD,
     STAGED_IOVS,
+    TUNNEL_VNET_HEADER,
     WAKE_OFFSET,
     Counter,
     Csum,
@@ -531,6 +533,29 @@ def send(mem, t, index):
     publish(mem, t, place, out["header_len"])
     if out["payload_len"] >= LARGE:
         flush(mem, t, place)
+
+
+@compiled
+def inject(mem, t, place):
+    """Send a super-frame that is in a tunnel over UDP by the port's injector; False: none takes it."""
+    socket = t["sockets"][place]
+    out = t["outgoing"]
+    if socket["injector_fd"] == 0:
+        socket["injector_wanted"] = 1
+        return False
+    flush(mem, t, place)
+    start = out["header"] - TUNNEL_VNET_HEADER
+    vnet.write_tunnelled(mem, start, out)
+    set_iov(mem, IOV_OFFSET, 0, start, TUNNEL_VNET_HEADER + out["header_len"])
+    for number in range(out["range_count"]):
+        piece = t["ranges"][number]
+        set_iov(mem, IOV_OFFSET, 1 + number, piece["offset"], piece["length"])
+    if sys_writev(mem, socket["injector_fd"], IOV_OFFSET, 1 + out["range_count"]) < 0:
+        return False
+    port = t["ports"][socket["port"]]
+    port["tx_packets"] += 1
+    port["tx_bytes"] += out["bytes"]
+    return True
 
 
 @compiled

@@ -15,6 +15,7 @@ from pathlib import Path
 from vswitch import layout
 from vswitch.dataplane.memory import Memory
 from vswitch.dataplane.ports import features, packet
+from vswitch.dataplane.ports.injector import Injector
 from vswitch.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ class PacketDevice:
         self.interface = interface
         self._index = 0
         self._alias = Path("/sys/class/net", interface, "ifalias")  # `ip link` shows it
+        self.injector: Injector | None = None
+        self._injector_index = 0  # the interface that it was opened for, or in vain
         self._mtu = 0  # that frames are held to, and …
         self._room_mtu = 0  # … what the interface was given, so that it takes tags and shims beside
         try:
@@ -169,6 +172,33 @@ class PacketDevice:
             return False, 0
         return flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING, self._mtu
 
+    @property
+    def injector_is_outdated(self) -> bool:
+        """Whether the interface is not the one any more that the injector is for, if there was one."""
+        return self._injector_index not in (0, self._index)
+
+    @property
+    def may_have_injector(self) -> bool:
+        """Whether none was opened for this interface, nor was it tried in vain."""
+        return self._index not in (0, self._injector_index)
+
+    def open_injector(self) -> int:
+        """Have a way out for super-frames in tunnels over UDP; its descriptor, 0 if the kernel has none."""
+        self._injector_index = self._index
+        try:
+            self.injector = Injector(self.interface)
+        except OSError as error:
+            log.info("%s: super-frames in UDP tunnels leave as datagrams: %s", self.interface, error)
+            return 0
+        return self.injector.fd
+
+    def close_injector(self) -> None:
+        """Forget the injector; the worker must not know of it any more."""
+        if self.injector is not None:
+            self.injector.close()
+        self.injector = None
+        self._injector_index = 0
+
     def missed(self) -> int:
         """Frames that the kernel had no room for since the last call."""
         statistics = self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
@@ -185,6 +215,7 @@ class PacketDevice:
                 self._alias.write_text("\n")
         except OSError:
             pass  # it is gone
+        self.close_injector()
         self._socket.close()
 
 

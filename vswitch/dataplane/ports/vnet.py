@@ -22,6 +22,7 @@ HEADER = 10
 """Bytes of struct virtio_net_hdr."""
 NEEDS_CSUM, DATA_VALID = 1, 2
 GSO_NONE, GSO_TCPV4, GSO_UDP, GSO_TCPV6, GSO_UDP_L4, GSO_ECN = 0, 1, 3, 4, 5, 0x80
+UDP_TUNNEL_CSUM, UDP_TUNNEL_IPV4, UDP_TUNNEL_IPV6 = 8, 0x20, 0x40
 CWR = 0x80
 LONGEST_EXTENSIONS = 128
 """Bytes of IPv6 extension headers in front of which a packet's IPv6 header is looked for."""
@@ -182,6 +183,19 @@ def write(mem, at, out):
                 if load16(mem, out["header"] + out["gso_l4"] + 12) & CWR:
                     kind |= GSO_ECN
             write_segmentation(mem, at, kind, out["header_len"], out["gso_size"])
+
+
+@compiled
+def write_tunnelled(mem, at, out):
+    """Write the header, of TUNNEL_VNET_HEADER bytes, of a super-frame in its sender's tunnel over UDP."""
+    write(mem, at, out)
+    store8(mem, at + 1, load8(mem, at + 1) | (UDP_TUNNEL_IPV4 if out["ip_version"] == 4 else UDP_TUNNEL_IPV6))
+    if load16(mem, out["header"] + out["l4"] + checksum.l4_field(PROTO_UDP)):
+        store8(mem, at, load8(mem, at) | UDP_TUNNEL_CSUM)
+    store16(mem, at + HEADER, 0)
+    store64(mem, at + HEADER + 2, 0)
+    store_le16(mem, at + HEADER + 10, out["l4"])
+    store_le16(mem, at + HEADER + 12, out["gso_l3"])
 
 
 @compiled

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vswitch import layout
 from vswitch.dataplane.memory import Memory
-from vswitch.dataplane.ports import features, packet
+from vswitch.dataplane.ports import features, packet, speed
 from vswitch.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ class PacketDevice:
         try:
             self._prepare()
             self._attach(mtu)
+            self._kernel = speed.netlink()
         except OSError as error:
             self._socket.close()
             raise ConfigError(where, _reason(interface, mtu, error)) from None
@@ -169,6 +170,14 @@ class PacketDevice:
             return False, 0
         return flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING, self._mtu
 
+    def speed_kbps(self) -> int:
+        """The least of what its driver says and what its queueing discipline lets out; 0: neither says."""
+        known = (
+            speed.of_driver_kbps(self._socket, self.interface),
+            speed.shaped_kbps(self._kernel, self._index),
+        )
+        return min(filter(None, known), default=0)
+
     def missed(self) -> int:
         """Frames that the kernel had no room for since the last call."""
         statistics = self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
@@ -186,6 +195,7 @@ class PacketDevice:
         except OSError:
             pass  # it is gone
         self._socket.close()
+        self._kernel.close()
 
 
 def _kernel_version() -> tuple[int, ...]:

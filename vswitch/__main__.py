@@ -106,7 +106,7 @@ def _run(options: argparse.Namespace) -> int:
     # until the agent handles signals there is nothing to clean up, and compiling cannot be interrupted
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
     signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
-    datapath = Datapath(dpid, ports, options.workers, cpus)
+    datapath = Datapath(dpid, ports, options.workers, cpus, options.name)
     pid_file = run_dir / f"{options.name}.pid"
     try:
         agent = Agent(

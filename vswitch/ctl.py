@@ -325,8 +325,16 @@ def _render_ports(ports: list[dict[str, Any]]) -> str:
     )
     return table(
         columns,
-        ([("up" if port["up"] else "down") if c == "link" else port[c] for c in columns] for port in ports),
+        ([_cell(port, column) for column in columns] for port in ports),
     )
+
+
+def _cell(port: dict[str, Any], column: str) -> Any:
+    if column == "link":
+        return "up" if port["up"] else "down"
+    if column == "port" and port["kind"] == "local":
+        return "LOCAL"
+    return port[column]
 
 
 def _render_counters(result: dict[str, Any]) -> str:

@@ -75,12 +75,17 @@ class Datapath:
     """One switch's dataplane.
 
     dpid: datapath id, which the ports' default MAC addresses derive from. workers: threads that forward
-    packets. cpus: a processor for each of them, in turn, or none. Raises ConfigError when a port cannot be
-    had; nothing stays open then.
+    packets. cpus: a processor for each of them, in turn, or none. name: of OFPP_LOCAL. Raises ConfigError
+    when a port cannot be had; nothing stays open then.
     """
 
     def __init__(
-        self, dpid: int, ports: Sequence[PortConfig] = (), workers: int = 1, cpus: Sequence[int] = ()
+        self,
+        dpid: int,
+        ports: Sequence[PortConfig] = (),
+        workers: int = 1,
+        cpus: Sequence[int] = (),
+        name: str = "local",
     ) -> None:
         self.cpus = cpus
         self.memory = Memory(workers)
@@ -96,7 +101,14 @@ class Datapath:
         self._commands = CommandRing(self.tables, self._controls, self._runs)
         self._formats = FormatTable(self.t["formats"])
         self._ports = Ports(
-            dpid, self.tables, self.memory, self._pool_fd, self._pool_size, self._commands, self._formats
+            dpid,
+            name,
+            self.tables,
+            self.memory,
+            self._pool_fd,
+            self._pool_size,
+            self._commands,
+            self._formats,
         )
         self._meters = Meters(self.t["meter_settings"], self.t["meters"], self._commands)
         self._programs = ProgramStore(
@@ -247,7 +259,7 @@ class Datapath:
     # Meters
 
     def set_meter(self, meter_id: int, config: MeterConfig) -> None:
-        """Add a meter, or give it other bands; its counters then start anew. Raises VSwitchError: no room."""
+        """Add a meter, or give it other bands, whose counters start anew. Raises VSwitchError: no room."""
         self._meters.set(meter_id, config)
         self._programs.renumbered()
 

@@ -261,9 +261,11 @@ class PortInfo(NamedTuple):
 
     port_no: int
     name: str
-    kind: str  # "tap", "wire", "packet", "tunnel"
+    kind: str  # "tap", "wire", "packet", "tunnel", "local"
     mac: bytes
     mtu: int
     up: bool
     peer: str  # what is at the other end, for people
     counters: PortCounters
+    speed_kbps: int = 0  # 0: nothing limits it that is known
+    uplink: int = 0  # number of the port that a tunnel's packets come and go through

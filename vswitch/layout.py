@@ -14,6 +14,9 @@ from vswitch.flow import MAX_BANDS, MAX_SAVED
 # Limits
 
 MAX_PORTS = 256
+LOCAL_INDEX = MAX_PORTS - 1
+"""Of OFPP_LOCAL's row. Row 0 is nobody's; the rows between are for ports that are opened."""
+
 MAX_WIRES = 64
 MAX_FORMATS = 16
 MAX_QUEUES = 8
@@ -162,6 +165,7 @@ class PortKind(enum.IntEnum):
     WIRE = 2
     TUNNEL = 3
     PACKET = 4
+    LOCAL = 5  # never up: there is nobody behind it
 
 
 class Csum(enum.IntEnum):
@@ -229,7 +233,7 @@ class Command(enum.IntEnum):
     ADD_TUNNEL = 10  # port index, whose row and template the agent has written
     REMOVE_TUNNEL = 11  # port index
     CAPTURE = 12  # port index, enabled
-    METER = 13  # meter index: take over `meter_settings`
+    METER = 13  # meter index, 1: it was there before: take over `meter_settings`
     FORWARDING = 14  # port index, whether a forwarding VM is there
     INJECTOR = 15  # packet port's number among the sockets, the descriptor of its injector, 0 for none
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hearing of interfaces that come, go, go up or down, or change their MTU, as it happens (rtnetlink(7))."""
+"""Hearing of interfaces as something happens to them: they come, go, go up or down, or change their MTU or
+queueing discipline (rtnetlink(7))."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import errno
 import os
 import socket
 
-RTMGRP_LINK = 1
+RTMGRP_LINK, RTMGRP_TC = 0x1, 0x8
 
 
 class LinkWatch:
@@ -28,20 +29,24 @@ class LinkWatch:
             watch = socket.socket(
                 socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
             )
-            watch.bind((0, RTMGRP_LINK))
+            watch.bind((0, RTMGRP_LINK | RTMGRP_TC))
             self._sockets[namespace] = watch
 
-    def drain(self) -> None:
-        """Forget what was heard: the interfaces are about to be looked at."""
+    def drain(self) -> bool:
+        """Forget what was heard: the interfaces are about to be looked at. True if there was anything."""
+        heard = False
         for watch in self._sockets.values():
             try:
                 while True:
                     watch.recv(1)
+                    heard = True
             except BlockingIOError:
                 pass
             except OSError as error:
                 if error.errno != errno.ENOBUFS:  # more happened than the socket could hold
                     raise
+                heard = True
+        return heard
 
     def close(self) -> None:
         for watch in self._sockets.values():

@@ -28,8 +28,9 @@ class Meters:
         return self._indexes.get(meter_id, -1)
 
     def set(self, meter_id: int, config: MeterConfig) -> None:
-        """Add a meter, or give it other bands; its counters then start anew. Raises VSwitchError: no room."""
+        """Add a meter, or give it other bands, whose counters start anew. Raises VSwitchError: no room."""
         index = self._indexes.get(meter_id)
+        modified = index is not None
         if index is None:
             index = first_free(range(layout.METERS), set(self._indexes.values()))
             if index is None:
@@ -46,7 +47,7 @@ class Meters:
             row["rate"][number] = band.rate * scale
             row["burst"][number] = (band.burst or max(band.rate, least)) * unit
             row["prec_level"][number] = band.prec_level
-        self._commands.give(Command.METER, index)
+        self._commands.give(Command.METER, index, int(modified))
 
     def remove(self, meter_id: int) -> int | None:
         """Forget a meter; returns the index that it had, or None when there is no such meter."""

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
 from vswitch import layout
-from vswitch.config import MAX_PORT_NUMBER, PortConfig, WireSettings
+from vswitch.config import DEFAULT_MTU, MAX_PORT_NUMBER, PortConfig, WireSettings
 from vswitch.dataplane.memory import Memory
 from vswitch.dataplane.ports.packet_device import PacketDevice
 from vswitch.dataplane.ports.tap_device import TapDevice, inside_namespace, namespace_path
@@ -21,7 +22,8 @@ from vswitch.format_table import FormatTable, outer_headers
 from vswitch.layout import Command, PortKind
 from vswitch.link_watch import LinkWatch
 from vswitch.nic import Nic
-from vswitch.openflow.spec import port_mac
+from vswitch.openflow.constants import Port as PortNumber
+from vswitch.openflow.spec import local_mac, port_mac
 from vswitch.rings import CommandRing
 from vswitch.rows import first_free
 from vswitch.tunnel_formats import overhead
@@ -34,6 +36,7 @@ class Port:
         self.number, self.index, self.name, self.kind = number, index, name, kind
         self.mac, self.mtu, self.peer = mac, mtu, peer
         self.up = False
+        self.speed_kbps = 0  # 0: nothing limits it that is known
         self.tap: TapDevice | None = None
         self.wire: WireEnd | None = None
         self.device: PacketDevice | None = None
@@ -46,7 +49,7 @@ class Port:
 
 
 class Ports:
-    """The ports by number; a port's index is that of its row.
+    """The ports by number; a port's index is that of its row. Among them is OFPP_LOCAL, by the name `local`.
 
     tables: of all workers, the first of which has the devices; the others know the rows of ports. pool_fd,
     pool_size: the switch's packet memory, which the other ends of wires map.
@@ -55,6 +58,7 @@ class Ports:
     def __init__(
         self,
         dpid: int,
+        local: str,
         tables: Any,
         memory: Memory,
         pool_fd: int,
@@ -73,6 +77,7 @@ class Ports:
         self.links = LinkWatch()
         self._nics: dict[int, Nic] = {}
         self._retired: deque[tuple[int, int, int]] = deque()  # commands given, offset and size of a mapping
+        self._add_local(local)
 
     def __contains__(self, number: int) -> bool:
         return number in self._ports
@@ -83,7 +88,8 @@ class Ports:
     def __getitem__(self, number: int) -> Port:
         """Raises ConfigError when there is none of this number."""
         if number not in self._ports:
-            known = ", ".join(f"{n} ({port.name})" for n, port in sorted(self._ports.items()))
+            opened = sorted((n, port.name) for n, port in self._ports.items() if n <= MAX_PORT_NUMBER)
+            known = ", ".join(f"{n} ({name})" for n, name in opened)
             raise ConfigError("port", f"there is no port {number}", known)
         return self._ports[number]
 
@@ -102,6 +108,13 @@ class Ports:
                 if device:
                     device.close()
 
+    def _add_local(self, name: str) -> None:
+        """OFPP_LOCAL has a row: what is sent there is dropped and counted, as of any port that is down."""
+        number, index = PortNumber.LOCAL, layout.LOCAL_INDEX
+        self._ports[number] = Port(number, index, name, "local", local_mac(self.dpid), DEFAULT_MTU, "")
+        self.t["ports"][index]["kind"], self.t["ports"][index]["number"] = PortKind.LOCAL, number
+        self._copy_row(index)
+
     def keep_devices(self) -> None:
         """The TAPs that were made are there for VMs from now on, whatever becomes of the switch."""
         for port in self:
@@ -116,12 +129,12 @@ class Ports:
             )
         if any(port.name == config.name for port in self):
             raise ConfigError(config.where, f"the name {config.name} is given twice", "one port a name")
-        if len(self._ports) >= layout.MAX_PORTS - 1:
-            raise ConfigError(config.where, "there are too many ports", f"at most {layout.MAX_PORTS - 1}")
+        index = self._free_index()
+        if index is None:
+            raise ConfigError(config.where, "there are too many ports", f"at most {layout.LOCAL_INDEX - 1}")
         if config.kind == "wire" and self.t["wire_count"] >= layout.MAX_WIRES:
             raise ConfigError(config.where, "there are too many wires", f"at most {layout.MAX_WIRES}")
         mac = config.mac or port_mac(self.dpid, config.number)
-        index = len(self._ports) + 1
         port = Port(config.number, index, config.name, config.kind, mac, config.mtu, "")
         row = self.t["ports"][index]
         if config.kind == "tap":
@@ -138,7 +151,7 @@ class Ports:
             port.device = PacketDevice(config.interface, config.mtu, config.where)
             self._ports[config.number] = port
             self.links.watch_here()
-            port.mac, port.mtu = port.device.mac, 0
+            port.mac, port.mtu, port.speed_kbps = port.device.mac, 0, port.device.speed_kbps()
             row["kind"], row["socket"] = PortKind.PACKET, self.t["socket_count"]
             self.t["sockets"][row["socket"]]["port"] = index
             port.device.map(self.memory, self.t["sockets"][row["socket"]])
@@ -167,24 +180,13 @@ class Ports:
 
     def refresh(self) -> bool:
         """Look at the links: True when something changed since the last call."""
-        self.links.drain()
+        heard = self.links.drain()
         changed = False
         for port in self:
-            if port.tap:
-                up, mtu = port.tap.up(), port.tap.mtu() or port.mtu
-            elif port.wire:
-                up, mtu = self._meet_peer(port), port.mtu
-            elif port.device:
-                up, mtu = port.device.look()
-                mtu = mtu or port.mtu
-                self.t["ports"][port.index]["rx_missed"] += port.device.missed()
-                self._see_to_injector(port.device, int(self.t["ports"][port.index]["socket"]))
-            else:
-                uplink = self._ports[port.uplink]
-                up, mtu = uplink.up, uplink.mtu - overhead(self._formats[port.format])
-            if (up, mtu) != (port.up, port.mtu):
+            up, mtu, speed_kbps = self._look(port, heard)
+            if (up, mtu, speed_kbps) != (port.up, port.mtu, port.speed_kbps):
                 self.t["ports"][port.index]["mtu"] = mtu
-                port.up, port.mtu = up, mtu
+                port.up, port.mtu, port.speed_kbps = up, mtu, speed_kbps
                 self._commands.give(Command.PORT_STATE, port.index, int(up))
                 changed = True
         self._unmap_retired()
@@ -198,6 +200,22 @@ class Ports:
             device.close_injector()
         elif self.t["sockets"][place]["injector_wanted"] and device.may_have_injector:
             self._commands.give(Command.INJECTOR, place, device.open_injector())
+
+    def _look(self, port: Port, heard: bool) -> tuple[bool, int, int]:
+        """Whether a port is up, its MTU and its speed in kbit/s. heard: something happened to interfaces."""
+        if port.tap:
+            return port.tap.up(), port.tap.mtu() or port.mtu, 0
+        if port.wire:
+            return self._meet_peer(port), port.mtu, math.ceil(port.settings.bw * 1000)
+        if port.device:
+            up, mtu = port.device.look()
+            self.t["ports"][port.index]["rx_missed"] += port.device.missed()
+            self._see_to_injector(port.device, int(self.t["ports"][port.index]["socket"]))
+            return up, mtu or port.mtu, port.device.speed_kbps() if heard else port.speed_kbps
+        if port.uplink:
+            uplink = self._ports[port.uplink]
+            return uplink.up, uplink.mtu - overhead(self._formats[port.format]), uplink.speed_kbps
+        return False, port.mtu, 0  # OFPP_LOCAL
 
     def _meet_peer(self, port: Port) -> bool:
         """Map the pool of whoever holds the wire's other end; whether both ends see each other."""
@@ -226,7 +244,7 @@ class Ports:
             self.memory.unmap(offset, size)
 
     def infos(self) -> list[PortInfo]:
-        """The ports as they are now."""
+        """The ports as they are now, by number."""
         return [
             PortInfo(
                 port.number,
@@ -237,8 +255,10 @@ class Ports:
                 port.up,
                 port.peer,
                 self._port_counters(port),
+                port.speed_kbps,
+                port.uplink,
             )
-            for port in self
+            for _number, port in sorted(self._ports.items())
         ]
 
     def _port_counters(self, port: Port) -> PortCounters:
@@ -313,9 +333,9 @@ class Ports:
         uplink = self[uplink_port]
         if uplink.wire is None and uplink.device is None:
             raise ConfigError("uplink_port", f"{uplink.name} is a {uplink.kind}", "a wire or packet port")
-        index = first_free(range(1, layout.MAX_PORTS), {port.index for port in self})
+        index = self._free_index()
         if index is None:
-            raise ConfigError("port_no", "there are too many ports", f"at most {layout.MAX_PORTS - 1}")
+            raise ConfigError("port_no", "there are too many ports", f"at most {layout.LOCAL_INDEX - 1}")
         local, remote = _ipv4("local_ip", local_ip), _ipv4("remote_ip", remote_ip)
         macs = _mac("local_mac", local_mac), _mac("remote_mac", remote_mac)
         template = outer_headers(numbers, local, remote, *macs)
@@ -345,6 +365,10 @@ class Ports:
             raise ConfigError("port_no", f"{port.name} is no tunnel", "a tunnel port")
         del self._ports[port_no]
         return port.index
+
+    def _free_index(self) -> int | None:
+        """The index of a row that is nobody's."""
+        return first_free(range(1, layout.LOCAL_INDEX), {port.index for port in self})
 
     def tunnels_of(self, format: str) -> list[str]:
         """The names of the tunnels of a format."""

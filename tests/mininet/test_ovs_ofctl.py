@@ -185,7 +185,7 @@ def test_monitor_and_packet_out(network, tmp_path):
 
 
 def test_what_cannot_be_is_refused(network):
-    assert "OFPBAC_BAD_OUT_PORT" in network.ofctl("add-flow", "actions=LOCAL", fails=True)
+    assert "OFPBAC_BAD_OUT_PORT" in network.ofctl("add-flow", "actions=TABLE", fails=True)
     assert "OFPBAC_BAD_OUT_GROUP" in network.ofctl("add-flow", "actions=group:77", fails=True)
     assert "OFPMMFC_UNKNOWN_METER" in network.ofctl(
         "mod-meter", "meter=9,pktps,bands=type=drop rate=5", fails=True

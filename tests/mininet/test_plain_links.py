@@ -22,7 +22,7 @@ from tests.mininet.mn_cli import MnCli, run_mn
 from topologies.controllers import Ryu
 from topologies.errors import LabError
 from topologies.lab import Lab
-from topologies.links import TapLink
+from topologies.links import TapLink, WireLink
 from topologies.nodes import VM, VSwitch
 from topologies.processes import poll_until
 from topologies.registry import LABS_DIR
@@ -212,3 +212,39 @@ def test_an_interface_that_took_over_the_name_is_spared():
         assert "a1-eth1" in {name for _, name in socket.if_nameindex()}
     finally:
         subprocess.run(["ip", "link", "delete", "a1-eth1"], check=True)
+
+
+def test_ports_are_as_fast_as_their_links():
+    """By TCLink's and WireLink's bw, also when these change."""
+    lab = Lab()
+    net = Mininet(controller=None, listenPort=26760)
+
+    def speeds(switch: VSwitch) -> list[tuple[str, str, str]]:
+        """(features, speed now, at most) of each port but LOCAL, by number."""
+        shown = re.sub(r"(?s)\n LOCAL.*?(?=\n \d|$)", "", switch.dpctl("dump-ports-desc"))
+        return re.findall(r"current: +(\S+) COPPER\s+speed: (\S+ \S+) now, (\S+ \S+) max", shown)
+
+    def speed(features: str, both: str) -> tuple[str, str, str]:
+        return features, both, both
+
+    fast, slow = speed("10GB-FD", "10000 Mbps"), speed("OTHER", "2 Mbps")
+    try:
+        s1, s2 = (net.addSwitch(name, cls=VSwitch, lab=lab) for name in ("s1", "s2"))
+        h1, h2, h3 = (net.addHost(name) for name in ("h1", "h2", "h3"))
+        net.addLink(h1, s1)
+        htb = net.addLink(h2, s1, cls=TCLink, bw=10)
+        net.addLink(h3, s1, cls=TCLink, bw=2.5, use_tbf=True)
+        wire = net.addLink(s1, s2, cls=WireLink, bw=1000)
+        net.start()
+        assert speeds(s1) == [fast, speed("10MB-FD", "10 Mbps"), slow, speed("1GB-FD", "1000 Mbps")]
+        assert speeds(s2) == [speed("1GB-FD", "1000 Mbps")]
+        htb.intf2.config(bw=100)
+        wire.intf1.config(bw=25)
+        changed = [fast, speed("100MB-FD", "100 Mbps"), slow, speed("OTHER", "25 Mbps")]
+        assert poll_until(lambda: speeds(s1) == changed, 5, 0.1), speeds(s1)
+        assert speeds(s2) == [speed("1GB-FD", "1000 Mbps")]
+        wire.set(bw=0)
+        assert poll_until(lambda: speeds(s1)[3] == speeds(s2)[0] == fast, 5, 0.1)
+    finally:
+        net.stop()
+        lab.close()

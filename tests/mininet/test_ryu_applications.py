@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from mininet.net import Mininet
+from mininet.node import Host
 
 from tests.controller.ryu_process import needs_ryu
 from tests.mininet import hosts
@@ -25,9 +29,14 @@ DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Network:
-    """Switches s1, s2 … in a line with two hosts on the first, under Ryu with the given arguments."""
+    """Switches s1, s2 … in a line under Ryu with the given arguments, and hosts h1, h2 ….
 
-    def __init__(self, *arguments: str, switches: int = 1) -> None:
+    places: the number of the switch that each host hangs on. ring: the last switch has a link to the first.
+    """
+
+    def __init__(
+        self, *arguments: str, switches: int = 1, places: Sequence[int] = (1, 1), ring: bool = False
+    ) -> None:
         self.lab = Lab()
         self.net = Mininet(controller=None, autoSetMacs=True)
         self.ryu = self.net.addController(Ryu("c0", *arguments, lab=self.lab))
@@ -35,11 +44,14 @@ class Network:
             self.net.addSwitch(f"s{number}", cls=VSwitch, lab=self.lab, batch=True)
             for number in range(1, switches + 1)
         ]
-        self.h1, self.h2 = (self.net.addHost(name) for name in ("h1", "h2"))
-        for host in (self.h1, self.h2):
-            self.net.addLink(host, self.switches[0])
+        self.hosts = [self.net.addHost(f"h{number}") for number in range(1, len(places) + 1)]
+        self.h1, self.h2 = self.hosts[:2]
+        for host, place in zip(self.hosts, places, strict=True):
+            self.net.addLink(host, self.switches[place - 1])
         for first, second in zip(self.switches, self.switches[1:], strict=False):
             self.net.addLink(first, second)
+        if ring:
+            self.net.addLink(self.switches[-1], self.switches[0])
         self.net.start()
         assert poll_until(lambda: all(switch.connected() for switch in self.switches), 10, 0.1)
 
@@ -107,10 +119,15 @@ def test_ofctl_rest(network):
     assert (flow["priority"], flow["cookie"], flow["actions"]) == (7, 5, ["OUTPUT:2"])
     assert flow["packet_count"] >= 5
     ports = {port["name"]: port for port in lab.rest("GET", "/stats/portdesc/1")["1"]}
-    assert ports.keys() == {"s1-eth1", "s1-eth2"}
+    assert {name: port["port_no"] for name, port in ports.items()} == {
+        "s1-eth1": 1,
+        "s1-eth2": 2,
+        "s1": "LOCAL",
+    }
     assert {port["port_no"]: port["rx_packets"] >= 5 for port in lab.rest("GET", "/stats/port/1")["1"]} == {
         1: True,
         2: True,
+        "LOCAL": False,
     }
     buckets = [{"weight": 0, "actions": [{"type": "OUTPUT", "port": 2}]}]
     lab.rest("POST", "/stats/groupentry/add", {"dpid": 1, "type": "ALL", "group_id": 3, "buckets": buckets})
@@ -194,3 +211,113 @@ def test_rest_topology(network):
     lab.net.configLinkStatus("s2", "s3", "down")
     lab.await_rest("/v1.0/topology/links", lambda links: len(links) == 2)
     assert lab.pings(count=2) >= 1
+
+
+@pytest.mark.slow
+def test_simple_switch_stp_13(network):
+    """Ryu's spanning tree opens a ring at one port, mends it where a link is cut, and hosts reach each other.
+    Its ports listen and learn for 15 s each."""
+    lab = network("ryu.app.simple_switch_stp_13", switches=3, places=(1, 2, 3), ring=True)
+
+    def blocked() -> list[str]:
+        return [
+            port["name"]
+            for switch in lab.switches
+            for port in switch.show()["ports"]
+            if "NO_FWD" in port["config"] and port["up"]
+        ]
+
+    def all_reach_each_other() -> bool:
+        return lab.net.pingAll(timeout="1") == 0
+
+    assert poll_until(all_reach_each_other, 90, 1)
+    assert len(blocked()) == 1
+    assert blocked()[0][:2] in ("s2", "s3")  # s1 has the best priority: all its ports are designated
+    lab.net.configLinkStatus("s1", "s3", "down")
+    assert poll_until(all_reach_each_other, 90, 1)
+    assert blocked() == []
+
+
+def program(host: Host, name: str, *arguments: object) -> subprocess.Popen:
+    """Run one of this folder's programs in a host, with pipes."""
+    argv = [sys.executable, str(Path(__file__).with_name(f"{name}.py")), *map(str, arguments)]
+    return host.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_simple_switch_lacp_13(network):
+    """Ports 1 and 2 are one link. Its partner, whose interfaces h1 and h2 play, is answered at each by one
+    system, and traffic moves to the second when the first is silent."""
+    lab = network("ryu.app.simple_switch_lacp_13", "ryu.app.ofctl_rest", places=(1, 1, 1))
+    bond, other = "00:00:00:00:00:01", lab.hosts[2]
+    lab.h2.setMAC(bond)  # of a bond, both interfaces have one address
+    for host in (lab.h1, lab.h2):  # and what is no LACP goes through one of them
+        host.cmd("sysctl -w net.ipv6.conf.all.disable_ipv6=1")
+    partners = [program(host, "lacp_partner", host.defaultIntf(), bond, 21) for host in (lab.h1, lab.h2)]
+    for number, partner in enumerate(partners, 1):
+        answer = json.loads(partner.stdout.readline())
+        assert answer == {
+            "actor_system": "02:4c:00:00:00:01",
+            "actor_port_number": number,
+            "partner_system": bond,
+            "partner_key": 21,
+            "partner_port_number": 7,
+        }
+    slow = {"match": {"eth_type": 0x8809}}
+    timeouts = [flow["idle_timeout"] for flow in lab.rest("POST", "/stats/flow/1", slow)["1"]]
+    assert timeouts == [3, 3]
+    assert hosts.pings(other, "10.0.0.1", 2) == 2
+    to_bond = {"match": {"dl_dst": bond}}
+    assert lab.rest("POST", "/stats/flow/1", to_bond)["1"][0]["actions"] == ["OUTPUT:1"]
+    partners[0].communicate("")
+    log = Path(lab.lab.run_dir, "c0.log")
+    silent = "slave state changed port: 1 enabled: False"
+    assert poll_until(lambda: silent in log.read_text(), 15, 0.1), log.read_text()
+    lab.await_rules()
+    lab.h1.cmd("ip address flush dev h1-eth0")
+    lab.h2.setIP("10.0.0.1/8")
+    lab.h2.cmd("ping -c 1 -W 1 10.0.0.3")
+    assert hosts.pings(other, "10.0.0.1", 2) == 2
+    assert lab.rest("POST", "/stats/flow/1", to_bond)["1"][0]["actions"] == ["OUTPUT:2"]
+    assert "enabled: False" not in log.read_text().replace(silent, "")
+    partners[1].communicate("")
+
+
+def test_simple_switch_igmp_13(network):
+    """The switch is the querier; what the server at port 2 sends to a group reaches its members alone."""
+    lab = network("ryu.app.simple_switch_igmp_13", "ryu.app.ofctl_rest", places=(1, 1, 1))
+    group, server, members = "239.1.1.1", lab.h2, {1: lab.h1, 3: lab.hosts[2]}
+    for host in lab.hosts:
+        host.cmd("sysctl -w net.ipv4.conf.all.force_igmp_version=2")  # Ryu knows no other
+
+    def await_members(*ports: int) -> None:
+        def outputs(rules: dict[str, Any]) -> set[str]:
+            to_group = [rule for rule in rules["1"] if rule["match"].get("nw_dst") == group]
+            return {
+                action for rule in to_group if rule["match"]["in_port"] == 2 for action in rule["actions"]
+            }
+
+        wanted = {f"OUTPUT:{port}" for port in ports}
+        lab.await_rest("/stats/flow/1", lambda rules: outputs(rules) == wanted)
+
+    def seen() -> dict[int, list[str]]:
+        """What each port gets of three datagrams to the group."""
+        watching = {
+            number: program(host, "multicast", "see", host.defaultIntf()) for number, host in members.items()
+        }
+        for watch in watching.values():
+            assert watch.stdout.readline() == "ready\n"
+        program(server, "multicast", "send", group, server.IP(), "10.255.255.255", 3).communicate()
+        return {number: json.loads(watch.communicate(timeout=10)[0]) for number, watch in watching.items()}
+
+    everything = ["0", "1", "2"]
+    joined = {1: program(lab.h1, "multicast", "join", group, lab.h1.IP())}
+    await_members(1)
+    assert seen() == {1: everything, 3: []}
+    joined[3] = program(members[3], "multicast", "join", group, members[3].IP())
+    await_members(1, 3)
+    assert seen() == {1: everything, 3: everything}
+    joined[1].communicate("")
+    await_members(3)
+    assert seen() == {1: [], 3: everything}
+    joined[3].communicate("")
+    assert "Traceback" not in Path(lab.lab.run_dir, "c0.log").read_text()

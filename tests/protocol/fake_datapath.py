@@ -79,6 +79,9 @@ class FakeClock:
         self.now_ns += int(seconds * 1e9)
 
 
+LOCAL = PortInfo(0xFFFF_FFFE, "s1", "local", bytes.fromhex("024c00000001"), 1500, False, "", PortCounters())
+
+
 def tap(port_no, name=None, up=True, kind="tap"):
     mac = bytes.fromhex(port_mac(1, port_no).replace(":", ""))
     return PortInfo(port_no, name or f"{kind}{port_no}", kind, mac, 1500, up, "", PortCounters())
@@ -88,6 +91,7 @@ def tap(port_no, name=None, up=True, kind="tap"):
 class FakeDatapath:
     clock: FakeClock
     infos: dict = field(default_factory=lambda: {n: tap(n) for n in (1, 2, 3)})
+    local: PortInfo = LOCAL
     entries: dict = field(default_factory=dict)
     sent: list = field(default_factory=list)
     discarded: list = field(default_factory=list)
@@ -208,6 +212,10 @@ class FakeDatapath:
                     raise AssertionError(f"{action} is no action")
 
     def _output(self, port, frame, tunnel_id):
+        if port == LOCAL.port_no:
+            counters = self.local.counters
+            counters = counters._replace(tx_dropped=counters.tx_dropped + 1)
+            self.local = self.local._replace(counters=counters)
         info = self.infos.get(port)
         if info is None or not info.up:
             return
@@ -295,16 +303,16 @@ class FakeDatapath:
 
     def set_meter(self, meter_id, config):
         self.meters[meter_id] = config
-        self.metered[meter_id] = 0
 
     def remove_meter(self, meter_id):
         self.meters.pop(meter_id, None)
+        del self.metered[meter_id]
 
     def meter_stats(self, meter_id):
         return MeterStats(self.metered[meter_id], 0, tuple((0, 0) for _ in self.meters[meter_id].bands))
 
     def ports(self):
-        return list(self.infos.values())
+        return [*self.infos.values(), self.local]
 
     def refresh_ports(self):
         touched, self._ports_touched = self._ports_touched, False
@@ -357,7 +365,7 @@ class FakeDatapath:
         if format not in self.formats():
             raise ConfigError("format", f"{format!r} is not known", ", ".join(self.formats()))
         self.infos[port_no] = PortInfo(
-            port_no, name, "tunnel", bytes(6), 1450, True, remote_ip, PortCounters()
+            port_no, name, "tunnel", bytes(6), 1450, True, remote_ip, PortCounters(), uplink=uplink_port
         )
 
     def remove_tunnel(self, port_no):

@@ -45,6 +45,8 @@ class Naive:
         self.max_operations = max_operations
         self.macs = {}
         self.counts = {}
+        self.uplinks = {}  # of tunnels
+        self.quiet = set()  # ports with NO_PACKET_IN
 
     def possibilities(self, data, in_port, tunnel_id=0, actions=None):
         """What may happen to a packet, one for each bucket that select groups may choose: a list of
@@ -92,7 +94,8 @@ class Way:
 
     def matches(self, rule):
         fields = self.frame.fields()
-        fields |= {"in_port": self.in_port, "in_phy_port": self.in_port}
+        uplinks = self.switch.uplinks
+        fields |= {"in_port": self.in_port, "in_phy_port": uplinks.get(self.in_port, self.in_port)}
         fields |= {"metadata": self.metadata, "tunnel_id": self.tunnel_id}
         for oxm in rule.match:
             mask = (1 << oxm.field.bits) - 1 if oxm.mask is None else oxm.mask
@@ -177,6 +180,8 @@ class Way:
 
     def packet_in(self, cause):
         reason, cookie, table_id = cause
+        if reason == PacketInReason.NO_MATCH and self.in_port in self.switch.quiet:
+            return
         context = cookie % 2**64, table_id, self.metadata, self.tunnel_id
         self.packet_ins.append((reason, *context, bytes(self.frame)))
 
@@ -196,13 +201,13 @@ class Way:
 
     def send(self, port):
         self.count()
-        if port in self.switch.ports:
+        if port in self.switch.ports and port != Port.LOCAL:
             tunnel_id = self.tunnel_id if self.switch.ports[port] == "tunnel" else 0
             self.outputs.append((port, bytes(self.frame), tunnel_id))
 
     def flood(self):
         for port in sorted(self.switch.ports):
-            if port != self.in_port:
+            if port not in (self.in_port, Port.LOCAL):
                 self.send(port)
 
     def normal(self):
@@ -237,7 +242,7 @@ class Way:
             self.on_a_copy(lambda actions=actions: self.apply(in_order(actions), cause))
 
     def live(self, bucket):
-        return bucket.watch_port in (Port.ANY, *self.switch.ports)
+        return bucket.watch_port in {Port.ANY, *self.switch.ports} - {Port.LOCAL}
 
     def on_a_copy(self, act):
         before = copy.deepcopy(self.frame), self.tunnel_id, self.metadata

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import resource
 import socket
 import subprocess
@@ -24,7 +25,7 @@ from vswitch.errors import ConfigError
 from vswitch.openflow import multipart as mp
 from vswitch.openflow.actions import Output
 from vswitch.openflow.connection import Connection
-from vswitch.openflow.constants import MultipartType
+from vswitch.openflow.constants import MultipartType, Port
 from vswitch.openflow.oxm import Match
 from vswitch.openflow.table_features import TableFeaturesRequest
 
@@ -331,12 +332,20 @@ def test_show(live, client, environment, capsys):
         "ready",
         os.getpid(),
     )
-    assert [port["name"] for port in shown["ports"]] == ["tap1", "tap2", "tap3"]
+    assert [port["name"] for port in shown["ports"]] == ["tap1", "tap2", "tap3", "s1"]
     (controller,) = shown["controllers"]
     assert controller["connected"] and controller["role"] == "equal"
     assert shown["intent_revision"] is None
     status, text, _ = run_ctl(capsys, "show", "s1")
     assert status == 0 and "s1: ready" in text and "tap2" in text
+    assert re.search(r"^LOCAL +s1 +local +02:4c:00:00:00:01 +1500 +down ", text, re.MULTILINE)
+
+
+def test_local_is_shown_by_its_name(live, client, environment, capsys):
+    client.say(add({}, out(Port.LOCAL)), m.BarrierRequest())
+    client.hear(m.BarrierReply)
+    traced = json.loads(run_ctl(capsys, "--json", "trace", "in_port=1")[1])
+    assert traced["program"] == ["output:LOCAL"]
 
 
 def test_flows_rules_counters(live, client, environment, capsys):

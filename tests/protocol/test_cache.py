@@ -36,7 +36,7 @@ from vswitch.agent.ports import PortTable
 from vswitch.agent.slowpath import SlowPath
 from vswitch.agent.tables import FlowTables
 from vswitch.openflow import actions as of
-from vswitch.openflow.constants import FlowModCommand, PacketInReason, Port
+from vswitch.openflow.constants import FlowModCommand, PacketInReason, Port, PortConfig
 from vswitch.openflow.errors import OpenFlowError
 from vswitch.openflow.flow_mod import FlowMod
 from vswitch.openflow.instructions import (
@@ -47,6 +47,7 @@ from vswitch.openflow.instructions import (
     WriteActions,
     WriteMetadata,
 )
+from vswitch.openflow.messages import PortMod
 from vswitch.openflow.oxm import BY_NAME, Match, Oxm
 
 TUNNEL = 9
@@ -76,7 +77,7 @@ class Rig:
     def __init__(self, proactive_reverse=True, datapath=FakeDatapath):
         self.clock = FakeClock()
         self.datapath = datapath(self.clock)
-        self.datapath.infos[TUNNEL] = tap(TUNNEL)._replace(kind="tunnel")
+        self.datapath.infos[TUNNEL] = tap(TUNNEL)._replace(kind="tunnel", uplink=1)
         self.ports = PortTable()
         self.ports.refresh(self.datapath.ports(), 0)
         self.tables = FlowTables()
@@ -94,6 +95,7 @@ class Rig:
         )
         kinds = {info.port_no: info.kind for info in self.datapath.ports()}
         self.naive = Naive([[] for _ in range(TABLES)], self.groups, kinds)
+        self.naive.uplinks[TUNNEL] = 1
         self.packets = 0
 
     def settle(self):
@@ -129,6 +131,21 @@ class Rig:
         self.slowpath.groups_changed(self.groups.values())
         self.naive.ports = {info.port_no: info.kind for info in self.datapath.ports()}
         self.naive.macs = {mac: at for mac, at in self.naive.macs.items() if at in self.naive.ports}
+        self.naive.quiet &= self.naive.ports.keys()
+
+    def set_uplink(self, port):
+        """The tunnel is made anew."""
+        self.datapath.infos[TUNNEL] = self.datapath.infos[TUNNEL]._replace(uplink=port)
+        self.ports.refresh(self.datapath.ports(), 0)
+        self.slowpath.ports_changed()
+        self.naive.uplinks[TUNNEL] = port
+
+    def set_quiet(self, port, quiet):
+        """Have a port send no packet-ins of table misses, or send them again."""
+        bit = PortConfig.NO_PACKET_IN
+        self.ports.modify(PortMod(port, self.ports.infos[port].mac, bit if quiet else 0, bit))
+        self.slowpath.ports_changed()
+        (self.naive.quiet.add if quiet else self.naive.quiet.discard)(port)
 
     def evict(self, number):
         if number < len(self.datapath.entries):
@@ -239,7 +256,8 @@ TCP4, UDP4 = {"eth_type": 0x800, "ip_proto": 6}, {"eth_type": 0x800, "ip_proto":
 UDP6 = {"eth_type": 0x86DD, "ip_proto": 17}
 ND = {"eth_type": 0x86DD, "ip_proto": 58}
 MATCHES = [
-    {"in_port": 1}, {"in_port": 2, "in_phy_port": 2}, {"tunnel_id": 5}, {"tunnel_id": (1, 1)},
+    {"in_port": 1}, {"in_port": 2, "in_phy_port": 2}, {"in_port": TUNNEL, "in_phy_port": 1},
+    {"in_port": TUNNEL, "in_phy_port": 2}, {"tunnel_id": 5}, {"tunnel_id": (1, 1)},
     {"metadata": 1}, {"metadata": (0, 1)}, {"eth_dst": 0x0B}, {"eth_dst": (0x0B, 0x0F)}, {"eth_src": 0x0A},
     {"eth_dst": 0x1234}, {"eth_type": 0x800}, {"eth_type": 0x86DD}, {"eth_type": 0x806}, {"eth_type": 0x8847},
     {"eth_type": 0x88E7}, {"eth_type": 0x8100}, {"vlan_vid": 0}, {"vlan_vid": 0x1005}, {"vlan_vid": 0x1006},
@@ -272,7 +290,10 @@ SETS = {
 SET_FIELDS = [of.SetField(Oxm(BY_NAME[name], value)) for name, values in SETS.items() for value in values]
 OUTPUTS = [
     of.Output(port)
-    for port in (1, 2, 3, TUNNEL, 77, Port.FLOOD, Port.ALL, Port.IN_PORT, Port.NORMAL, Port.CONTROLLER)
+    for port in (
+        *(1, 2, 3, TUNNEL, 77),
+        *(Port.FLOOD, Port.ALL, Port.IN_PORT, Port.NORMAL, Port.CONTROLLER, Port.LOCAL),
+    )
 ]
 TAGS = [
     of.PushVlan(0x8100), of.PushVlan(0x88A8), of.PopVlan(), of.PushMpls(0x8847), of.PopMpls(0x800),
@@ -339,6 +360,12 @@ class Scenario:
     def port_change(self):
         return "port", self.random.choice([2, 3]), bool(self.random.randrange(2))
 
+    def uplink_change(self):
+        return "uplink", self.random.choice([1, 2])
+
+    def quiet_change(self):
+        return "quiet", self.random.choice([1, TUNNEL]), bool(self.random.randrange(2))
+
     def eviction(self):
         return "evict", self.random.randrange(8)
 
@@ -370,7 +397,14 @@ class Scenario:
 
 
 EXAMPLES = 40 if settings.default.max_examples <= 100 else 3000
-EVENTS = (Scenario.group_change, Scenario.port_change, Scenario.eviction, Scenario.packet_out)
+EVENTS = (
+    Scenario.group_change,
+    Scenario.port_change,
+    Scenario.uplink_change,
+    Scenario.quiet_change,
+    Scenario.eviction,
+    Scenario.packet_out,
+)
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
@@ -403,6 +437,10 @@ def go_through(rig, seed):
                 rig.change_group(number, group)
             case ("port", port, there):
                 rig.set_port(port, there)
+            case ("uplink", port):
+                rig.set_uplink(port)
+            case ("quiet", port, quiet):
+                rig.set_quiet(port, quiet)
             case ("evict", number):
                 rig.evict(number)
             case ("packet", data, in_port, tunnel_id) if in_port in rig.datapath.infos:

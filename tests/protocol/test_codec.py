@@ -333,7 +333,7 @@ def test_ryu_reads_table_features(ryu):
         _name, got = ryu.parse(part.encode())
     assert decode_message(part.encode()) == part
     last = got["body"][-1]["OFPTableFeaturesStats"]
-    assert (last["table_id"], last["name"], last["max_entries"]) == (29, "table29", 100_000)
+    assert (last["table_id"], last["name"], last["max_entries"]) == (29, "", 100_000)
     properties = [next(iter(p.values())) for p in last["properties"]]
     assert [p["type"] for p in properties] == [0, 2, 4, 6, 8, 10, 12, 14]
     assert [i["OFPInstructionId"]["type"] for i in properties[0]["instruction_ids"]] == [1, 2, 3, 4, 5, 6]

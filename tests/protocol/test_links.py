@@ -63,6 +63,11 @@ def test_what_happens_to_interfaces_is_known_at_once(spaces, live):
     eventually(lambda: live.call(live.datapath.ports)[1].mtu == 1400, "the VM's MTU")
     here.ip("link", "set", "p0", "mtu", 1300)
     eventually(lambda: live.call(live.datapath.ports)[0].mtu == 1300, "the interface's MTU")
+    shaping = "tbf rate 10mbit burst 15000 latency 12ms"
+    here.run("tc", "qdisc", "add", "dev", "p0", "root", *shaping.split())
+    assert client.hear(PortStatus).port.curr_speed == 10_000
+    here.run("tc", "qdisc", "delete", "dev", "p0", "root")
+    assert client.hear(PortStatus).port.curr_speed == 10_000_000
     here.ip("link", "delete", "p0")
     assert heard() == (1, PortState.LINK_DOWN)
     here.ip("link", "add", "p0", "type", "veth", "peer", "name", "q0")

@@ -74,12 +74,14 @@ def test_without_flags_rates_are_in_kbit(switch, told):
     assert configured(switch) == (MeterConfig(0, 1, (Band(DROP, 10),)),)
 
 
-def test_a_modified_meter_has_been_there_as_long_as_before(switch, clock):
-    switch.says(meter(1, Band(DROP, 10)))
+def test_a_modified_meter_is_the_same_meter(switch, clock):
+    switch.says(meter(1, Band(DROP, 10)), add({}, Meter(1), out(2)))
+    switch.receives(1)
     clock.advance(4)
-    switch.says(meter(1, Band(DROP, 20), command=MeterModCommand.MODIFY))
+    switch.says(meter(1, Band(DROP, 20), Band(REMARK, 10, 0, 1), command=MeterModCommand.MODIFY))
+    switch.receives(1)
     (stats,) = switch.stats(MultipartType.METER, MeterRequest(1))
-    assert stats.duration_sec == 4
+    assert (stats.duration_sec, stats.flow_count, stats.packet_in_count) == (4, 1, 2)
 
 
 def test_modify_and_delete(switch, told):

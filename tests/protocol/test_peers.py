@@ -130,11 +130,40 @@ def test_packet_out(live, ofctl):
 
 
 def test_what_is_refused_is_said_so(ofctl):
-    assert "OFPBAC_BAD_OUT_PORT" in ofctl("add-flow", "actions=LOCAL", check=False)
+    assert "OFPBAC_BAD_OUT_PORT" in ofctl("add-flow", "actions=TABLE", check=False)
     assert "OFPBAC_BAD_OUT_GROUP" in ofctl("add-flow", "actions=group:1", check=False)
     assert "OFPMMFC_UNKNOWN_METER" in ofctl("add-flow", "actions=meter:1,output:1", check=False)
     assert "OFPGMFC_UNKNOWN_GROUP" in ofctl("mod-group", "group_id=1,type=all", check=False)
     assert "OFPBMC_BAD_FIELD" in ofctl("add-flow", "ip,reg1=5 actions=drop", check=False)
+
+
+def test_what_was_refused_is_printed_as_a_whole(ofctl):
+    """`ovs-ofctl` decodes the request that an error carries."""
+    outputs = ",".join(["set_field:5->tun_id,output:2"] * 40)
+    text = ofctl("add-flow", f"ip,nw_dst=10.0.0.0/8,in_port=1 actions={outputs},group:9", check=False)
+    (refused,) = re.findall("OFPBAC_BAD_OUT_GROUP.*?\n(.*)", text, re.DOTALL)
+    assert "OFPT_FLOW_MOD" in refused and "nw_dst=10.0.0.0/8" in refused
+    assert refused.count("output:2") == 40 and refused.rstrip().endswith("group:9")
+
+
+def test_tables_have_no_names_at_the_prompt(ofctl):
+    """Where `ovs-ofctl` shows names, as on a terminal, it shows a table by its number."""
+    ofctl("add-flow", "table=3,actions=output:2")
+    assert "table=3, n_packets" in ofctl("dump-flows", "--names")
+
+
+def test_local_is_a_port(live, ofctl):
+    shown = ofctl("show")
+    assert re.search(
+        r"LOCAL\(s1\): addr:02:4c:00:00:00:01\n\s+config:\s+PORT_DOWN\n\s+state:\s+LINK_DOWN", shown
+    )
+    ofctl("add-flow", "in_port=1 actions=LOCAL,output:2")
+    assert "actions=LOCAL," in ofctl("dump-flows")
+    live.receive(1, udp())
+    eventually(lambda: live.datapath.sent, "the frame is forwarded")
+    assert re.search(r"LOCAL: rx pkts=0.*\n\s+tx pkts=0, bytes=0, drop=1,", ofctl("dump-ports", "LOCAL"))
+    ofctl("mod-port", "s1", "up")
+    assert re.search(r"LOCAL\(s1\).*\n\s+config:\s+0\n\s+state:\s+LINK_DOWN", ofctl("dump-ports-desc"))
 
 
 def test_groups(ofctl):

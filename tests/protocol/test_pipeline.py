@@ -7,9 +7,9 @@ import pytest
 
 from tests.protocol.fake_datapath import tap
 from tests.protocol.frames import arp_request, later_fragment, ping, tagged, tcp, udp
-from tests.protocol.harness import TO_CONTROLLER, add, goto, m, metadata, out, set_tunnel, write
+from tests.protocol.harness import TO_CONTROLLER, add, goto, group, m, metadata, out, set_tunnel, write
 from vswitch.flow import DropReason
-from vswitch.openflow.actions import Output, SetField
+from vswitch.openflow.actions import DecNwTtl, Group, Output, SetField, SetNwTtl
 from vswitch.openflow.constants import (
     BadAction,
     BadRequest,
@@ -18,8 +18,13 @@ from vswitch.openflow.constants import (
     Port,
     PortConfig,
 )
+from vswitch.openflow.groups import Bucket
 from vswitch.openflow.instructions import ApplyActions, ClearActions, WriteActions
 from vswitch.openflow.oxm import BY_NAME, Match, Oxm
+
+
+def to_controller_bucket():
+    return Bucket((Output(Port.CONTROLLER),))
 
 
 def tunnel(datapath, port_no=1000):
@@ -209,9 +214,9 @@ def test_controller_of_a_later_table_sees_metadata_and_tunnel(switch):
 # --- port configuration ----------------------------------------------------------------------------------
 
 
-def configure(switch, port, config):
+def configure(switch, port, config, mask=None):
     mac = switch.datapath.infos[port].mac
-    return switch.says(m.PortMod(port, mac, config, config))
+    return switch.says(m.PortMod(port, mac, config, config if mask is None else mask))
 
 
 def test_port_that_does_not_receive(switch, datapath):
@@ -230,11 +235,55 @@ def test_port_that_does_not_forward(switch):
     assert switch.receives(3) == [1]
 
 
-def test_port_without_packet_ins(switch):
+MISSES = {
+    "miss": [add({}, TO_CONTROLLER, priority=0)],
+    "miss of a later table": [add({}, goto(1)), add({}, TO_CONTROLLER, priority=0, table_id=1)],
+    "miss, by its action set": [add({}, write(Port.CONTROLLER), priority=0)],
+}
+ON_PURPOSE = {
+    "rule": [add({}, TO_CONTROLLER)],
+    "rule of priority 0": [add({"in_port": 1}, TO_CONTROLLER, priority=0)],
+    "rule for all of priority 1": [add({}, TO_CONTROLLER, priority=1)],
+    "action set": [add({}, write(Port.CONTROLLER))],
+    "rule behind a miss": [add({}, goto(1), priority=0), add({}, TO_CONTROLLER, table_id=1)],
+    "group": [group(1, to_controller_bucket()), add({}, ApplyActions((Group(1),)))],
+    "group, by the action set": [group(1, to_controller_bucket()), add({}, WriteActions((Group(1),)))],
+    "group of a miss": [group(1, to_controller_bucket()), add({}, ApplyActions((Group(1),)), priority=0)],
+}
+
+
+@pytest.mark.parametrize(
+    ("mods", "heard"),
+    [*((mods, 0) for mods in MISSES.values()), *((mods, 2) for mods in ON_PURPOSE.values())],
+    ids=[*MISSES, *ON_PURPOSE],
+)
+def test_a_port_without_packet_ins_sends_none_of_misses_alone(switch, mods, heard):
+    """OFPPC_NO_PACKET_IN (1.3.5, section 7.2.1): what a rule sends on purpose goes on, as Ryu's stplib needs.
+    The first packet takes the slow path, the second need not."""
+    assert switch.says(*mods) == []
+    configure(switch, 1, PortConfig.NO_PACKET_IN)
+    for _ in range(2):
+        switch.receives(1)
+    assert len(switch.hears()) == heard
+    configure(switch, 1, PortConfig.NONE, PortConfig.NO_PACKET_IN)
+    switch.receives(1)
+    assert len(switch.hears()) == 1
+
+
+def test_a_port_without_packet_ins_tells_of_invalid_ttls(switch):
+    expire = ApplyActions((SetNwTtl(1), DecNwTtl(), Output(2)))
+    switch.says(m.SetAsync((0b111, 0), (0, 0), (0, 0)), add({}, expire))
+    configure(switch, 1, PortConfig.NO_PACKET_IN)
+    for _ in range(2):
+        switch.receives(1)
+    assert [heard.reason for heard in switch.hears()] == [PacketInReason.INVALID_TTL] * 2
+
+
+@pytest.mark.parametrize(("action", "heard"), [(Port.CONTROLLER, 1), (Port.TABLE, 0)])
+def test_a_packet_out_from_a_port_without_packet_ins(switch, action, heard):
     switch.says(add({}, TO_CONTROLLER, priority=0))
     configure(switch, 1, PortConfig.NO_PACKET_IN)
-    switch.receives(1)
-    assert switch.hears() == []
+    assert len(switch.says(m.PacketOut(1, (Output(action),), udp()))) == heard
 
 
 # --- packet-out ------------------------------------------------------------------------------------------

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from tests.protocol.fake_datapath import FakeDatapath
 from tests.protocol.test_cache import TUNNEL, Rig, Scenario
 from tests.unit import rig as dataplane
-from vswitch.flow import PuntReason
+from vswitch.flow import Output, PuntReason
+from vswitch.layout import LOCAL_INDEX, PortKind
+from vswitch.openflow.constants import Port
 from vswitch.openflow.flow_mod import FlowMod
 
 WIRES = 3
@@ -28,6 +30,7 @@ class RealFrames(FakeDatapath):
     def _run(self, program, key, data):
         executor = self.executor
         in_port = key.in_port if key.in_port <= WIRES else 1
+        program = tuple(Output(LOCAL_INDEX) if action == Output(Port.LOCAL) else action for action in program)
         executor.run(data, program, in_port)
         for number, port in enumerate(executor.wire_ports):
             for frame in executor.sent(number):
@@ -45,6 +48,7 @@ def by_port(happened):
 @pytest.fixture(scope="module")
 def executor():
     with dataplane.Rig(wires=WIRES) as rig:
+        rig.t["ports"][LOCAL_INDEX]["kind"] = PortKind.LOCAL
         yield rig
 
 

@@ -6,19 +6,26 @@ from __future__ import annotations
 import asyncio
 import json
 
+import msgspec
 import pytest
 
-from tests.protocol.harness import TO_CONTROLLER, Peer, add, delete, m, out
+from tests.protocol.harness import TO_CONTROLLER, Peer, add, delete, goto, group, m, metadata, out, write
 from vswitch.agent.view import SwitchView
 from vswitch.openflow import experimenter as ex
 from vswitch.openflow import multipart as mp
+from vswitch.openflow.actions import Group, Output
 from vswitch.openflow.constants import (
     VERSION,
+    BadAction,
     BadRequest,
     ErrorType,
     FlowModFlag,
+    GroupType,
     MessageType,
     MultipartType,
+    Port,
+    PortConfig,
+    PortFeature,
     PortModFailed,
     PortReason,
     PortState,
@@ -29,7 +36,10 @@ from vswitch.openflow.constants import (
 )
 from vswitch.openflow.errors import EXPERIMENTER_ID
 from vswitch.openflow.flow_mod import FlowRemoved
+from vswitch.openflow.groups import Bucket
+from vswitch.openflow.instructions import ApplyActions
 from vswitch.openflow.message import HEADER
+from vswitch.openflow.oxm import Match
 from vswitch.openflow.table_features import TableFeaturesRequest
 from vswitch.tunnel_formats import SHIPPED
 
@@ -55,6 +65,24 @@ def test_messages_that_are_not_for_a_switch(switch):
     assert (error.type, error.code, error.xid) == (ErrorType.BAD_REQUEST, BadRequest.BAD_TYPE, 3)
 
 
+@pytest.mark.parametrize("size", [60, 65_000, 65_523, 65_524, 65_535])
+def test_an_error_carries_the_request_as_far_as_it_fits(switch, size):
+    """An error is a message, too: 12 bytes of it are its own."""
+    request = m.PacketOut(77, (Output(0),), bytes(size - 40))
+    encoded = request.encode()
+    assert len(encoded) == size
+    switch.says_bytes(encoded)
+    (error,) = switch.hears()
+    assert (error.type, error.code) == (ErrorType.BAD_ACTION, BadAction.BAD_OUT_PORT)
+    assert error.data == encoded[:65_523]
+    assert len(error.encode()) == min(size + 12, 65_535)
+
+
+def test_tables_have_no_names(switch):
+    parts = switch.says(mp.MultipartRequest(MultipartType.TABLE_FEATURES, TableFeaturesRequest()))
+    assert {table.name for part in parts for table in part.items} == {""}
+
+
 def test_table_features_can_be_read_but_not_changed(switch):
     parts = switch.says(mp.MultipartRequest(MultipartType.TABLE_FEATURES, TableFeaturesRequest()))
     tables = [table for part in parts for table in part.items]
@@ -73,8 +101,130 @@ def test_port_descriptions(switch, datapath):
         (1, "tap1", PortState.LIVE),
         (2, "tap2", PortState.LIVE),
         (3, "tap3", PortState.LIVE),
+        (Port.LOCAL, "s1", PortState.LINK_DOWN),
     ]
     assert ports[0].hw_addr == bytes.fromhex("024f00000101")
+
+
+@pytest.mark.parametrize(
+    ("known", "told", "rate"),
+    [
+        (0, 10_000_000, PortFeature.RATE_10GB_FD),
+        (1, 1, PortFeature.RATE_OTHER),
+        (10_000, 10_000, PortFeature.RATE_10MB_FD),
+        (100_000, 100_000, PortFeature.RATE_100MB_FD),
+        (1_000_000, 1_000_000, PortFeature.RATE_1GB_FD),
+        (2_500_000, 2_500_000, PortFeature.RATE_OTHER),
+        (40_000_000, 40_000_000, PortFeature.RATE_40GB_FD),
+        (100_000_000, 100_000_000, PortFeature.RATE_100GB_FD),
+        (1_000_000_000, 1_000_000_000, PortFeature.RATE_1TB_FD),
+        (1 << 40, 0xFFFF_FFFF, PortFeature.RATE_OTHER),
+    ],
+)
+def test_ports_say_how_fast_they_are(switch, datapath, known, told, rate):
+    """Controllers hear of it when it changes, and of nothing else."""
+    switch.says(add({}, out(Port.FLOOD)))
+    before = switch.stats(MultipartType.PORT_DESC)[1]
+    datapath.infos[2] = datapath.infos[2]._replace(speed_kbps=known)
+    switch.of.refresh_ports()
+    heard = switch.hears()
+    after = switch.stats(MultipartType.PORT_DESC)[1]
+    assert (after.curr, after.curr_speed, after.max_speed) == (rate | PortFeature.COPPER, told, told)
+    assert heard == ([] if after == before else [m.PortStatus(PortReason.MODIFY, after, xid=heard[0].xid)])
+
+
+# LOCAL
+
+
+def local(switch):
+    return switch.stats(MultipartType.PORT_DESC)[-1]
+
+
+def test_local_is_a_port_that_is_down(switch, datapath):
+    assert local(switch) == m.PortDesc(
+        Port.LOCAL, bytes.fromhex("024c00000001"), "s1", PortConfig.PORT_DOWN, PortState.LINK_DOWN
+    )
+    (stats,) = switch.stats(MultipartType.PORT_STATS, mp.PortStatsRequest(Port.LOCAL))
+    assert (stats.port_no, stats.tx_packets, stats.tx_dropped) == (Port.LOCAL, 0, 0)
+    assert len(switch.stats(MultipartType.PORT_STATS, mp.PortStatsRequest(Port.ANY))) == 4
+
+
+@pytest.mark.parametrize(
+    "mods",
+    [
+        [add({}, out(Port.LOCAL, 2))],
+        [add({}, write(Port.LOCAL), out(2))],
+        [group(1, Bucket((Output(Port.LOCAL),))), add({}, ApplyActions((Group(1), Output(2))))],
+    ],
+    ids=["actions", "action set", "group"],
+)
+def test_what_is_sent_to_local_is_counted_there(switch, mods):
+    assert switch.says(*mods) == []
+    for _ in range(3):
+        assert switch.receives(1) == [2]
+    (stats,) = switch.stats(MultipartType.PORT_STATS, mp.PortStatsRequest(Port.LOCAL))
+    assert (stats.tx_packets, stats.tx_dropped) == (0, 3)
+    assert [flow.packet_count for flow in switch.stats()] == [3]
+
+
+def test_a_packet_out_to_local_and_from_it(switch):
+    assert switch.says(m.PacketOut(Port.CONTROLLER, (Output(Port.LOCAL), Output(2)), bytes(60))) == []
+    assert switch.says(m.PacketOut(Port.LOCAL, (Output(Port.IN_PORT), Output(Port.FLOOD)), bytes(60))) == []
+    assert [sent.port for sent in switch.datapath.take_sent()] == [2, 1, 2, 3]
+    (stats,) = switch.stats(MultipartType.PORT_STATS, mp.PortStatsRequest(Port.LOCAL))
+    assert stats.tx_dropped == 2
+
+
+@pytest.mark.parametrize("reserved", [Port.FLOOD, Port.ALL, Port.NORMAL])
+def test_floods_leave_local_out_whatever_it_is_configured_to(switch, reserved):
+    switch.says(add({}, out(reserved)))
+    (status,) = switch.says(m.PortMod(Port.LOCAL, local(switch).hw_addr, 0, PortConfig.PORT_DOWN))
+    assert (status.port.config, status.port.state) == (PortConfig.NONE, PortState.LINK_DOWN)
+    switch.of.refresh_ports()
+    assert local(switch) == status.port
+    assert switch.receives(1) == [2, 3]
+    (stats,) = switch.stats(MultipartType.PORT_STATS, mp.PortStatsRequest(Port.LOCAL))
+    assert stats.tx_dropped == 0
+
+
+def test_local_is_not_live(switch):
+    first, second = Bucket((Output(2),), watch_port=Port.LOCAL), Bucket((Output(3),), watch_port=3)
+    rule = add({}, ApplyActions((Group(1),)))
+    assert switch.says(group(1, first, second, kind=GroupType.FF), rule) == []
+    assert switch.receives(1) == [3]
+
+
+# Tunnels
+
+
+@pytest.mark.parametrize("bits", [{}, {"metadata": 5}], ids=["first table", "second table"])
+def test_a_tunnels_physical_port_is_its_uplink(switch, bits):
+    """In matches and packet-ins (1.3.5, section 7.2.3.7), also after the tunnel moved, which changes nothing
+    that controllers are told of it."""
+    tunnel_port = TUNNEL.port_no
+    match = {"in_port": tunnel_port, **bits}
+    switch.says(
+        experimenter(TUNNEL),
+        add({}, metadata(5), goto(1)),
+        add({**match, "in_phy_port": 2}, out(3, Port.CONTROLLER), table_id=1),
+        add({**match, "in_phy_port": 1}, out(2), table_id=1),
+        add({"in_port": 1}, out(Port.CONTROLLER), table_id=1),
+    )
+    switch.hears()
+    for _ in range(2):
+        assert switch.receives(tunnel_port) == [3]
+    assert [heard.match for heard in switch.hears()] == [
+        Match.of(in_port=tunnel_port, in_phy_port=2, metadata=5)
+    ] * 2
+    assert switch.says(experimenter(msgspec.structs.replace(TUNNEL, uplink_port=1))) == []
+    for _ in range(2):
+        assert switch.receives(tunnel_port) == [2]
+    assert switch.says(delete({"in_port": tunnel_port}, table_id=1)) == []
+    switch.says(add({**match, "in_phy_port": 1}, out(3), table_id=1))
+    assert switch.receives(tunnel_port) == [3]
+    switch.receives(1)
+    (heard,) = switch.hears()
+    assert heard.match == Match.of(in_port=1, metadata=5)
 
 
 def test_port_status(switch, datapath):
@@ -103,6 +253,7 @@ def test_port_mod_errors(switch, datapath):
     mac = datapath.infos[1].mac
     assert error(77, mac, 0, 0) == (failed, PortModFailed.BAD_PORT)
     assert error(0xFFFFFFFC, mac, 0, 0) == (failed, PortModFailed.BAD_PORT)
+    assert error(Port.LOCAL, mac, 0, 0) == (failed, PortModFailed.BAD_HW_ADDR)
     assert error(1, bytes(6), 0, 0) == (failed, PortModFailed.BAD_HW_ADDR)
     assert error(1, mac, 2, 2) == (failed, PortModFailed.BAD_CONFIG)
     assert error(1, mac, 0, 0, 1) == (failed, PortModFailed.BAD_ADVERTISE)

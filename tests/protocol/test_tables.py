@@ -155,7 +155,6 @@ REFUSED = {
     "port 0": (add({}, out(0)), ErrorType.BAD_ACTION, BadAction.BAD_OUT_PORT),
     "port ANY": (add({}, out(0xFFFFFFFF)), ErrorType.BAD_ACTION, BadAction.BAD_OUT_PORT),
     "port TABLE": (add({}, out(0xFFFFFFF9)), ErrorType.BAD_ACTION, BadAction.BAD_OUT_PORT),
-    "port LOCAL": (add({}, out(0xFFFFFFFE)), ErrorType.BAD_ACTION, BadAction.BAD_OUT_PORT),
 }
 
 

@@ -9,10 +9,22 @@ from tests.packets import ARP, tcp_segment, vm_ether
 from tests.unit.rig import INTERPRETED, VNI
 from tests.unit.servers import TUNNEL_PORT, VM_PORT, WIRE_PORT, Server, SocketTap
 from vswitch import layout
+from vswitch.datapath import Datapath
 from vswitch.dataplane import commands
 from vswitch.dataplane.intrinsics import pointed
 from vswitch.errors import ConfigError
-from vswitch.flow import Controller, DropReason, Output, PuntReason, SetTunnel
+from vswitch.flow import (
+    Band,
+    Controller,
+    DropReason,
+    Meter,
+    MeterConfig,
+    Output,
+    PortCounters,
+    PuntReason,
+    SetTunnel,
+)
+from vswitch.openflow.constants import Port
 
 FRAME = tcp_segment(100)
 NOW_NS = 10**9
@@ -218,3 +230,103 @@ def test_a_request_that_cannot_be_met_is_refused_with_a_sentence(dp, call, sente
     with pytest.raises(ConfigError) as error:
         call(dp)
     assert str(error.value) == sentence
+
+
+# Meters
+
+
+def test_a_modified_meter_goes_on_counting_and_its_bands_begin_anew(server, dp):
+    """One that was deleted and made again counts from 0, although it gets the same row."""
+
+    def send(count):
+        for _ in range(count):
+            server.send(FRAME)
+            server.step(NOW_NS)
+
+    def counted():
+        server.step(NOW_NS)
+        packets, length, bands = dp.meter_stats(7)
+        assert length == packets * len(FRAME)
+        return packets, [band_packets for band_packets, _bytes in bands]
+
+    dp.set_meter(7, MeterConfig(True, (Band(1, 1),)))
+    dp.install(dp.key_of(FRAME, VM_PORT), (Meter(7), Output(VM_PORT)))
+    send(5)
+    assert counted() == (5, [4])
+    dp.set_meter(7, MeterConfig(True, (Band(1, 1), Band(9, 1, 1))))
+    assert counted() == (5, [0, 0])
+    send(3)
+    assert counted() == (8, [0, 2])
+    dp.remove_meter(7)
+    dp.set_meter(7, MeterConfig(True, (Band(1, 1),)))
+    assert counted() == (0, [0])
+
+
+# OFPP_LOCAL
+
+
+def test_local_is_down_and_counts_what_is_sent_there(server, dp):
+    dp.install(dp.key_of(FRAME, VM_PORT), (Output(Port.LOCAL), Output(VM_PORT)))
+    for _ in range(3):
+        server.send(FRAME)
+        server.step(NOW_NS)
+    local = dp.ports()[-1]
+    assert (local.port_no, local.name, local.kind, local.up) == (Port.LOCAL, "local", "local", False)
+    assert local.mac == bytes.fromhex("024c00000001")
+    assert local.counters == PortCounters(tx_dropped=3)
+    assert (dp.counters()["port_down"], dp.counters()["unknown_port"]) == (3, 0)
+    assert len(server.received()) == 3
+
+
+def test_local_has_the_name_of_its_switch_and_is_nobodys_uplink():
+    dp = Datapath(0xAB_1234_5678, name="s1")
+    (local,) = dp.ports()
+    assert (local.name, local.mac) == ("s1", bytes.fromhex("024c12345678"))
+    with pytest.raises(ConfigError, match="s1 is a local"):
+        dp.add_tunnel(
+            1000, "v", "vxlan", "10.0.0.1", "10.0.0.2", "02:00:00:00:00:01", "02:00:00:00:00:02", Port.LOCAL
+        )
+    for call in (dp.nic, dp.wire_settings, dp.remove_tunnel):
+        with pytest.raises(ConfigError):
+            call(Port.LOCAL)
+    assert not dp.refresh_ports()
+    dp.close()
+
+
+def test_as_many_ports_as_there_are_rows_beside_locals(dp):
+    macs = "02:4f:00:00:01:02", "02:4f:00:00:02:02"
+
+    def add(number):
+        dp.add_tunnel(number, f"t{number}", "vxlan", "10.0.0.1", f"10.0.1.{number % 256}", *macs, WIRE_PORT)
+
+    others = len(dp.ports()) - 1
+    for number in range(2000, 2000 + layout.LOCAL_INDEX - 1 - others):
+        add(number)
+    with pytest.raises(ConfigError, match=r"too many ports \(allowed: at most 254\)"):
+        add(3000)
+    assert local_of(dp).mac == bytes.fromhex("024c00000001")
+
+
+def local_of(dp):
+    return next(info for info in dp.ports() if info.kind == "local")
+
+
+# Speeds
+
+
+def test_a_wires_speed_is_its_bandwidth_and_a_tunnels_that_of_its_uplink(server, dp):
+    def speeds():
+        return {info.port_no: info.speed_kbps for info in dp.ports()}
+
+    assert speeds() == {VM_PORT: 0, WIRE_PORT: 0, TUNNEL_PORT: 0, Port.LOCAL: 0}
+    assert not dp.refresh_ports()
+    for bw, kbps in ((10, 10_000), (2.5, 2500), (0.0001, 1), (10_000, 10_000_000), (0, 0)):
+        dp.set_wire(WIRE_PORT, bw=bw)
+        assert dp.refresh_ports()
+        assert speeds() == {VM_PORT: 0, WIRE_PORT: kbps, TUNNEL_PORT: kbps, Port.LOCAL: 0}
+        assert not dp.refresh_ports()
+
+
+def test_a_tunnel_tells_its_uplink(dp):
+    uplinks = {info.port_no: info.uplink for info in dp.ports()}
+    assert uplinks == {VM_PORT: 0, WIRE_PORT: 0, TUNNEL_PORT: WIRE_PORT, Port.LOCAL: 0}

@@ -46,7 +46,7 @@ SETTABLE = frozenset(
 )  # fmt: skip
 """Fields that set-field can write; others are refused with OFPBAC_BAD_SET_TYPE."""
 
-OUTPUT_PORTS = frozenset({Port.IN_PORT, Port.NORMAL, Port.FLOOD, Port.ALL, Port.CONTROLLER})
+OUTPUT_PORTS = frozenset({Port.IN_PORT, Port.NORMAL, Port.FLOOD, Port.ALL, Port.CONTROLLER, Port.LOCAL})
 """Reserved ports that every action list can output to; a packet-out to OFPP_TABLE too."""
 
 _VLAN_TYPES = frozenset({0x8100, 0x88A8})

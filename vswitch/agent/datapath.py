@@ -76,7 +76,7 @@ class Datapath(Protocol):
         ...
 
     def set_meter(self, meter_id: int, config: MeterConfig) -> None:
-        """Add a meter, or give it other bands; its counters then start anew. Raises VSwitchError: no room."""
+        """Add a meter, or give it other bands, whose counters start anew. Raises VSwitchError: no room."""
         ...
 
     def remove_meter(self, meter_id: int) -> None:

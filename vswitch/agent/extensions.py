@@ -10,7 +10,7 @@ from vswitch.agent.nics import Nics
 from vswitch.agent.slowpath import SlowPath
 from vswitch.errors import ConfigError
 from vswitch.openflow import experimenter as ex
-from vswitch.openflow.constants import BadRequest
+from vswitch.openflow.constants import BadRequest, Port
 from vswitch.openflow.errors import EXPERIMENTER_ID, ExperimenterError, OpenFlowError
 from vswitch.openflow.messages import Experimenter
 from vswitch.tunnel_formats import parse_format
@@ -127,7 +127,7 @@ class Extensions:
 
     def _capabilities(self) -> ex.CapabilitiesReply:
         can = self.datapath.capabilities()
-        ports = tuple(info.port_no for info in self.datapath.ports())
+        ports = tuple(info.port_no for info in self.datapath.ports() if info.port_no <= Port.MAX)
         return ex.CapabilitiesReply(
             can["version"],
             tuple(can["formats"]),

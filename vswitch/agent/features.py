@@ -40,11 +40,7 @@ def table_features() -> tuple[TableFeatures, ...]:
             (Property.WRITE_SETFIELD, set_fields),
             (Property.APPLY_SETFIELD, set_fields),
         )
-        tables.append(
-            TableFeatures(
-                table_id, f"table{table_id}", _ALL_METADATA, _ALL_METADATA, 0, MAX_RULES, properties
-            )
-        )
+        tables.append(TableFeatures(table_id, "", _ALL_METADATA, _ALL_METADATA, 0, MAX_RULES, properties))
     return tuple(tables)
 
 

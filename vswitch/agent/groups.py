@@ -233,7 +233,7 @@ class GroupTable:
             raise OpenFlowError(GroupModFailed.INVALID_GROUP, "a fast failover bucket watches nothing")
         if mod.type in (GroupType.ALL, GroupType.INDIRECT) and bucket.watches:
             raise OpenFlowError(GroupModFailed.WATCH_UNSUPPORTED, "only select and failover groups watch")
-        if bucket.watch_port != Port.ANY and not 0 < bucket.watch_port <= Port.MAX:
+        if bucket.watch_port not in (Port.ANY, Port.LOCAL) and not 0 < bucket.watch_port <= Port.MAX:
             raise OpenFlowError(GroupModFailed.BAD_WATCH, f"port {bucket.watch_port:#x}")
         if bucket.watch_group not in (GROUP_ANY, mod.group_id) and bucket.watch_group not in self:
             raise OpenFlowError(GroupModFailed.BAD_WATCH, f"there is no group {bucket.watch_group}")

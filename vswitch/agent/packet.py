@@ -193,6 +193,12 @@ class Packet:
 
     # --- pipeline fields ---------------------------------------------------------------------------------
 
+    def came_through(self, port_no: int) -> None:
+        """Note the physical port. What it is of a tunnel, the key does not tell."""
+        if port_no != self.key.in_port:
+            self.values[f.IN_PHY_PORT] = port_no
+            self._constant[f.IN_PHY_PORT] = _ALL_BITS
+
     def write_metadata(self, value: int, mask: int) -> None:
         self.values[f.METADATA] = self.values[f.METADATA] & ~mask | value & mask
         self._constant[f.METADATA] = _ALL_BITS

@@ -271,6 +271,7 @@ class _Run:
         self.depth = 0
         self.in_port = packet.key.in_port
         packet.look(((f.IN_PORT, (1 << 32) - 1),))
+        packet.came_through(world.ports.physical(self.in_port))
         self.steps: list[Step] = []
         self.program: list[Action] = []
         self.tunnel_id: int | None = None  # None: that of arrival
@@ -441,11 +442,11 @@ class _Run:
     def _output(self, action: of.Output, cause: _Cause) -> None:
         port, ports = action.port, self.world.ports
         if port == Port.CONTROLLER:
-            if ports.punts(self.in_port):
+            if cause.reason == PacketInReason.NO_MATCH and not ports.tells_misses(self.in_port):
+                self.note("remark", action, "the port of arrival sends no packet-ins of table misses")
+            else:
                 # the program depends on the metadata and tunnel id that the controller is told
                 self.program.append(self._controller(action.max_len, cause))
-            else:
-                self.note("remark", action, "the port of arrival sends no packet-ins")
         elif port == Port.TABLE:
             self._copied(lambda: self.tables_from(0))
         elif port == Port.NORMAL:

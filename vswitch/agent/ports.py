@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from vswitch.flow import PortInfo
 from vswitch.openflow.constants import (
+    Port,
     PortConfig,
     PortFeature,
     PortModFailed,
@@ -18,9 +19,21 @@ from vswitch.openflow.errors import OpenFlowError
 from vswitch.openflow.messages import PortDesc, PortMod
 
 SPEED_KBPS = 10_000_000
-"""What ports report as their speed, as TAP devices do; nothing depends on it."""
+"""The speed of ports that nothing limits; a veth says so, too."""
 
-_FEATURES = PortFeature.RATE_10GB_FD | PortFeature.COPPER
+MAX_SPEED_KBPS = 0xFFFF_FFFF
+_RATES = {
+    10_000: PortFeature.RATE_10MB_FD,
+    100_000: PortFeature.RATE_100MB_FD,
+    1_000_000: PortFeature.RATE_1GB_FD,
+    10_000_000: PortFeature.RATE_10GB_FD,
+    40_000_000: PortFeature.RATE_40GB_FD,
+    100_000_000: PortFeature.RATE_100GB_FD,
+    1_000_000_000: PortFeature.RATE_1TB_FD,
+}
+"""The speeds, in kbit/s, that have a bit of their own."""
+
+_ADVERTISABLE = sum(_RATES.values()) | PortFeature.RATE_OTHER | PortFeature.COPPER
 _SETTABLE = PortConfig.PORT_DOWN | PortConfig.NO_RECV | PortConfig.NO_FWD | PortConfig.NO_PACKET_IN
 
 
@@ -41,7 +54,7 @@ class PortTable:
         return port_no in self.infos
 
     def kind(self, port_no: int) -> str | None:
-        """ "tap", "wire", "tunnel", or None when there is no such port."""
+        """PortInfo.kind, or None when there is no such port."""
         info = self.infos.get(port_no)
         return None if info is None else info.kind
 
@@ -52,10 +65,14 @@ class PortTable:
         return not self.config(port_no) & (PortConfig.NO_RECV | PortConfig.PORT_DOWN)
 
     def forwards(self, port_no: int) -> bool:
-        return not self.config(port_no) & (PortConfig.NO_FWD | PortConfig.PORT_DOWN)
+        """May packets be sent to the port? To LOCAL also while it is configured down, as it is at first: the
+        datapath drops them, and counts them there."""
+        forbidding = PortConfig.NO_FWD if port_no == Port.LOCAL else PortConfig.NO_FWD | PortConfig.PORT_DOWN
+        return not self.config(port_no) & forbidding
 
-    def punts(self, port_no: int) -> bool:
-        """May packets of this port go to the controller?"""
+    def tells_misses(self, port_no: int) -> bool:
+        """May table misses of this port go to the controller? What rules send there on purpose does in any
+        case (section 7.2.1)."""
         return not self.config(port_no) & PortConfig.NO_PACKET_IN
 
     def is_live(self, port_no: int) -> bool:
@@ -64,15 +81,25 @@ class PortTable:
         return info is not None and info.up and not self.config(port_no) & PortConfig.PORT_DOWN
 
     def flood(self, in_port: int) -> list[int]:
-        """The ports that OFPP_FLOOD and OFPP_ALL stand for."""
-        return [port_no for port_no in sorted(self.infos) if port_no != in_port and self.forwards(port_no)]
+        """The ports that OFPP_FLOOD and OFPP_ALL stand for: not LOCAL, behind which there is nobody."""
+        left_out = (in_port, Port.LOCAL)
+        return [n for n in sorted(self.infos) if n not in left_out and self.forwards(n)]
+
+    def physical(self, port_no: int) -> int:
+        """The port that packets of this one come through: of a tunnel its uplink (section 7.2.3.7)."""
+        info = self.infos.get(port_no)
+        return port_no if info is None else info.uplink or port_no
 
     def describe(self, port_no: int) -> PortDesc:
         info = self.infos[port_no]
         config = self.config(port_no)
         state = PortState.LIVE if self.is_live(port_no) else PortState.LINK_DOWN
+        if port_no == Port.LOCAL:
+            return PortDesc(port_no, info.mac, info.name, config, state)
+        speed = min(info.speed_kbps or SPEED_KBPS, MAX_SPEED_KBPS)
+        current = _RATES.get(speed, PortFeature.RATE_OTHER) | PortFeature.COPPER
         return PortDesc(
-            port_no, info.mac, info.name, config, state, _FEATURES, 0, 0, 0, SPEED_KBPS, SPEED_KBPS
+            port_no, info.mac, info.name, config, state, current, curr_speed=speed, max_speed=speed
         )
 
     def descriptions(self) -> list[PortDesc]:
@@ -84,6 +111,8 @@ class PortTable:
         self.infos = {info.port_no: info for info in infos}
         for port_no in self.infos:
             self.since_ns.setdefault(port_no, now_ns)
+        if Port.LOCAL in self.infos:
+            self._config.setdefault(Port.LOCAL, PortConfig.PORT_DOWN)
         changes = []
         for port_no, desc in before.items():
             if port_no not in self.infos:
@@ -106,7 +135,7 @@ class PortTable:
             raise OpenFlowError(PortModFailed.BAD_HW_ADDR, mod.hw_addr.hex(":"))
         if (mod.config | mod.mask) & ~_SETTABLE:
             raise OpenFlowError(PortModFailed.BAD_CONFIG, f"config {mod.config:#x} mask {mod.mask:#x}")
-        if mod.advertise & ~_FEATURES:
+        if mod.advertise & ~_ADVERTISABLE:
             raise OpenFlowError(PortModFailed.BAD_ADVERTISE, f"features {mod.advertise:#x}")
         before = self.config(mod.port_no)
         after = PortConfig(before & ~mod.mask | mod.config & mod.mask)

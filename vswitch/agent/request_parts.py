@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vswitch.openflow.constants import ERROR_DATA_LENGTH, BadRequest
+from vswitch.openflow.constants import BadRequest
 from vswitch.openflow.errors import OpenFlowError
 
 MAX_REQUEST_BYTES = 1 << 20
@@ -18,18 +18,18 @@ MAX_REQUESTS = 16
 
 @dataclass(slots=True)
 class _Unfinished:
-    """body: None when the request was refused. head: how its first message begins."""
+    """body: None when the request was refused. first: the message that began it."""
 
     body: bytearray | None
-    head: bytes
+    first: bytes
 
 
 class RequestParts:
     """Joins the requests of one session, by their transaction ids.
 
     When they are more than there is room for, the one that got no part for the longest time gives way:
-    `give_up` is called with the error that it deserves, how it began, and its id. Otherwise a request that
-    is never finished would be in the way of all others.
+    `give_up` is called with the error that it deserves, its first message, and its id. Otherwise a request
+    that is never finished would be in the way of all others.
     """
 
     def __init__(self, give_up: Callable[[OpenFlowError, bytes, int], None]) -> None:
@@ -45,7 +45,7 @@ class RequestParts:
         if request is None:
             if not more:
                 return part
-            request = _Unfinished(bytearray(), frame[:ERROR_DATA_LENGTH])
+            request = _Unfinished(bytearray(), frame)
         if request.body is not None:
             request.body += part
             if not more:
@@ -73,7 +73,7 @@ class RequestParts:
         request = self._unfinished[xid]
         if request.body is not None:
             request.body = None
-            self._give_up(_overflow(), request.head, xid)
+            self._give_up(_overflow(), request.first, xid)
 
     def _size(self) -> int:
         return sum(len(request.body) for request in self._unfinished.values() if request.body is not None)

@@ -86,7 +86,7 @@ class Session:
         self.connection.send(message)
 
     def _refuse(self, error: OpenFlowError, frame: bytes, xid: int) -> None:
-        """Answer an earlier message, which began so, with an error."""
+        """Answer an earlier message with an error."""
         self.connection.send(error_reply(error, frame, xid))
 
     def hears_of(self, kind: MessageType, reason: int) -> bool:

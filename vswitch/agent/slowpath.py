@@ -32,7 +32,7 @@ from vswitch.flow import (
 )
 from vswitch.layout import FLOWS_LIMIT
 from vswitch.openflow import actions as of
-from vswitch.openflow.constants import BadAction, PacketInReason, Port
+from vswitch.openflow.constants import BadAction, Port
 from vswitch.openflow.errors import OpenFlowError
 
 if TYPE_CHECKING:
@@ -166,8 +166,6 @@ class SlowPath:
         if action is None:
             return  # its program is gone meanwhile
         key = punt.key
-        if action.reason == PacketInReason.INVALID_TTL and not self.world.ports.punts(key.in_port):
-            return
         if key.in_port == 0:
             key = key._replace(in_port=Port.CONTROLLER)  # the frame of a packet-out
         self.packet_in(PacketInEvent.of(key, action, punt.frame))
@@ -409,8 +407,9 @@ class SlowPath:
                 ports.kind(port_no),
                 ports.receives(port_no),
                 ports.forwards(port_no),
-                ports.punts(port_no),
+                ports.tells_misses(port_no),
                 ports.is_live(port_no),
+                ports.physical(port_no),
                 port_no in flooded,
             )
             for port_no in ports.infos

@@ -42,7 +42,6 @@ from vswitch.openflow.constants import (
     PacketInReason,
     Port,
     PortConfig,
-    PortModFailed,
     QueueOpFailed,
     Role,
     RoleRequestFailed,
@@ -355,10 +354,24 @@ class OpenFlowSwitch:
             if truncated and buffer_id is None:
                 buffer_id = self.buffers.store(Buffered(frame, event.in_port, event.tunnel_id))
             if not truncated or buffer_id == NO_BUFFER:
-                session.notify(_packet_in_message(event, frame[:MAX_PACKET_IN_DATA], NO_BUFFER))
+                session.notify(self._packet_in_message(event, frame[:MAX_PACKET_IN_DATA], NO_BUFFER))
             else:
                 assert buffer_id is not None
-                session.notify(_packet_in_message(event, frame[:limit], buffer_id))
+                session.notify(self._packet_in_message(event, frame[:limit], buffer_id))
+
+    def _packet_in_message(self, event: PacketInEvent, data: bytes, buffer_id: int) -> m.PacketIn:
+        """What is 0 is left out, and the physical port where it is the port of arrival (section 7.2.3.7)."""
+        action = event.action
+        physical = self.ports.physical(event.in_port)
+        context = {
+            "in_port": event.in_port,
+            "in_phy_port": 0 if physical == event.in_port else physical,
+            "tunnel_id": event.tunnel_id,
+            "metadata": event.metadata,
+        }
+        match = Match.of(**{name: value for name, value in context.items() if value})
+        total = min(len(event.frame), 0xFFFF)
+        return m.PacketIn(total, action.reason, action.table_id, action.cookie, match, data, buffer_id)
 
     def _packet_out(self, session: Session, request: m.PacketOut) -> None:
         if request.in_port > Port.MAX and request.in_port not in (Port.CONTROLLER, Port.LOCAL, Port.ANY):
@@ -376,7 +389,8 @@ class OpenFlowSwitch:
     def refresh_ports(self) -> None:
         """Ask the datapath for its ports, and tell the controllers what changed."""
         changes = self.ports.refresh(self.datapath.ports(), self.clock())
-        self._ports_changed(changes)
+        self.slowpath.ports_changed()  # a tunnel may have another uplink, of which controllers are not told
+        self._tell_of_ports(changes)
         self.slowpath.revalidate()
 
     def look_at_links(self) -> None:
@@ -385,13 +399,12 @@ class OpenFlowSwitch:
             self.refresh_ports()
 
     def _port_mod(self, session: Session, request: m.PortMod) -> None:
-        if request.port_no > Port.MAX:
-            raise OpenFlowError(PortModFailed.BAD_PORT, f"port {request.port_no:#x}")
-        self._ports_changed(self.ports.modify(request))
-
-    def _ports_changed(self, changes: list[PortChange]) -> None:
+        changes = self.ports.modify(request)
         if changes:
             self.slowpath.ports_changed()
+        self._tell_of_ports(changes)
+
+    def _tell_of_ports(self, changes: list[PortChange]) -> None:
         for reason, desc in changes:
             self.notify(m.PortStatus(reason, desc))
 
@@ -440,14 +453,6 @@ def _dropped(session: Session) -> dict[str, int]:
         "packet_ins_dropped": session.packet_ins_dropped,
         "notices_dropped": session.notices_dropped,
     }
-
-
-def _packet_in_message(event: PacketInEvent, data: bytes, buffer_id: int) -> m.PacketIn:
-    action = event.action
-    context = {"in_port": event.in_port, "tunnel_id": event.tunnel_id, "metadata": event.metadata}
-    match = Match.of(**{name: value for name, value in context.items() if value})
-    total = min(len(event.frame), 0xFFFF)
-    return m.PacketIn(total, action.reason, action.table_id, action.cookie, match, data, buffer_id)
 
 
 def port_config_names(config: PortConfig) -> list[str]:

@@ -18,6 +18,7 @@ from vswitch.agent.trace import build_frame, explain, parse_flow
 from vswitch.errors import ConfigError
 from vswitch.flow import VLAN_PRESENT, FlowKey, FlowStats, PortInfo
 from vswitch.openflow import experimenter as ex
+from vswitch.openflow.constants import Port
 from vswitch.openflow.oxm import ARP, BY_NAME, IPV4, IPV6, MPLS, MPLS_MULTICAST, format_value
 from vswitch.tunnel_formats import format_numbers
 
@@ -73,6 +74,7 @@ class SwitchView:
             "kind": info.kind,
             "mac": info.mac.hex(":"),
             "mtu": info.mtu,
+            "speed_kbps": info.speed_kbps,
             "up": info.up,
             "peer": info.peer,
             "config": port_config_names(self.switch.ports.config(info.port_no)),
@@ -212,7 +214,7 @@ class SwitchView:
         uplinks = {f"uplink{n}": i.port_no for n, i in enumerate(i for i in infos if i.kind == "wire")}
         if port in uplinks:
             return uplinks[str(port)]
-        names = ", ".join(f"{info.port_no} ({info.name})" for info in infos)
+        names = ", ".join(f"{info.port_no} ({info.name})" for info in infos if info.kind != "local")
         raise ConfigError("port", f"there is no port {port}", names)
 
 
@@ -240,7 +242,7 @@ def describe_action(action: fl.Action) -> str:
     """An operation of a program as people read it."""
     match action:
         case fl.Output(port):
-            return f"output:{port}"
+            return "output:LOCAL" if port == Port.LOCAL else f"output:{port}"
         case fl.SetTunnel(tunnel_id):
             return f"set_tunnel:{tunnel_id}"
         case fl.Controller(max_len):

@@ -98,7 +98,7 @@ def _apply(mem, t, command):
         at = t["injection_memory"] + args[0] * PUNT_SLOT_SIZE
         _execute(mem, t, at, t["injections"][args[0]], args[1], args[2])
     elif op == Command.METER.value:
-        assign(t["meters"][args[0]], t["meter_settings"][args[0]])
+        _take_over_meter(t["meters"][args[0]], t["meter_settings"][args[0]], args[1])
     elif op == Command.WIRE.value:
         _take_over_settings(mem, t, args[0])
     elif op == Command.NEW_POOL.value:
@@ -202,6 +202,18 @@ def _take_over_settings(mem, t, index):
     wire["impaired"] = wanted["impaired"]
     queue_anew(mem, t, index)
     store64(mem, wire["tx_cursors"] + CURSOR_UNORDERED, 1 if wire["jitter_ns"] or wire["reorder"] else 0)
+
+
+@compiled
+def _take_over_meter(meter, wanted, modified):
+    """Give a meter the bands of `wanted`, with counters of their own. One that was merely modified goes on
+    counting packets and bytes."""
+    packets = meter["packets"]
+    length = meter["bytes"]
+    assign(meter, wanted)
+    if modified:
+        meter["packets"] = packets
+        meter["bytes"] = length
 
 
 @compiled

@@ -10,7 +10,9 @@ NO_BUFFER = 0xFFFFFFFF
 TABLE_ALL = 0xFF
 TABLE_COUNT = 254
 MAX_MESSAGE_LENGTH = 0xFFFF
-ERROR_DATA_LENGTH = 64
+ERROR_DATA_LENGTH = MAX_MESSAGE_LENGTH - 12
+"""What an OFPT_ERROR has room for behind its header, type and code: nearly every message as a whole."""
+
 MAX_PORT_NAME_LENGTH = 16
 DESC_LENGTH = 256
 SERIAL_LENGTH = 32

@@ -32,7 +32,7 @@ ERROR_TYPES: dict[type[enum.IntEnum], c.ErrorType] = {
 class OpenFlowError(VSwitchError):
     """A message that the receiver refuses; `type` and `code` are those of the OFPT_ERROR that answers it.
 
-    data: what the OFPT_ERROR carries instead of the start of the refused message, when not None.
+    data: what the OFPT_ERROR carries instead of the refused message, when not None.
     """
 
     def __init__(self, code: enum.IntEnum, text: str = "", data: bytes | None = None) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from struct import Struct
 from typing import ClassVar, TypeVar
 
-from vswitch.openflow.constants import ERROR_DATA_LENGTH, VERSION, BadRequest, MessageType
+from vswitch.openflow.constants import VERSION, BadRequest, MessageType
 from vswitch.openflow.errors import OpenFlowError
 
 HEADER = Struct("!BBHI")
@@ -18,7 +18,7 @@ HEADER = Struct("!BBHI")
 class Message:
     """One OpenFlow message; subclasses add their fields. `xid` pairs replies with requests.
 
-    received: the start of the bytes that it was decoded from, which an OFPT_ERROR about it quotes.
+    received: the bytes that it was decoded from, which an OFPT_ERROR about it quotes.
     """
 
     TYPE: ClassVar[MessageType]
@@ -65,5 +65,5 @@ def decode_message(frame: bytes) -> Message:
     if cls is None:
         raise OpenFlowError(BadRequest.BAD_TYPE, f"message type {message_type}")
     message = cls.parse(frame[HEADER.size :], xid)
-    object.__setattr__(message, "received", frame[:ERROR_DATA_LENGTH])
+    object.__setattr__(message, "received", frame)
     return message

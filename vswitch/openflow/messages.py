@@ -160,7 +160,7 @@ class EchoReply(_Echo):
 @register
 @dataclass(frozen=True)
 class Error(Message):
-    """What the receiver of a message had against it; `data` is the start of that message or a text."""
+    """What the receiver of a message had against it; `data` is that message, as far as it fits, or a text."""
 
     TYPE: ClassVar = MessageType.ERROR
     LAYOUT: ClassVar = Struct("!HH")

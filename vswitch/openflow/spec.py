@@ -86,6 +86,11 @@ def port_mac(dpid: int, port_no: int) -> str:
     return bytes((0x02, 0x4F, *(dpid & 0xFFFFFF).to_bytes(3, "big"), port_no & 0xFF)).hex(":")
 
 
+def local_mac(dpid: int) -> str:
+    """The hardware address of OFPP_LOCAL: 02:4c, the low 32 bits of dpid."""
+    return bytes((0x02, 0x4C, *(dpid & 0xFFFF_FFFF).to_bytes(4, "big"))).hex(":")
+
+
 class TableSpec(NamedTuple):
     """What a rule of one table may consist of."""
 

@@ -29,20 +29,20 @@ def enable(asking: socket.socket, interface: str, feature: str) -> None:
     bit = 1 << place % WORD_BITS
     words[place // WORD_BITS] = (bit, bit)  # what is to change, and what to
     wanted = struct.pack("II", ETHTOOL_SFEATURES, len(words)) + b"".join(struct.pack("II", *w) for w in words)
-    _call(asking, interface, wanted)
+    call(asking, interface, wanted)
 
 
 def _names(asking: socket.socket, interface: str) -> list[str]:
     """The names of all features, in the order of their bits."""
-    answer = _call(asking, interface, struct.pack("IIQI", ETHTOOL_GSSET_INFO, 0, 1 << ETH_SS_FEATURES, 0))
+    answer = call(asking, interface, struct.pack("IIQI", ETHTOOL_GSSET_INFO, 0, 1 << ETH_SS_FEATURES, 0))
     (count,) = struct.unpack_from("I", answer, 16)
     room = struct.pack("III", ETHTOOL_GSTRINGS, ETH_SS_FEATURES, count) + bytes(count * NAME_LEN)
-    strings = _call(asking, interface, room)[12:]
+    strings = call(asking, interface, room)[12:]
     places = range(0, count * NAME_LEN, NAME_LEN)
     return [strings[place : place + NAME_LEN].partition(b"\0")[0].decode() for place in places]
 
 
-def _call(asking: socket.socket, interface: str, data: bytes) -> bytes:
+def call(asking: socket.socket, interface: str, data: bytes) -> bytes:
     """Ask by ethtool's ioctl, which answers in the place of what it was given."""
     buffer = ctypes.create_string_buffer(data, len(data))
     request = struct.pack("16sP16x", interface.encode(), ctypes.addressof(buffer))

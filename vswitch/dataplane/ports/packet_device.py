@@ -10,11 +10,10 @@ import os
 import re
 import socket
 import struct
-from pathlib import Path
 
 from vswitch import layout
 from vswitch.dataplane.memory import Memory
-from vswitch.dataplane.ports import features, packet
+from vswitch.dataplane.ports import features, packet, rtnetlink, speed
 from vswitch.dataplane.ports.injector import Injector
 from vswitch.errors import ConfigError
 
@@ -60,7 +59,6 @@ class PacketDevice:
     def __init__(self, interface: str, mtu: int, where: str) -> None:
         self.interface = interface
         self._index = 0
-        self._alias = Path("/sys/class/net", interface, "ifalias")  # `ip link` shows it
         self.injector: Injector | None = None
         self._injector_index = 0  # the interface that it was opened for, or in vain
         self._mtu = 0  # that frames are held to, and …
@@ -69,14 +67,15 @@ class PacketDevice:
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
         except PermissionError:
             raise ConfigError(where, f"no permission to use {interface}: run as root") from None
+        self._kernel = rtnetlink.open_socket()
         try:
             self._prepare()
             self._attach(mtu)
         except OSError as error:
-            self._socket.close()
+            self.close()
             raise ConfigError(where, _reason(interface, mtu, error)) from None
         except BaseException:
-            self._socket.close()
+            self.close()
             raise
         self.fd = self._socket.fileno()
 
@@ -113,18 +112,17 @@ class PacketDevice:
         try:
             self._set_mtu(mtu + layout.SHIM_ROOM)
             self._room_mtu = mtu + layout.SHIM_ROOM
-            self._alias.write_text(f"{ROOM_NOTE}{mtu}\n")
+            there = rtnetlink.alias(self._kernel, self._find())
+            if not there or there.startswith(ROOM_NOTE):
+                rtnetlink.set_alias(self._kernel, self._find(), f"{ROOM_NOTE}{mtu}")
         except OSError as error:
             log.info("%s: no room for tags beside an MTU of %d: %s", self.interface, mtu, error.strerror)
 
     def _mtu_without_room(self) -> int:
         """The interface's MTU. A switch that was killed has left its room there, and a note that tells so."""
         mtu = self._asked_mtu()
-        try:
-            made_room = self._alias.read_text().strip() == f"{ROOM_NOTE}{mtu - layout.SHIM_ROOM}"
-        except OSError:
-            made_room = False
-        return mtu - layout.SHIM_ROOM if made_room else mtu
+        note = f"{ROOM_NOTE}{mtu - layout.SHIM_ROOM}"
+        return mtu - layout.SHIM_ROOM if rtnetlink.alias(self._kernel, self._find()) == note else mtu
 
     def _asked_mtu(self) -> int:
         return struct.unpack_from("i", self._ask(SIOCGIFMTU))[0]
@@ -199,6 +197,14 @@ class PacketDevice:
         self.injector = None
         self._injector_index = 0
 
+    def speed_kbps(self) -> int:
+        """The least of what its driver says and what its queueing discipline lets out; 0: neither says."""
+        known = (
+            speed.of_driver_kbps(self._socket, self.interface),
+            speed.shaped_kbps(self._kernel, self._index),
+        )
+        return min(filter(None, known), default=0)
+
     def missed(self) -> int:
         """Frames that the kernel had no room for since the last call."""
         statistics = self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
@@ -212,11 +218,13 @@ class PacketDevice:
         try:
             if self._asked_mtu() == self._room_mtu:
                 self._set_mtu(self._mtu)
-                self._alias.write_text("\n")
+                if rtnetlink.alias(self._kernel, self._find()).startswith(ROOM_NOTE):
+                    rtnetlink.set_alias(self._kernel, self._find(), "")
         except OSError:
             pass  # it is gone
         self.close_injector()
         self._socket.close()
+        self._kernel.close()
 
 
 def _kernel_version() -> tuple[int, ...]:

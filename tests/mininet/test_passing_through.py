@@ -14,6 +14,7 @@ from tests.mininet import hosts
 from topologies.lab import Lab
 from topologies.links import TapLink, WireLink
 from topologies.nodes import VM, VSwitch
+from topologies.processes import poll_until
 
 pytestmark = pytest.mark.root
 
@@ -113,6 +114,34 @@ def test_a_hosts_own_tunnel(line, between, kind):
     assert hosts.pings(network.h1, "10.9.0.2", 3) >= 2
     assert transfer(network.h1, network.h2, "10.9.0.2") > LEAST_BPS
     expect_no_drops(network.s1, network.s2)
+
+
+def test_an_injector_comes_and_goes_with_its_port(line):
+    """Also with an interface that is removed and made anew under the switch."""
+    network = line("link")
+    join_by_learning(network)
+    for number, host in enumerate(network.net.hosts, 1):
+        tunnel(host, number, "vxlan")
+    assert injectors() == 0
+    assert transfer(network.h1, network.h2, "10.9.0.2") > LEAST_BPS
+    if injectors() == 0:
+        pytest.skip("this kernel's TAPs know nothing of tunnels over UDP (Linux 6.17)")
+    before = injectors()
+    subprocess.run(["ip", "link", "del", "s1-eth2"], check=True)
+    link = "ip link add s1-eth2 type veth peer name s2-eth2; ip link set s1-eth2 up; ip link set s2-eth2 up"
+    subprocess.run(["sh", "-ec", link], check=True)
+    assert poll_until(lambda: all(port["up"] for port in network.s1.control("ports")[:2]), 10)
+    assert poll_until(lambda: hosts.pings(network.h1, "10.9.0.2") == 1, 10)
+    assert transfer(network.h1, network.h2, "10.9.0.2") > LEAST_BPS
+    assert injectors() == before
+    for switch in (network.s1, network.s2):
+        switch.end_process()
+    assert injectors() == 0
+
+
+def injectors() -> int:
+    links = json.loads(subprocess.check_output(["ip", "-j", "link", "show"]))
+    return sum(link["ifname"].startswith("inject") for link in links)
 
 
 def test_a_vms_own_tunnel(line):

@@ -7,6 +7,7 @@ scapy builds the packets, and says which checksums and lengths are right.
 from __future__ import annotations
 
 import contextlib
+import socket
 import struct
 
 import pytest
@@ -33,7 +34,7 @@ from tests.packets import (
     vxlan,
 )
 from tests.reference import internet_sum
-from tests.unit.rig import Rig
+from tests.unit.rig import CHECKED, INTERPRETED, Rig
 from tests.unit.test_packet import INSIDE, OUTSIDE, VNET, PacketRig, Sent
 from vswitch import layout
 from vswitch.dataplane.ports.vnet import GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM
@@ -199,6 +200,66 @@ def test_a_super_frame_goes_to_a_packet_port_as_the_kernel_takes_it(rig, kind, i
     else:
         assert [message.completed() for message in sent] == wanted
     assert rig.counted() == {}
+
+
+@pytest.fixture
+def injected(rig):
+    """The other end of an injector of the port INSIDE."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+    theirs.setblocking(False)
+    rig.command(layout.Command.INJECTOR, INSIDE - 1, ours.fileno())
+    with ours, theirs:
+        yield theirs
+
+
+TUNNEL_VNET = struct.Struct("<BBHHHHHIHHHH")
+UDP_TUNNEL_IPV4, UDP_TUNNEL_IPV6, UDP_TUNNEL_CSUM = 0x20, 0x40, 0x8
+
+
+@pytest.mark.parametrize("inner", INNERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_injector_takes_what_is_in_a_tunnel_over_udp_whole(rig, injected, kind, inner):
+    """The header (virtio 1.4, section 5.1.6) tells both offsets, the address family, and of a checksum."""
+    frame, vnet = super_frame(kind, inner, 40_000, 1300)
+    rig.route(frame, OUTSIDE, (Op.OUTPUT, INSIDE))
+    rig.arrives(frame, OUTSIDE, vnet)
+    rig.step()
+    if kind not in ("vxlan", "vxlan-checksum", "vxlan-ipv6", "fou", "odd"):
+        assert rig.got()
+        with pytest.raises(BlockingIOError):
+            injected.recv(1)
+        return
+    data = injected.recv(1 << 17)
+    assert data[24:] == frame
+    flags, gso, *rest = VNET.unpack(vnet)
+    outer_l4 = 54 if kind == "vxlan-ipv6" else 34
+    gso |= UDP_TUNNEL_IPV6 if kind == "vxlan-ipv6" else UDP_TUNNEL_IPV4
+    flags |= 0 if frame[outer_l4 + 6 : outer_l4 + 8] == b"\0\0" else UDP_TUNNEL_CSUM
+    inner_l3 = rest[2] - (20 if "4" in inner else 40) - (16 if "extensions" in inner else 0)
+    assert TUNNEL_VNET.unpack(data[:24]) == (flags, gso, *rest, 0, 0, 0, 0, outer_l4, inner_l3)
+    assert (rig.got(), int(rig.t["ports"][INSIDE]["tx_packets"])) == ([], 1)
+    assert rig.counted() == {}
+
+
+def test_what_an_injector_refuses_leaves_as_datagrams(rig, injected):
+    injected.close()
+    frame, vnet = super_frame("vxlan", "tcp4", 40_000, 1300)
+    rig.t["sockets"]["udp_gso"] = 1
+    rig.route(frame, OUTSIDE, (Op.OUTPUT, INSIDE))
+    rig.arrives(frame, OUTSIDE, vnet)
+    rig.step()
+    assert [sent.gso_type for sent in rig.got()] == [GSO_UDP_L4]
+
+
+def test_an_injector_is_asked_for_once_there_is_something_for_it(rig):
+    assert rig.t["sockets"]["injector_wanted"].sum() == 0
+    for kind, wanted in (("gre", 0), ("vxlan", 1)):
+        frame, vnet = super_frame(kind, "tcp4", 5_000, 1300)
+        rig.route(frame, OUTSIDE, (Op.OUTPUT, INSIDE))
+        rig.arrives(frame, OUTSIDE, vnet)
+        rig.step()
+        assert rig.t["sockets"]["injector_wanted"].tolist()[:2] == [0, wanted]
 
 
 def datagrams(sent: Sent) -> list[bytes]:
@@ -373,6 +434,8 @@ def test_a_hostile_header_does_no_harm(rig, start, offset, kind):
 
 # Wires: a frame is a head and a rest
 
+SPLITS = range(1, layout.SLOT_HEAD_MAX + 1, 17 if INTERPRETED or CHECKED else 1)
+
 
 @pytest.mark.parametrize("inner", ["tcp4", "udp6"])
 @pytest.mark.parametrize("kind", KINDS)
@@ -381,10 +444,22 @@ def test_a_wire_carries_what_its_ends_understand_differently(kind, inner):
     (frame,) = reference_segments(kind, inner, 400, 0)
     with Rig(taps=1, wires=1) as rig:
         rig.route(frame, rig.wire_ports[0], (Op.OUTPUT, 1))
-        for split_at in range(1, layout.SLOT_HEAD_MAX + 1):
+        for split_at in SPLITS:
             rig.put(frame, 0, SlotKind.SPLIT, split_at)
             rig.step()
             assert rig.vms[0].recv(1 << 16)[layout.VNET_HEADER :] == frame
+        assert rig.counted() == {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_frame_in_transit_is_passed_from_wire_to_wire(kind):
+    (frame,) = reference_segments(kind, "tcp4", 1200, 0)
+    with Rig(wires=2) as rig:
+        rig.route(frame, rig.wire_ports[0], (Op.OUTPUT, rig.wire_ports[1]))
+        for split_at in SPLITS:
+            rig.put(frame, 0, SlotKind.SPLIT, split_at)
+            rig.step()
+            assert rig.sent(1) == [frame]
         assert rig.counted() == {}
 
 

@@ -5,7 +5,7 @@ Each server's switch holds the whole forwarding table of the virtual networks th
 unicast packet goes straight to the server of its destination, and one for a MAC address that no VM has is
 dropped. Broadcast and multicast are replicated by the sender's switch (head-end replication): to its own
 VMs of the network and once to each server that has others. What came through a tunnel is flooded to local
-VMs only, so no packet can go round.
+VMs only, so no packet can go round. What bridges keep to themselves (spanning tree, LLDP …) goes nowhere.
 
 A tunnel format that carries IP packets without Ethernet headers brings to a server what goes to the IP
 addresses of its VMs, and nothing else. Who asks by ARP for a VM on another server is answered by the switch.
@@ -151,6 +151,8 @@ def _rules(intent: Intent, server: str) -> Iterator[Rule]:
     networks = sorted(intent.networks_of(server))
     if networks:
         yield _rule(Table.POLICY, Priority.DEFAULT, Match.of(), Cookie.POLICY, 0, GotoTable(Table.FORWARDING))
+        reserved = Match.of(eth_dst=spec.RESERVED_ADDRESSES)
+        yield _rule(Table.FORWARDING, Priority.RESERVED, reserved, Cookie.RESERVED, 0)
     for network in networks:
         yield from _classification(intent, server, network)
         yield from _forwarding(intent, server, network)

@@ -71,6 +71,22 @@ def test_flood_reaches_each_other_vm_of_the_network_exactly_once(intent: Intent,
         assert receivers(intent, states, sender, eth_dst) == others
 
 
+@given(intents(), st.integers(0, 15))
+def test_what_bridges_keep_to_themselves_reaches_nobody(intent: Intent, last: int) -> None:
+    """IEEE 802.1Q, table 8-1: neither VMs beside the sender nor, through whatever tunnel, those elsewhere."""
+    for name, state in desired_states(intent).items():
+        for port in (*(vm.port for vm in intent.vms.values() if vm.server == name), *state.tunnels):
+            for network in intent.virtual_networks.values():
+                packet = {"in_port": port, "tunnel_id": network.vni}
+                assert outputs(state, **packet, eth_dst=0x0180_C200_0000 | last) == []
+
+
+@pytest.mark.parametrize("eth_dst", [0x0180_C200_0010, 0x0180_C200_0020, 0x0180_C1FF_FFFF, 0x0181_C200_0000])
+def test_the_groups_beside_those_of_bridges_are_flooded(eth_dst: int) -> None:
+    intent = two_servers()
+    assert receivers(intent, desired_states(intent), "vm1", eth_dst) == ["vm2", "vm3"]
+
+
 @given(intents())
 def test_unknown_unicast_goes_nowhere(intent: Intent) -> None:
     states = desired_states(intent)
@@ -141,6 +157,7 @@ def test_bare_ip_reaches_the_vm_of_its_address(format: str, tunnel_id: int) -> N
 @bare_ip
 def test_arp_for_vms_elsewhere_is_answered_and_floods_stay_here(format: str, tunnel_id: int) -> None:
     s1, _ = desired_states(over_bare_ip(format)).values()
+    assert outputs(s1, in_port=2, eth_dst=0x0180_C200_000E, eth_type=0x88CC) == []
     request = {"in_port": 2, "eth_dst": BROADCAST, "eth_type": 0x0806, "arp_op": 1}
     assert outputs(s1, **request, arp_tpa=0x0A000002) == [Exit(Port.IN_PORT, 0)]
     assert outputs(s1, **request, arp_tpa=0x0A000003) == [Exit(3, 0)]

@@ -5,16 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Set
 
+from vswitch.openflow.spec import RESERVED_ADDRESSES
+
 AGING_NS = 300 * 1_000_000_000
 """How long an address is remembered that no packet came from (IEEE 802.1Q, table 8-6: what it recommends)."""
 
 MAX_ADDRESSES = 8192
 """The address that was not heard of for the longest time makes room for another."""
 
-NOT_FORWARDED = frozenset(0x0180_C200_0000 + last for last in range(16))
-"""Addresses that bridges keep to themselves: spanning tree, LACP, LLDP (IEEE 802.1Q, table 8-1)."""
-
 _MULTICAST_BIT = 1 << 40
+
+
+def is_reserved(mac: int) -> bool:
+    """Of those that bridges keep to themselves."""
+    value, mask = RESERVED_ADDRESSES
+    return mac & mask == value
 
 
 def is_multicast(mac: int) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vswitch.agent import fields as f
 from vswitch.agent.fields import Masks
-from vswitch.agent.normal import NOT_FORWARDED, MacTable, is_multicast
+from vswitch.agent.normal import MacTable, is_multicast, is_reserved
 from vswitch.agent.packet import OutsideKey, Packet
 from vswitch.agent.ports import PortTable
 from vswitch.agent.reverse import mirror_of
@@ -490,7 +490,7 @@ class _Run:
             if packet.frame is None and macs.port_of(vlan, src) != self.in_port:
                 raise OutsideKey("a MAC address that only a packet can teach")
             self.sources.append(Source(vlan, src, self.in_port))
-        if dst in NOT_FORWARDED:
+        if is_reserved(dst):
             self.note("remark", None, "bridges do not forward this address")
         elif is_multicast(dst):
             self._flood()

@@ -28,6 +28,9 @@ MAX_VNI = 0xFFFFFF
 FLOOD_NEXT_HOP = 0xFFFF_FFFF
 """The next hop of broadcast, multicast and unknown destinations."""
 
+RESERVED_ADDRESSES = (0x0180_C200_0000, 0xFFFF_FFFF_FFF0)
+"""(value, mask) of eth_dst that no bridge forwards: spanning tree, LACP, LLDP (IEEE 802.1Q, table 8-1)."""
+
 
 class Table(enum.IntEnum):
     CLASSIFICATION = 0
@@ -44,6 +47,7 @@ class Priority(enum.IntEnum):
     FLOOD = 2000  # broadcast and multicast
     PREFIX = 3000  # + prefix length
     HOST = 4000  # a MAC or a full address
+    RESERVED = 4500  # what no bridge forwards
     POLICY = 5000  # + rank of the policy
 
 
@@ -56,6 +60,7 @@ class Cookie(enum.IntEnum):
     FORWARD_UNICAST = 0x4F04
     FORWARD_FLOOD = 0x4F05
     OUTPUT = 0x4F06
+    RESERVED = 0x4F07
 
 
 COOKIE_SHIFT = 48
@@ -136,7 +141,7 @@ TABLES: dict[int, TableSpec] = {
         ),
         TableSpec(
             Table.FORWARDING,
-            "destination to next hop: MAC FIB, prefixes, flood",
+            "destination to next hop: MAC FIB, prefixes, flood; reserved addresses to none",
             frozenset({"metadata", "eth_dst", "eth_type", "ipv4_dst", "ipv6_dst"}),
             frozenset({InstructionType.WRITE_METADATA, InstructionType.GOTO_TABLE}),
             _NOTHING,

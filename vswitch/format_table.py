@@ -8,18 +8,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from vswitch.dataplane.ethernet import ETH_IPV4
 from vswitch.dataplane.formats import fill_row
-from vswitch.dataplane.parse import ETH_IPV4
 from vswitch.errors import ConfigError
 from vswitch.rows import first_free
-from vswitch.tunnel_formats import SHIPPED, Format, check_format
+from vswitch.tunnel_formats import SHIPPED, Format, are_twins, check_format
 
 
 class FormatTable:
     """The formats of one switch, the shipped ones and those that were added (S1.6).
 
     rows: the dataplane's. A row is written before a tunnel of its format is added, and changed only when no
-    tunnel is of its format, so the worker never sees a part of it.
+    tunnel is of its format, so the worker never sees a part of it; but for `has_twin`, which means nothing
+    until there is a tunnel of the twin, too.
     """
 
     def __init__(self, rows: Any) -> None:
@@ -66,6 +67,7 @@ class FormatTable:
             raise ConfigError(where, f"{name} is a built-in format, and stays")
         self._refuse_if_used(where, tunnels)
         del self._formats[name], self._places[name]
+        self._note_twins()
 
     @staticmethod
     def _refuse_if_used(where: str, tunnels: Sequence[str]) -> None:
@@ -78,6 +80,12 @@ class FormatTable:
         assert place is not None
         fill_row(self._rows[place], format)
         self._formats[format.name], self._places[format.name] = format, place
+        self._note_twins()
+
+    def _note_twins(self) -> None:
+        for name, format in self._formats.items():
+            has_twin = any(are_twins(format, other) for other in self._formats.values())
+            self._rows[self._places[name]]["has_twin"] = has_twin
 
 
 def outer_headers(

@@ -442,7 +442,7 @@ format_dtype = _record(
     outer_proto="i8", outer_proto6="i8", opaque_len="i8", self_describing="i8", least_len="i8",
     id_offset="i8", id_length="i8", id_value="i8", flow_id_offset="i8", flow_id_length="i8",
     flow_id_shift="i8", length_field="i8", check_offset="i8", check_mask="i8", check_value="i8",
-    entropy_offset="i8", inner_ip="i8",
+    entropy_offset="i8", inner_ip="i8", inner_auto="i8", has_twin="i8",
 )  # fmt: skip
 
 KEY_WORDS = 9

@@ -10,11 +10,12 @@ that a controller without the dataplane can check formats too. The engine's side
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any
 
 from vswitch.errors import ConfigError
 
-ETHERNET, IP = "ethernet", "ip"
+ETHERNET, IP, AUTO = "ethernet", "ip", "auto"
 MAX_OPAQUE = 94
 """Bytes of an opaque field as it is sent: a tunnel's template, less outer Ethernet and IPv4."""
 OUTER_IP, ETHERNET_HEADER = 20, 14
@@ -39,7 +40,8 @@ class Format:
     length_field: offset of 16 bits that hold the length of opaque field and inner packet, as UDP's do.
     entropy_offset: offset of 16 bits that tell the inner flow, for whoever spreads flows over paths.
     check: (offset, mask, value) of one more byte that must match on receiving.
-    inner: what is inside: `ethernet`, or `ip` (of either version) without an Ethernet header.
+    inner: what is inside: `ethernet`; `ip` (of either version) without an Ethernet header; or `auto`, which
+        sends Ethernet and takes what comes for what its bytes say.
     outer_proto6: protocol in the outer IP header when IPv6 is inside, where it is another; 0: it is not.
     template: the opaque field as it is sent, before anything is filled in; empty: zeros.
     """
@@ -101,6 +103,16 @@ def overhead(format: Format) -> int:
     return OUTER_IP + format.opaque_len + (0 if format.inner == IP else ETHERNET_HEADER)
 
 
+def are_twins(one: Format, other: Format) -> bool:
+    """Whether one carries bare IP and the other does not, and they differ in nothing else that is received.
+
+    Packets of twins are told apart by what is inside.
+    """
+    sent_only: dict[str, Any] = {"name": "", "template": b"", "entropy_offset": -1, "inner": ETHERNET}
+    differ = (one.inner == IP) != (other.inner == IP)
+    return differ and replace(one, **sent_only) == replace(other, **sent_only)
+
+
 def check_format(new: Format, others: Iterable[Format] = ()) -> None:
     """Refuse numbers that make no format, or one that could be taken for another: ConfigError tells why."""
     _check_lengths(new)
@@ -124,8 +136,8 @@ def _check_lengths(new: Format) -> None:
         raise _refuse(new, "opaque_len", "a field of 0 bytes has no first byte that tells its length", "1 on")
     if new.template and len(new.template) != new.opaque_len:
         raise _refuse(new, "template", f"has {len(new.template)} bytes", f"{new.opaque_len}, the opaque_len")
-    if new.inner not in (ETHERNET, IP):
-        raise _refuse(new, "inner", f"{new.inner!r} is not known", f"{ETHERNET}, {IP}")
+    if new.inner not in (ETHERNET, IP, AUTO):
+        raise _refuse(new, "inner", f"{new.inner!r} is not known", f"{ETHERNET}, {IP}, {AUTO}")
     for field in ("id_length", "flow_id_length"):
         length = getattr(new, field)
         if not 0 <= length <= MAX_VALUE_LENGTH:
@@ -196,8 +208,8 @@ def _check_identification(new: Format) -> None:
 
 
 def _check_difference(new: Format, other: Format) -> None:
-    """No packet may be of both: some bits must be fixed by both, to different values."""
-    if not new.protocols & other.protocols:
+    """No packet may be of both: some bits must be fixed by both, to different values, or they are twins."""
+    if not new.protocols & other.protocols or are_twins(new, other):
         return
     ours, theirs = new.fixed_bits(), other.fixed_bits()
     for offset in ours.keys() & theirs.keys():
@@ -298,8 +310,8 @@ _FORMATS = (
         flow_id_offset=4,
         flow_id_length=4,
     ),
-    # RFC 4023: GRE without options, protocol MPLS, one label (S: the last of its stack); inside is an
-    # Ethernet pseudowire in raw mode (RFC 4448), without control word
+    # RFC 4023: GRE without options, protocol MPLS, one label (S: the last of its stack). Sent is an Ethernet
+    # pseudowire in raw mode (RFC 4448), without control word; who routes (vRouter) may send bare IP
     Format(
         name="mplsogre",
         outer_proto=47,
@@ -311,6 +323,7 @@ _FORMATS = (
         flow_id_length=3,
         flow_id_shift=4,
         check=(6, 0x01, 0x01),
+        inner=AUTO,
         template=bytes.fromhex("00000000 00000140"),
     ),
     # RFC 7510: UDP header, one label; inside as above
@@ -327,6 +340,7 @@ _FORMATS = (
         length_field=4,
         entropy_offset=0,
         check=(10, 0x01, 0x01),
+        inner=AUTO,
         template=bytes.fromhex("0000000000000000 00000140"),
     ),
     # RFC 2003, and RFC 4213 for IPv6 inside: nothing between the IP headers
@@ -359,4 +373,7 @@ _FORMATS = (
         entropy_offset=0,
     ),
 )
-SHIPPED = {format.name: format for format in _FORMATS}
+_BY_NAME = {format.name: format for format in _FORMATS}
+# Layer-3 VPNs (RFC 4364) over the same two: bare IP behind the label, sent and received
+_ROUTED = tuple(replace(_BY_NAME[name], name=f"{name}-ip", inner=IP) for name in ("mplsogre", "mplsoudp"))
+SHIPPED = {format.name: format for format in (*_FORMATS, *_ROUTED)}

@@ -7,8 +7,8 @@ dropped. Broadcast and multicast are replicated by the sender's switch (head-end
 VMs of the network and once to each server that has others. What came through a tunnel is flooded to local
 VMs only, so no packet can go round. What bridges keep to themselves (spanning tree, LLDP …) goes nowhere.
 
-A tunnel format that carries IP packets without Ethernet headers brings to a server what goes to the IP
-addresses of its VMs, and nothing else. Who asks by ARP for a VM on another server is answered by the switch.
+A packet that comes through a tunnel without Ethernet header goes to the VM of its IP address. A format that
+carries no Ethernet frames carries no ARP: who asks for a VM on another server is answered by the switch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vswitch.openflow.experimenter import FormatAdd, Setting, TunnelAdd
 from vswitch.openflow.instructions import ApplyActions, GotoTable, Instruction, Instructions, WriteMetadata
 from vswitch.openflow.oxm import BY_NAME, Canonical, Match, Oxm
 from vswitch.openflow.spec import Cookie, Priority, Table
-from vswitch.tunnel_formats import IP
+from vswitch.tunnel_formats import ETHERNET, IP
 
 MULTICAST = (0x0100_0000_0000, 0x0100_0000_0000)
 """(value, mask) of eth_dst: the group bit, that is broadcast and multicast."""
@@ -182,13 +182,12 @@ def _forwarding(intent: Intent, server: str, network: str) -> Iterator[Rule]:
             yield _rule(
                 Table.FORWARDING, Priority.HOST, match, Cookie.FORWARD_UNICAST, vni, *_to_next_hop(next_hop)
             )
-    if intent.tunnel_row().inner == IP and peers(intent, server, network):
+    if peers(intent, server, network):
         frame = {"eth_dst": number(_uplink_mac(intent, server)), "eth_type": ETH_IPV4}
-        for vm in _vms(intent, network, server):
+        for vm in _vms_of_bare_ip(intent, network, server):
             match = Match.of(metadata=metadata, ipv4_dst=_address(vm), **frame)
-            yield _rule(
-                Table.FORWARDING, Priority.HOST, match, Cookie.FORWARD_UNICAST, vni, *_to_next_hop(vm.port)
-            )
+            next_hop = _to_next_hop(spec.BARE_IP_NEXT_HOP + vm.port)
+            yield _rule(Table.FORWARDING, Priority.HOST, match, Cookie.FORWARD_UNICAST, vni, *next_hop)
     match = Match.of(metadata=metadata, eth_dst=MULTICAST)
     flood = _to_next_hop(spec.FLOOD_NEXT_HOP)
     yield _rule(Table.FORWARDING, Priority.FLOOD, match, Cookie.FORWARD_FLOOD, vni, *flood)
@@ -209,9 +208,12 @@ def _output(intent: Intent, server: str, network: str) -> Iterator[Rule]:
         yield rule(output.port, output)
     for output in tunnels:
         yield rule(output.port, *set_tunnel, output)
+    for vm in _vms_of_bare_ip(intent, network, server) if tunnels else ():
+        to_vm = _set("eth_dst", number(vm.mac)), Output(vm.port)
+        yield rule(spec.BARE_IP_NEXT_HOP + vm.port, *to_vm)
     if row.inner == IP:
         yield rule(spec.FLOOD_NEXT_HOP, *local)
-        yield from _frames_of_bare_ip(intent, server, network, rule)
+        yield from _arp_answers(intent, server, network, rule)
         return
     # A switch never outputs to in_port, so the sender is left out of these without a rule for each.
     remote: tuple[Action, ...] = (*set_tunnel, *tunnels) if tunnels else ()
@@ -220,14 +222,9 @@ def _output(intent: Intent, server: str, network: str) -> Iterator[Rule]:
         yield rule(spec.FLOOD_NEXT_HOP, *local, priority=Priority.FLOOD, in_port=output.port)
 
 
-def _frames_of_bare_ip(
-    intent: Intent, server: str, network: str, rule: Callable[..., Rule]
-) -> Iterator[Rule]:
-    """Packets of tunnels get their VM's address, and VMs' requests for addresses elsewhere an answer."""
+def _arp_answers(intent: Intent, server: str, network: str, rule: Callable[..., Rule]) -> Iterator[Rule]:
+    """VMs' requests for addresses elsewhere get an answer."""
     for vm in _vms(intent, network, server):
-        for port in _tunnel_ports(intent, server, network):
-            to_vm = _set("eth_dst", number(vm.mac)), Output(vm.port)
-            yield rule(vm.port, *to_vm, priority=Priority.FLOOD, in_port=port)
         for remote in _vms(intent, network):
             if remote.server != server:
                 request = {"eth_type": ETH_ARP, "arp_op": ARP_REQUEST, "arp_tpa": _address(remote)}
@@ -275,6 +272,13 @@ def _tunnel_ports(intent: Intent, server: str, network: str) -> list[int]:
 def _vms(intent: Intent, network: str, server: str | None = None) -> list[VM]:
     """The VMs of a network (on one server)."""
     return [vm for vm in intent.vms.values() if vm.network == network and server in (None, vm.server)]
+
+
+def _vms_of_bare_ip(intent: Intent, network: str, server: str) -> list[VM]:
+    """The VMs on a server that packets without Ethernet headers can be for."""
+    if intent.tunnel_row().inner == ETHERNET:
+        return []
+    return [vm for vm in _vms(intent, network, server) if vm.ip and ":" not in vm.ip]
 
 
 def _uplink_mac(intent: Intent, server: str) -> str:

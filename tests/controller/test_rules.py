@@ -154,6 +154,23 @@ def test_bare_ip_reaches_the_vm_of_its_address(format: str, tunnel_id: int) -> N
         assert outputs(s2, **arrived, ipv4_dst=address) == []
 
 
+def test_a_router_reaches_vms_beside_those_that_bridge() -> None:
+    """Bare IP that comes by a tunnel of frames, from who has our label for routes as well (vRouter)."""
+    intent = two_servers(
+        vms={**IP_VMS, "vm4": {**IP_VMS["vm2"], "ip": "fd00::4", "port": 4, "mac": "00:00:00:00:00:04"}},
+        tunnel={"format": "mplsogre"},
+    )
+    _, s2 = desired_states(intent).values()
+    (to_s1,) = s2.tunnels
+    tunnel_mac = int(s2.tunnels[to_s1].local_mac.replace(":", ""), 16)
+    arrived = {"in_port": to_s1, "tunnel_id": 42, "eth_type": 0x0800, "ipv4_dst": 0x0A000002}
+    assert outputs(s2, **arrived, eth_dst=tunnel_mac) == [Exit(2, 42)]
+    assert outputs(s2, **arrived, eth_dst=2) == [Exit(2, 42)]
+    assert outputs(s2, **{**arrived, "ipv4_dst": 0x0A000009}, eth_dst=tunnel_mac) == []
+    addressed = [rule for rule in s2.rules.values() if "eth_dst" in str(rule.instructions)]
+    assert len(addressed) == 1 and "00:00:00:00:00:02" in str(addressed[0].instructions)
+
+
 @bare_ip
 def test_arp_for_vms_elsewhere_is_answered_and_floods_stay_here(format: str, tunnel_id: int) -> None:
     s1, _ = desired_states(over_bare_ip(format)).values()
@@ -226,7 +243,7 @@ def test_without_an_identifier_one_network_is_carried_between_two_servers() -> N
     assert str(caught.value) == (
         "tunnel.format: ipip has no flow identifier, and so carries one virtual network between two servers, "
         "but blue and red have VMs on s1 and on s2 "
-        "(allowed: bare, gre, gre16, mplsogre, mplsoudp, slots, vxlan)"
+        "(allowed: bare, gre, gre16, mplsogre, mplsogre-ip, mplsoudp, mplsoudp-ip, slots, vxlan)"
     )
 
 

@@ -180,7 +180,7 @@ def test_two_connections_with_one_datapath_id(ryu: RyuProcess) -> None:
 def test_check_needs_no_ports_and_tells_by_its_status(ryu: RyuProcess) -> None:
     done = ryu.run("--intent", str(ryu.file), "--check")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{ryu.file}: valid: 1 virtual networks, 2 servers, 2 VMs, 20 rules\n"
+    assert done.stdout == f"{ryu.file}: valid: 1 virtual networks, 2 servers, 2 VMs, 22 rules\n"
     ryu.file.write_text("vms: {vm1: {}}")
     done = ryu.run("--intent", str(ryu.file), "--check")
     assert (done.returncode, done.stdout) == (1, "")

@@ -186,7 +186,8 @@ def test_a_removed_tunnels_place_does_not_inherit_its_flows(server, dp):
 BAD_TUNNELS = [
     (
         {"format": "geneve"},
-        "format: 'geneve' is not known (allowed: gre, gre16, ipip, mplsogre, mplsoudp, slots, vxlan)",
+        "format: 'geneve' is not known (allowed: gre, gre16, ipip, mplsogre, mplsogre-ip, mplsoudp, "
+        "mplsoudp-ip, slots, vxlan)",
     ),
     ({"port_no": WIRE_PORT}, "port_no: the port 2 exists already (allowed: an unused number)"),
     ({"port_no": 65536}, "port_no: 65536 is no port number (allowed: 1 to 65535)"),

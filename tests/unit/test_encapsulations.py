@@ -35,7 +35,7 @@ from tests.unit.rig import LOCAL_IP, LOCAL_MAC, REMOTE_IP, REMOTE_MAC, Rig, exam
 from tests.unit.test_gro_reversal import bursts, undo
 from tests.unit.test_tso import check_segments, load
 from vswitch.dataplane import parse
-from vswitch.layout import Csum
+from vswitch.layout import Counter, Csum
 from vswitch.tunnel_formats import IP as BARE_IP
 from vswitch.tunnel_formats import SHIPPED, Format
 
@@ -60,6 +60,10 @@ USER_FORMATS = (
 FORMATS = SHIPPED | {format.name: format for format in USER_FORMATS}
 IN_ETHERNET = [name for name, format in FORMATS.items() if format.inner != BARE_IP]
 IN_IP = [name for name, format in FORMATS.items() if format.inner == BARE_IP]
+
+
+TWINS = {"mplsogre-ip": "mplsogre", "mplsoudp-ip": "mplsoudp"}
+"""Formats of bare IP, and those that carry Ethernet frames behind the same headers."""
 
 
 def vni_of(name):
@@ -140,11 +144,11 @@ def check_opaque(frame, name, vni):
         assert (gre.chksum_present, gre.seqnum_present, gre.routing_present, gre.version) == (0, 0, 0, 0)
     elif name == "gre16":
         assert opaque == bytes.fromhex("6000 6558 0000 0000 0000") + struct.pack("!H4x", vni)
-    elif name in ("mplsogre", "mplsoudp"):
-        assert name == "mplsogre" or packet[UDP].dport == 6635
+    elif name.startswith("mpls"):
+        in_udp = name.startswith("mplsoudp")
+        assert packet[UDP].dport == 6635 if in_udp else opaque[:4] == bytes.fromhex("0000 8847")
         label = MPLS(opaque[-4:])
         assert (label.label, label.cos, label.s, label.ttl) == (vni, 0, 1, 64)
-        assert name == "mplsoudp" or opaque[:4] == bytes.fromhex("0000 8847")
     elif name == "slots":
         assert packet[UDP].dport == 49152
         assert opaque[8:] == struct.pack("!4xI4x", vni)
@@ -365,11 +369,15 @@ def test_a_packet_in_a_vlan_is_carried_without_it(rig, name):
 
 @pytest.mark.parametrize("name", IN_IP)
 @pytest.mark.parametrize("first", [0x05, 0x55, 0x75])
-def test_carried_bytes_that_are_no_ip_are_dropped(rig, name, first):
+def test_carried_bytes_that_are_no_ip_are_dropped_or_the_twins(rig, name, first):
     (frame,) = rig.encapsulate(tcp_segment(100), name)
     changed = bytearray(frame)
     changed[OUTER + FORMATS[name].opaque_len] = first
-    assert rig.burst([bytes(changed)], WIRE) == [40]
+    if name in TWINS:
+        assert rig.burst([bytes(changed)], WIRE) == [parse.FORWARD]
+        assert int(rig.t["packets"][0]["in_port"]) == rig.back[TWINS[name]]
+    else:
+        assert rig.burst([bytes(changed)], WIRE) == [Counter.NOT_IP]
 
 
 @pytest.mark.parametrize(("proto", "version"), [(4, 6), (41, 4)])
@@ -405,6 +413,8 @@ def test_s1_3_tshark_reads_the_segments_of_every_standard_format(rig, name, tmp_
         "gre16": ("gre.key", f"0x{vni:08x}"),
         "mplsogre": ("mpls.label", f"{vni}"),
         "mplsoudp": ("mpls.label", f"{vni}"),
+        "mplsogre-ip": ("mpls.label", f"{vni}"),
+        "mplsoudp-ip": ("mpls.label", f"{vni}"),
         "slots": ("udp.dstport", "49152"),
         "ipip": ("ip.proto", "4,6"),
     }
@@ -417,7 +427,7 @@ def test_s1_3_tshark_reads_the_segments_of_every_standard_format(rig, name, tmp_
         "-o",
         "udp.check_checksum:TRUE",
     ]
-    if name.startswith("mpls"):
+    if name in TWINS.values():
         options += ["-d", f"mpls.label=={vni},pwethnocw"]
     if name == "slots":
         options += ["-d", "udp.port==49152,data"]

@@ -52,7 +52,7 @@ def test_the_longest_opaque_field_fills_a_template():
         ({"outer_proto6": 1}, "plain ICMP"),
         ({"template": bytes(17)}, "has 17 bytes (allowed: 18, the opaque_len)"),
         ({"template": bytes(6) + b"\1" + bytes(11)}, "the UDP checksum is not computed"),
-        ({"inner": "mpls"}, "'mpls' is not known"),
+        ({"inner": "mpls"}, "'mpls' is not known (allowed: ethernet, ip, auto)"),
         ({"flow_id_length": 8}, "flow_id_length: 8 is out of range"),
         ({"flow_id_offset": 15}, "bytes 15 to 18 leave the opaque field"),
         ({"flow_id_offset": 3}, "byte 3 is part of id_offset already"),
@@ -94,6 +94,51 @@ def test_a_check_may_stand_in_the_bits_that_the_shift_leaves():
 )
 def test_s1_6_a_format_that_could_be_taken_for_another_is_refused(format, other):
     assert f"could be of own and of {other}" in refusal(format, SHIPPED.values())
+
+
+MPLS = SHIPPED["mplsogre"]
+
+
+@pytest.mark.parametrize(("one", "other"), [("ethernet", "ip"), ("auto", "ip"), ("ip", "ethernet")])
+def test_formats_that_differ_in_what_is_inside_are_told_by_it(one, other):
+    """What is only sent may differ as well."""
+    twins = (
+        replace(OWN, name="one", inner=one),
+        replace(OWN, inner=other, entropy_offset=-1, template=bytes(18)),
+    )
+    check_format(twins[1], twins[:1])
+
+
+@pytest.mark.parametrize(("one", "other"), [("ethernet", "auto"), ("ethernet", "ethernet"), ("ip", "ip")])
+def test_formats_that_both_take_frames_or_both_bare_ip_are_not_told_apart(one, other):
+    assert "could be of own and of one" in refusal(
+        replace(OWN, inner=other), [replace(OWN, name="one", inner=one)]
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"opaque_len": 20}, {"flow_id_offset": 12}, {"flow_id_shift": 4}, {"check": (8, 1, 1)}],
+    ids=str,
+)
+def test_what_is_inside_tells_no_formats_apart_that_are_read_differently(change):
+    assert "could be of own and of one" in refusal(
+        replace(OWN, inner="ip", **change), [replace(OWN, name="one")]
+    )
+
+
+def test_routed_mpls_is_shipped_beside_bridged():
+    for name in ("mplsogre", "mplsoudp"):
+        bridged, routed = SHIPPED[name], SHIPPED[f"{name}-ip"]
+        assert (bridged.inner, routed.inner) == ("auto", "ip")
+        assert replace(routed, name=name, inner="auto") == bridged
+
+
+def test_a_third_format_beside_twins_is_refused():
+    for inner in ("ethernet", "ip", "auto"):
+        own = replace(MPLS, name="own", inner=inner)
+        taken = "mplsogre-ip" if inner == "ip" else "mplsogre"
+        assert f"could be of own and of {taken}" in refusal(own, SHIPPED.values())
 
 
 @pytest.mark.parametrize(

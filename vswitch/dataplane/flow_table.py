@@ -5,9 +5,10 @@ A key is KEY_WORDS words; `vswitch.datapath` packs and unpacks them as this file
 """
 
 from vswitch.dataplane.compiled import compiled
+from vswitch.dataplane.ethernet import ETH_ARP, ETH_MPLS, ETH_MPLS_MULTICAST, ETH_PBB
 from vswitch.dataplane.hashing import mix
 from vswitch.dataplane.intrinsics import assign, load16, load32, load_be64, pointer_to
-from vswitch.dataplane.parse import ETH_ARP, ETH_MPLS, ETH_MPLS_MULTICAST, ETH_PBB, FORWARD, l4_ports, parse
+from vswitch.dataplane.parse import FORWARD, l4_ports, parse
 from vswitch.layout import FLOW_EMPTY, FLOW_USED, FLOWS, FLOWS_LIMIT, KEY_WORDS
 
 NOT_FOUND = -1

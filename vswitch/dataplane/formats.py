@@ -5,16 +5,17 @@ The rows are of `vswitch.tunnel_formats.Format`, which tells what their numbers 
 through the tunnels of its format, so the command that adds a tunnel announces it.
 """
 
+from vswitch.dataplane.carried import is_bare_ip
 from vswitch.dataplane.compiled import compiled
-from vswitch.dataplane.intrinsics import copy, load8, load32, load64, store8, store16, store64
+from vswitch.dataplane.ethernet import ETH_HEADER
+from vswitch.dataplane.intrinsics import copy, load8, load16, load32, load64, store8, store16, store64
 from vswitch.layout import Counter
-from vswitch.tunnel_formats import IP
+from vswitch.tunnel_formats import AUTO, IP
 
 NO_TUNNEL = -1
 UNKNOWN_REMOTE = -2
 NO_LENGTH = -1
 FIT = -1
-LINK_HEADER = 14
 
 
 def fill_row(row, numbers):
@@ -32,7 +33,7 @@ def fill_row(row, numbers):
     row["length_field"] = numbers.length_field
     row["entropy_offset"] = numbers.entropy_offset
     row["check_offset"], row["check_mask"], row["check_value"] = numbers.check
-    row["inner_ip"] = numbers.inner == IP
+    row["inner_ip"], row["inner_auto"] = numbers.inner == IP, numbers.inner == AUTO
     row["least_len"] = max(
         int(numbers.self_describing),
         numbers.id_offset + numbers.id_length,
@@ -84,19 +85,33 @@ def find_tunnel(mem, t, l3, opaque, end):
     if index >= 0:
         port = t["ports"][index]
         if port["remote_ip"] == source and port["local_ip"] == destination:
-            if is_format(mem, t["formats"][port["format"]], proto, opaque, end):
+            row = t["formats"][port["format"]]
+            if is_format(mem, row, proto, opaque, end) and _is_for(mem, row, l3, opaque, end):
                 return index
     found = NO_TUNNEL
     for place in range(t["tunnel_count"]):
         index = t["tunnels"][place]
         port = t["ports"][index]
-        if port["local_ip"] == destination:
-            if is_format(mem, t["formats"][port["format"]], proto, opaque, end):
-                if port["remote_ip"] == source:
-                    t["last_tunnel"] = index
-                    return index
-                found = UNKNOWN_REMOTE
+        row = t["formats"][port["format"]]
+        if port["local_ip"] == destination and is_format(mem, row, proto, opaque, end):
+            if port["remote_ip"] != source:
+                if found == NO_TUNNEL:
+                    found = UNKNOWN_REMOTE
+            elif _is_for(mem, row, l3, opaque, end):
+                t["last_tunnel"] = index
+                return index
+            else:
+                found = index  # unless there is a tunnel of its format's twin
     return found
+
+
+@compiled
+def _is_for(mem, row, l3, opaque, end):
+    """Whether a packet of the row's format is for its tunnel rather than for one of its twin's (Format)."""
+    if not row["has_twin"]:
+        return True
+    inner = opaque + opaque_length(mem, row, opaque, end)
+    return is_bare_ip(mem, inner, end, l3 + load16(mem, l3 + 2) - inner) == (row["inner_ip"] != 0)
 
 
 @compiled
@@ -127,7 +142,7 @@ def flow_id(mem, row, opaque):
 @compiled
 def open_gap(mem, opaque, length):
     """Move an opaque field over outer headers that were read, so that Ethernet fits behind it; its place."""
-    moved = opaque - LINK_HEADER
+    moved = opaque - ETH_HEADER
     for index in range(0, length, 8):  # what is copied too much is in the gap
         store64(mem, moved + index, load64(mem, opaque + index))
     return moved

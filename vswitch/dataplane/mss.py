@@ -13,11 +13,11 @@ RST, some time after both FINs, or idle. Time is `t['now_ns']`; an entry whose t
 from vswitch.dataplane import checksum
 from vswitch.dataplane.checksum import PROTO_TCP
 from vswitch.dataplane.compiled import compiled
+from vswitch.dataplane.ethernet import ETH_HEADER, ETH_QINQ, ETH_VLAN
 from vswitch.dataplane.gro import FIN, RST, SYN
 from vswitch.dataplane.hashing import mix
 from vswitch.dataplane.intrinsics import load8, load16, load32, load_be64, store16
 from vswitch.dataplane.outgoing import link_header, sum_l4
-from vswitch.dataplane.parse import ETH_HEADER, ETH_QINQ, ETH_VLAN
 from vswitch.dataplane.ports.vnet import is_super_frame
 from vswitch.dataplane.tso import NO_TUNNEL
 from vswitch.layout import HEADER_MAX, MSS_ENTRIES, MSS_WAYS, MSS_WORDS, Counter, Csum

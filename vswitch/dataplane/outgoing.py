@@ -14,6 +14,17 @@ partial: the same ones, or, in a packet that its sender has put into a tunnel of
 from vswitch.dataplane import checksum
 from vswitch.dataplane.checksum import PROTO_TCP, PROTO_UDP
 from vswitch.dataplane.compiled import compiled, inlined
+from vswitch.dataplane.ethernet import (
+    ETH_HEADER,
+    ETH_MPLS,
+    ETH_MPLS_MULTICAST,
+    ETH_PBB,
+    ETH_QINQ,
+    ETH_VLAN,
+    MPLS_ENTRY,
+    PBB_TAG,
+    VLAN_TAG,
+)
 from vswitch.dataplane.gro import CWR, FIN, PSH
 from vswitch.dataplane.intrinsics import (
     assign,
@@ -25,19 +36,7 @@ from vswitch.dataplane.intrinsics import (
     store16,
     store32,
 )
-from vswitch.dataplane.parse import (
-    ETH_HEADER,
-    ETH_MPLS,
-    ETH_MPLS_MULTICAST,
-    ETH_PBB,
-    ETH_QINQ,
-    ETH_VLAN,
-    MPLS_ENTRY,
-    PBB_TAG,
-    PROTO_GRE,
-    VLAN_TAG,
-    parse,
-)
+from vswitch.dataplane.parse import PROTO_GRE, parse
 from vswitch.dataplane.ports import vnet
 from vswitch.dataplane.seq import seq_add
 from vswitch.layout import (

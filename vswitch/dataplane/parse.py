@@ -7,8 +7,18 @@ frame through a wire may have understood more of its headers than we do, or less
 """
 
 from vswitch.dataplane import checksum
+from vswitch.dataplane.carried import is_bare_ip
 from vswitch.dataplane.checksum import PROTO_TCP, PROTO_UDP
 from vswitch.dataplane.compiled import compiled
+from vswitch.dataplane.ethernet import (
+    ETH_ARP,
+    ETH_HEADER,
+    ETH_IPV4,
+    ETH_IPV6,
+    ETH_QINQ,
+    ETH_VLAN,
+    VLAN_TAG,
+)
 from vswitch.dataplane.formats import find_tunnel, flow_id, opaque_length, open_gap, synthesise_ethernet
 from vswitch.dataplane.hashing import mix
 from vswitch.dataplane.intrinsics import copy, load8, load16, load32, load64
@@ -21,11 +31,7 @@ from vswitch.layout import (
     TcpOptions,
 )
 
-ETH_HEADER = 14
 IPV4_HEADER = 20
-VLAN_TAG, MPLS_ENTRY, PBB_TAG = 4, 4, 4
-ETH_IPV4, ETH_ARP, ETH_VLAN, ETH_QINQ, ETH_IPV6 = 0x0800, 0x0806, 0x8100, 0x88A8, 0x86DD
-ETH_MPLS, ETH_MPLS_MULTICAST, ETH_PBB = 0x8847, 0x8848, 0x88E7
 PROTO_ICMP, PROTO_GRE, PROTO_ICMPV6, PROTO_SCTP = 1, 47, 58, 132
 VLAN_PRESENT = 0x1000
 FRAG_FIRST, FRAG_LATER = 1, 3
@@ -116,7 +122,10 @@ def _decapsulate(mem, t, packet):
     row = t["formats"][t["ports"][port]["format"]]
     opaque_len = opaque_length(mem, row, opaque, end)
     inner = opaque + opaque_len
-    least = IPV4_HEADER if row["inner_ip"] else ETH_HEADER
+    inner_ip = row["inner_ip"] != 0
+    if row["inner_auto"]:
+        inner_ip = is_bare_ip(mem, inner, end, l3 + total - inner)
+    least = IPV4_HEADER if inner_ip else ETH_HEADER
     if ETH_HEADER + total > packet["length"] or inner + least > min(end, l3 + total):
         return Counter.RX_TOO_SHORT.value
     packet["length"] = ETH_HEADER + total
@@ -141,7 +150,7 @@ def _decapsulate(mem, t, packet):
     packet["outer_ecn"] = load8(mem, l3 + 1) & ECN_MASK
     packet["outer_df"] = load16(mem, l3 + 6) & 0x4000
     packet["l2"] = inner
-    return _give_ethernet(mem, t, packet, load8(mem, l3 + 9)) if row["inner_ip"] else FORWARD
+    return _give_ethernet(mem, t, packet, load8(mem, l3 + 9)) if inner_ip else FORWARD
 
 
 @compiled

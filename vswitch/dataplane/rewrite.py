@@ -8,6 +8,18 @@ right by what changed (RFC 1624), so that a wrong one stays wrong.
 
 from vswitch.dataplane import checksum, crc32c
 from vswitch.dataplane.compiled import compiled
+from vswitch.dataplane.ethernet import (
+    ETH_ARP,
+    ETH_HEADER,
+    ETH_MPLS,
+    ETH_MPLS_MULTICAST,
+    ETH_PBB,
+    ETH_QINQ,
+    ETH_VLAN,
+    MPLS_ENTRY,
+    PBB_TAG,
+    VLAN_TAG,
+)
 from vswitch.dataplane.intrinsics import (
     copy,
     load8,
@@ -30,24 +42,7 @@ from vswitch.dataplane.outgoing import (
     reach,
     set_tos,
 )
-from vswitch.dataplane.parse import (
-    ETH_ARP,
-    ETH_HEADER,
-    ETH_MPLS,
-    ETH_MPLS_MULTICAST,
-    ETH_PBB,
-    ETH_QINQ,
-    ETH_VLAN,
-    FRAG_LATER,
-    MPLS_ENTRY,
-    PBB_TAG,
-    PROTO_ICMP,
-    PROTO_ICMPV6,
-    PROTO_SCTP,
-    PROTO_TCP,
-    PROTO_UDP,
-    VLAN_TAG,
-)
+from vswitch.dataplane.parse import FRAG_LATER, PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP, PROTO_UDP
 from vswitch.dataplane.ports.vnet import is_super_frame
 from vswitch.layout import Csum
 

@@ -12,6 +12,7 @@ where their TCP or UDP checksums are left partial, to the interface.
 from vswitch.dataplane import checksum
 from vswitch.dataplane.checksum import PROTO_TCP, PROTO_UDP
 from vswitch.dataplane.compiled import compiled, inlined
+from vswitch.dataplane.ethernet import ETH_HEADER, ETH_IPV4, ETH_IPV6, ETH_QINQ, ETH_VLAN
 from vswitch.dataplane.formats import FIT, NO_TUNNEL, encapsulation_verdict, write_identifiers
 from vswitch.dataplane.gro import CWR, FIN, PSH
 from vswitch.dataplane.intrinsics import copy, load8, load16, load32, store8, store16, store32
@@ -30,7 +31,6 @@ from vswitch.dataplane.outgoing import (
     set_ip_length,
     sum_payload,
 )
-from vswitch.dataplane.parse import ETH_HEADER, ETH_IPV4, ETH_IPV6, ETH_QINQ, ETH_VLAN
 from vswitch.dataplane.ports import packet, vnet
 from vswitch.dataplane.ports.wire import admit, data_of, look_at_clock, publish_frame, reserve, slot_of
 from vswitch.dataplane.seq import seq_add

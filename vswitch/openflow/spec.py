@@ -27,6 +27,8 @@ NEXT_HOP_SHIFT = 32
 MAX_VNI = 0xFFFFFF
 FLOOD_NEXT_HOP = 0xFFFF_FFFF
 """The next hop of broadcast, multicast and unknown destinations."""
+BARE_IP_NEXT_HOP = 0x8000_0000
+"""The next hop of a packet that came without Ethernet header: this + the port of the VM of its address."""
 
 RESERVED_ADDRESSES = (0x0180_C200_0000, 0xFFFF_FFFF_FFF0)
 """(value, mask) of eth_dst that no bridge forwards: spanning tree, LACP, LLDP (IEEE 802.1Q, table 8-1)."""
@@ -150,8 +152,8 @@ TABLES: dict[int, TableSpec] = {
         ),
         TableSpec(
             Table.OUTPUT,
-            "next hop to tunnel id and port; in_port tells flooded packets of tunnels from those of VMs. For "
-            "tunnels that carry no Ethernet frames it gives packets one, and answers ARP",
+            "next hop to tunnel id and port; in_port tells flooded packets of tunnels from those of VMs. Gives "
+            "packets that came as bare IP their VM's address; where tunnels carry no frames, answers ARP",
             frozenset({"metadata", "in_port", "eth_type", "arp_op", "arp_tpa"}),
             frozenset({InstructionType.APPLY_ACTIONS, InstructionType.WRITE_ACTIONS}),
             frozenset({ActionType.OUTPUT, ActionType.SET_FIELD}),

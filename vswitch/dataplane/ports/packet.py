@@ -13,6 +13,7 @@ Sending: frames are staged, headers copied and payload by reference, and given t
 from vswitch.dataplane import checksum
 from vswitch.dataplane.checksum import PROTO_TCP
 from vswitch.dataplane.compiled import compiled
+from vswitch.dataplane.ethernet import ETH_HEADER, ETH_IPV4, ETH_VLAN, VLAN_TAG
 from vswitch.dataplane.formats import find_tunnel
 from vswitch.dataplane.gro import CWR, FIN, PSH
 from vswitch.dataplane.intrinsics import (
@@ -43,7 +44,6 @@ from vswitch.dataplane.intrinsics import (
     sys_writev,
 )
 from vswitch.dataplane.outgoing import link_header, write_packet
-from vswitch.dataplane.parse import ETH_HEADER, ETH_IPV4, ETH_VLAN, VLAN_TAG
 from vswitch.dataplane.ports import vnet
 from vswitch.dataplane.ports.tap import EAGAIN, ENOBUFS, POOL_HEADROOM
 from vswitch.dataplane.ports.wire import release_buffer

@@ -5,6 +5,7 @@ a super-frame is to be segmented, and which checksum is left to be completed."""
 from vswitch.dataplane import checksum, crc32c
 from vswitch.dataplane.checksum import PROTO_TCP, PROTO_UDP
 from vswitch.dataplane.compiled import compiled
+from vswitch.dataplane.ethernet import ETH_HEADER
 from vswitch.dataplane.intrinsics import (
     load8,
     load16,
@@ -15,7 +16,7 @@ from vswitch.dataplane.intrinsics import (
     store_le16,
     store_le32,
 )
-from vswitch.dataplane.parse import ETH_HEADER, PROTO_SCTP
+from vswitch.dataplane.parse import PROTO_SCTP
 from vswitch.layout import HEADER_MAX, MAX_EXTENSION_HEADERS, Csum
 
 HEADER = 10

@@ -10,6 +10,7 @@ when the receiver's tail has passed it; only then are its pool buffer's referenc
 from vswitch.dataplane import checksum
 from vswitch.dataplane.capture import capture
 from vswitch.dataplane.compiled import compiled
+from vswitch.dataplane.ethernet import ETH_HEADER, ETH_IPV4, ETH_IPV6, ETH_QINQ, ETH_VLAN, VLAN_TAG
 from vswitch.dataplane.hashing import next_random
 from vswitch.dataplane.intrinsics import (
     acquire64,
@@ -31,7 +32,6 @@ from vswitch.dataplane.intrinsics import (
     sys_read,
     sys_write,
 )
-from vswitch.dataplane.parse import ETH_HEADER, ETH_IPV4, ETH_IPV6, ETH_QINQ, ETH_VLAN, VLAN_TAG
 from vswitch.dataplane.workers import done_up_to
 from vswitch.layout import (
     BURST,

@@ -156,6 +156,7 @@ class Orchestrator(LabController):
     gro: whether the uplinks coalesce (on, off).
     tunnel: the tunnel format, a shipped one or one of
     formats: tunnel formats by name, in numbers, or a YAML file of them (docs/reference/intent.md).
+    packet_too_big: whether senders are told of packets that do not fit into the tunnels.
     proactive_reverse: whether the reverse flow's entry is installed with a flow's.
     port, rest_port: TCP ports for OpenFlow and REST; by default free ones, so that labs do not clash.
     """
@@ -170,6 +171,7 @@ class Orchestrator(LabController):
         gro: bool | str | int = True,
         tunnel: str = "vxlan",
         formats: Mapping[str, Mapping[str, Any]] | str | None = None,
+        packet_too_big: bool | str | int = True,
         proactive_reverse: bool | str | int = True,
         lab: Lab | None = None,
         **params: Any,
@@ -178,6 +180,7 @@ class Orchestrator(LabController):
         if lab.orchestrator:
             raise LabError(f"{name}: the lab has an orchestrator already, {lab.orchestrator.name}")
         self.gro = boolean(f"{name}: gro", gro)
+        self.packet_too_big = boolean(f"{name}: packet_too_big", packet_too_big)
         self.proactive_reverse = boolean(f"{name}: proactive_reverse", proactive_reverse)
         self.intent_file = Path(intent).absolute() if intent else None
         self.formats, self.tunnel = self._tunnels(name, tunnel, formats)

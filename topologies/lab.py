@@ -227,7 +227,10 @@ class Lab:
             "virtual_networks": {name: {"vni": vni} for name, vni in self._vnis().items()},
             "servers": {name: self._server(switch) for name, switch in self.switches.items()},
             "vms": {name: self._vm(vnic) for name, vnic in self.vnics().items()},
-            "tunnel": {"format": orchestrator.tunnel.name},
+            "tunnel": {
+                "format": orchestrator.tunnel.name,
+                "packet_too_big": orchestrator.packet_too_big,
+            },
             "formats": {name: dict(numbers) for name, numbers in orchestrator.formats.items()},
             "offload": {"gro": orchestrator.gro},
             "proactive_reverse": orchestrator.proactive_reverse,

@@ -273,6 +273,10 @@ class Datapath:
         """Counters of a meter."""
         return self._meters.stats(meter_id)
 
+    def set_packet_too_big(self, enabled: bool) -> None:
+        """Whether packets that are too big for a tunnel are punted, for their senders to be told."""
+        self._commands.give(Command.TOO_BIG_REPORTS, int(enabled))
+
     # Commands
 
     def together(self) -> AbstractContextManager[None]:

@@ -181,6 +181,7 @@ class PuntReason(enum.IntEnum):
 
     MISS = 0  # no cached flow
     ACTION = 1  # the flow's program has a Controller action
+    TOO_BIG = 3  # too big for the tunnel that the flow's program sends it to: dropped, this is a copy
 
 
 class DropReason(enum.IntEnum):
@@ -204,6 +205,7 @@ class Punt(NamedTuple):
     packets: int = 1  # frames that came, which are more than one for an aggregate
     bytes: int = 0  # of those frames, each with its headers
     partial: bool = False  # the frame's L4 checksum is not complete yet (CHECKSUM_PARTIAL); execute() knows
+    mtu: int = 0  # with PuntReason.TOO_BIG: bytes of the longest IP packet that the tunnel takes
 
 
 class FlowStats(NamedTuple):

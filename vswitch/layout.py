@@ -43,6 +43,9 @@ PROGRAM_WORDS = 1 << 20
 COMMANDS = 4096
 METERS = 1024
 PUNTS = 256
+TOO_BIG_INTERVAL_NS = 10_000_000
+TOO_BIG_BURST = 20
+"""How often the senders at a port are told that packets are too big: once in an interval; a burst at once."""
 INJECTIONS = 64
 RING_SLOTS = 2048
 RING_SLOT_SIZE = 2048
@@ -236,12 +239,14 @@ class Command(enum.IntEnum):
     METER = 13  # meter index, 1: it was there before: take over `meter_settings`
     FORWARDING = 14  # port index, whether a forwarding VM is there
     INJECTOR = 15  # packet port's number among the sockets, the descriptor of its injector, 0 for none
+    TOO_BIG_REPORTS = 16  # whether the agent is told of packets that are too big for tunnels
 
 
 class PuntKind(enum.IntEnum):
     MISS = 0
     ACTION = 1
     EVICTED = 2
+    TOO_BIG = 3
 
 
 class Counter(enum.IntEnum):
@@ -294,6 +299,7 @@ class Counter(enum.IntEnum):
     MSS_TABLE_FULL = 43
     MSS_SEGMENTED = 44
     WORKER_BUSY = 45
+    PACKET_TOO_BIG_SUPPRESSED = 60
     # Coalescing
     GRO_MERGED = 31
     GRO_AGGREGATES = 32
@@ -397,6 +403,7 @@ port_dtype = _record(
     rx_packets="i8", rx_bytes="i8", rx_dropped="i8", rx_errors="i8",
     tx_packets="i8", tx_bytes="i8", tx_dropped="i8", tx_errors="i8",
     rx_missed="i8",  # frames that the kernel had no room for; written by the agent
+    too_big_at_ns="i8",  # until when reports of packets that are too big use up what was allowed (GCRA)
     # tunnel: its row of numbers, end points and outer headers
     format="i8", uplink="i8", local_ip="i8", remote_ip="i8", template="i8", template_len="i8", ip_id="i8",
 )  # fmt: skip
@@ -505,6 +512,7 @@ meter_dtype = _record(
 punt_dtype = _record(
     kind="i8", key=("i8", (KEY_WORDS,)), slot="i8", length="i8", action="i8", partial="i8",
     packets="i8", bytes="i8", last_used_ns="i8",
+    mtu="i8",  # of a packet that is too big: how long it might be
 )  # fmt: skip
 
 held_dtype = _record(
@@ -561,7 +569,7 @@ tables_dtype = _record(
     meters=(meter_dtype, (METERS,)), meter_settings=(meter_dtype, (METERS,)),
     punts=(punt_dtype, (PUNTS,)), punt_memory="i8", held=(held_dtype, (PUNTS,)),
     injection_memory="i8", injections=(held_dtype, (INJECTIONS,)),
-    free_punts=("i8", (PUNTS,)), free_punt_count="i8",
+    free_punts=("i8", (PUNTS,)), free_punt_count="i8", too_big_reports="i8",
     captures=(capture_dtype, (CAPTURES,)), capture_memory="i8",
     # frames that worker 0 hands to this one, and groups of them that it hands back; a group stands where its
     # first frame does
@@ -588,4 +596,5 @@ def make_tables(workers=1):
         t["free_punt_count"] = PUNTS
         t["random"] = 1
         t["last_tunnel"] = -1
+        t["too_big_reports"] = 1
     return tables

@@ -39,7 +39,7 @@ _COMMAND = Struct(f"=q{layout.KEY_WORDS}Q{_ARGS}q4q")  # op, key, args, then wha
 _KEYED = Struct(f"=q{layout.KEY_WORDS}Q")  # its beginning
 _ANSWER = Struct("=4q")  # ended, packets, bytes, last_used_ns
 _ANSWER_AT = _COMMAND.size - _ANSWER.size
-_PUNT = Struct(f"=q{layout.KEY_WORDS}Q7q")  # the fields of punt_dtype
+_PUNT = Struct(f"=q{layout.KEY_WORDS}Q8q")  # the fields of punt_dtype
 assert _COMMAND.size == layout.command_dtype.itemsize
 assert _PUNT.size == layout.punt_dtype.itemsize
 _REASONS = {reason.value: reason for reason in PuntReason}
@@ -232,8 +232,8 @@ class PuntRing:
         head = int(self._words[layout.PUNT_HEAD_OFFSET // 8])
         tail = int(self._words[layout.PUNT_TAIL_OFFSET // 8])
         while tail < head and len(punts) < limit:
-            kind, *words, slot, length, action, partial, packets, octets, last_used_ns = _PUNT.unpack_from(
-                self._rows, tail % layout.PUNTS * _PUNT.size
+            kind, *words, slot, length, action, partial, packets, octets, last_used_ns, mtu = (
+                _PUNT.unpack_from(self._rows, tail % layout.PUNTS * _PUNT.size)
             )
             key = key_from(words)
             if kind == PuntKind.EVICTED:
@@ -241,7 +241,9 @@ class PuntRing:
             else:
                 frame = self._memory.read(self._frames + slot * layout.PUNT_SLOT_SIZE, length)
                 asked = self._action(action) if action else None
-                punts.append(Punt(_REASONS[kind], key, frame, slot, asked, packets, octets, partial != 0))
+                punts.append(
+                    Punt(_REASONS[kind], key, frame, slot, asked, packets, octets, partial != 0, mtu)
+                )
             tail += 1
         self._words[layout.PUNT_TAIL_OFFSET // 8] = tail
         # The worker signals only what it puts into an empty ring, and looks at the tail after that.

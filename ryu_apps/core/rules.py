@@ -24,7 +24,7 @@ from ryu_apps.core.sections import VM
 from vswitch.openflow import spec
 from vswitch.openflow.actions import Action, Output, SetField
 from vswitch.openflow.constants import Port
-from vswitch.openflow.experimenter import FormatAdd, Setting, TunnelAdd
+from vswitch.openflow.experimenter import FormatAdd, PacketTooBigSet, Setting, TunnelAdd
 from vswitch.openflow.instructions import ApplyActions, GotoTable, Instruction, Instructions, WriteMetadata
 from vswitch.openflow.oxm import BY_NAME, Canonical, Match, Oxm
 from vswitch.openflow.spec import Cookie, Priority, Table
@@ -140,6 +140,8 @@ def _tunnels(intent: Intent, server: str) -> Iterator[TunnelAdd]:
 def _settings(intent: Intent, server: str) -> Iterator[Setting]:
     for name, numbers in intent.formats.items():
         yield FormatAdd(name, numbers)
+    if not intent.tunnel.packet_too_big:
+        yield PacketTooBigSet(False)
     yield from nic_settings(intent, server)
     yield from offload.settings(intent, server)
 
@@ -186,8 +188,8 @@ def _forwarding(intent: Intent, server: str, network: str) -> Iterator[Rule]:
         frame = {"eth_dst": number(_uplink_mac(intent, server)), "eth_type": ETH_IPV4}
         for vm in _vms_of_bare_ip(intent, network, server):
             match = Match.of(metadata=metadata, ipv4_dst=_address(vm), **frame)
-            next_hop = _to_next_hop(spec.BARE_IP_NEXT_HOP + vm.port)
-            yield _rule(Table.FORWARDING, Priority.HOST, match, Cookie.FORWARD_UNICAST, vni, *next_hop)
+            to_vm = _to_next_hop(spec.BARE_IP_NEXT_HOP + vm.port)
+            yield _rule(Table.FORWARDING, Priority.HOST, match, Cookie.FORWARD_UNICAST, vni, *to_vm)
     match = Match.of(metadata=metadata, eth_dst=MULTICAST)
     flood = _to_next_hop(spec.FLOOD_NEXT_HOP)
     yield _rule(Table.FORWARDING, Priority.FLOOD, match, Cookie.FORWARD_FLOOD, vni, *flood)

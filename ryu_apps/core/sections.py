@@ -49,9 +49,14 @@ class VM(Section, frozen=True):
 
 
 class TunnelPolicy(Section, frozen=True):
-    """How packets travel between servers. format: a row of the switches' table of tunnel formats."""
+    """How packets travel between servers.
+
+    format: a row of the switches' table of tunnel formats. packet_too_big: whether senders are told of
+    packets that do not fit (RFC 1191, RFC 8201).
+    """
 
     format: str = "vxlan"
+    packet_too_big: bool = True
 
 
 class OffloadOverride(Section, frozen=True):

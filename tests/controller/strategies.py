@@ -94,6 +94,7 @@ def intents(draw: st.DrawFn) -> Intent:
                 for index, (name, dpid) in enumerate(zip(servers, dpids, strict=True))
             },
             "vms": vms,
+            "tunnel": {"packet_too_big": draw(st.booleans())},
             "formats": draw(formats()),
             "nic": {server: draw(nics(queues[server])) for server in servers if queues[server] > 1},
             "offload": {"gro": draw(st.booleans()), "overrides": overrides},

@@ -81,11 +81,12 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("virtual_networks.blue.vni", 4.5, "virtual_networks.blue.vni: is a number (allowed: a whole number"),
         ("offload.gro", "on", "offload.gro: is a text (allowed: true or false)"),
         ("offload.overrides", {}, "offload.overrides: is a mapping (allowed: a list)"),
+        ("tunnel.packet_too_big", "no", "tunnel.packet_too_big: is a text (allowed: true or false)"),
         ("proactive_reverse", 1, "proactive_reverse: is a whole number (allowed: true or false)"),
         # unknown and missing keys
         ("vm", {}, "vm: is not a known key (allowed: virtual_networks, servers, vms, tunnel, formats, "),
         ("vms.vm1.vlan", 3, "vms.vm1.vlan: is not a known key (allowed: server, port, network, mac, ip, r"),
-        ("tunnel.mode", 3, "tunnel.mode: is not a known key (allowed: format)"),
+        ("tunnel.mode", 3, "tunnel.mode: is not a known key (allowed: format, packet_too_big)"),
         ("offload.overrides.0.lro", 1, "offload.overrides[0].lro: is not a known key (allowed: server, port"),
         ("servers.s1.dpid", ..., "servers.s1.dpid: is missing (allowed: a value must be given)"),
         ("vms.vm1.network", ..., "vms.vm1.network: is missing (allowed: a value must be given)"),

@@ -15,7 +15,7 @@ from ryu_apps.core.rules import COOKIE, COOKIE_MASK, desired_state, desired_stat
 from tests.controller.strategies import intents
 from vswitch.errors import ConfigError
 from vswitch.openflow.constants import Port
-from vswitch.openflow.experimenter import LroRuleAdd, LroSet, PacketMatch, from_wire, to_wire
+from vswitch.openflow.experimenter import LroRuleAdd, LroSet, PacketMatch, PacketTooBigSet, from_wire, to_wire
 from vswitch.openflow.oxm import Match
 
 BROADCAST = 0xFFFF_FFFF_FFFF
@@ -230,6 +230,13 @@ def test_gro_is_off_where_it_is_overridden() -> None:
     intent = two_servers(offload=offload)
     assert list(desired_state(intent, "s1").settings.values()) == [LroSet(1, 0, "off")]
     assert desired_state(intent, "s2").settings == {}
+
+
+def test_senders_are_told_of_packets_too_big_unless_it_is_off() -> None:
+    assert desired_state(two_servers(tunnel={"packet_too_big": True}), "s1").settings == {}
+    off = two_servers(tunnel={"packet_too_big": False})
+    for server in ("s1", "s2"):
+        assert list(desired_state(off, server).settings.values()) == [PacketTooBigSet(False)]
 
 
 def test_without_an_identifier_one_network_is_carried_between_two_servers() -> None:

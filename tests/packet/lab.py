@@ -15,10 +15,11 @@ import threading
 import time
 from collections.abc import Iterator
 
+from vswitch.agent.packet_too_big import packet_too_big
 from vswitch.config import parse_port
 from vswitch.datapath import Datapath
 from vswitch.dataplane.ports.tap_device import inside_namespace, namespace_path
-from vswitch.flow import FlowKey, Output, PortInfo, Program
+from vswitch.flow import DropReason, FlowKey, Output, PortInfo, Program, Punt, PuntReason
 
 REFRESH_S = 0.05
 
@@ -88,6 +89,9 @@ class Switch:
         while not self._stop.is_set():
             with self.lock:
                 for punt in self.dp.poll_punts():
+                    if punt.reason == PuntReason.TOO_BIG:
+                        self._tell_sender(punt)
+                        continue
                     self.missed.append(punt.key)
                     program = self.routes.get(punt.key.in_port, ())
                     self.dp.install(punt.key, program)
@@ -96,6 +100,13 @@ class Switch:
                     self.dp.refresh_ports()
                     next_look = time.monotonic() + REFRESH_S
             time.sleep(0.0005)
+
+    def _tell_sender(self, punt: Punt) -> None:
+        """As the agent does, whose own way of sending needs its tables."""
+        self.dp.discard(punt.packet, DropReason.DELIVERED)
+        error = packet_too_big(punt.key, punt.frame, punt.mtu)
+        assert error
+        self.dp.send(error, (Output(punt.key.in_port),))
 
     def port(self, number: int) -> PortInfo:
         with self.lock:

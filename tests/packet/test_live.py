@@ -308,6 +308,17 @@ def test_the_kernels_vxlan_device_is_a_peer(overlay):
     assert _kernel_errors(h1) == _kernel_errors(h2) == {}
 
 
+def _find_path_mtu(h1, h2, switch):
+    """Hosts that send what does not fit into the tunnel learn what does."""
+    for host in (h1, h2):
+        host.ip("link", "set", "eth0", "mtu", 1500)
+    for address in ("10.0.0.2", "fd00::2"):
+        sent, arrived = _transfer(h1, h2, address, 20 << 20)
+        assert sent == arrived
+        assert "mtu 1450" in h1.ip("route", "get", address)
+    assert switch.counted()["mtu_exceeded"] > 0
+
+
 def test_two_switches_over_a_veth():
     """The shared-memory wire replaced by a veth between two packet ports."""
     prefix = f"pk{os.getpid()}"
@@ -346,6 +357,7 @@ def test_two_switches_over_a_veth():
                 assert sent == arrived
             assert gbps(iperf(h1, h2, "10.0.0.2", seconds=1)) > 0.2
         assert [_lost(switch) for switch in switches] == [{}, {}]
+        _find_path_mtu(h1, h2, switches[0])
     finally:
         for switch in switches:
             switch.close()

@@ -103,6 +103,7 @@ class FakeDatapath:
     installs: int = 0
     drains: int = 0
     link_fds: tuple = ()
+    packet_too_big: bool = True
     lag: int = 0  # commands that flows() are behind; drained() catches up
 
     def __post_init__(self):
@@ -160,9 +161,9 @@ class FakeDatapath:
         """Packets that nobody has disposed of yet."""
         return len(self._held)
 
-    def _punt(self, reason, key, frame, action=None):
+    def _punt(self, reason, key, frame, action=None, mtu=0):
         self._held[self._next_packet] = (key, frame)
-        self._punts.append(Punt(reason, key, frame, self._next_packet, action))
+        self._punts.append(Punt(reason, key, frame, self._next_packet, action, mtu=mtu))
         self._next_packet += 1
         os.eventfd_write(self.punt_fd, 1)
 
@@ -336,6 +337,9 @@ class FakeDatapath:
 
     def set_forwarding(self, port_no, forwarding):
         self.forwarding[port_no] = forwarding
+
+    def set_packet_too_big(self, enabled):
+        self.packet_too_big = enabled
 
     def formats(self):
         return {**SHIPPED, **self.added_formats}

@@ -110,6 +110,10 @@ class Datapath(Protocol):
         """Whether the VM at a port forwards others' connections (S0.9); raises ConfigError."""
         ...
 
+    def set_packet_too_big(self, enabled: bool) -> None:
+        """Whether packets that are too big for a tunnel are punted, for their senders to be told."""
+        ...
+
     def set_format(self, name: str, format: Format) -> None:
         """Add a tunnel format, without effect when it is there so; raises ConfigError."""
         ...

@@ -63,6 +63,8 @@ class Extensions:
             self.datapath.set_format(body.name, parse_format(body.name, body.numbers))
         elif isinstance(body, ex.FormatDelete):
             self._delete_format(body.name)
+        elif isinstance(body, ex.PacketTooBigSet):
+            self.datapath.set_packet_too_big(body.enabled)
         elif isinstance(body, ex.ProactiveReverseSet):
             self.slowpath.proactive_reverse = body.enabled
         elif isinstance(body, ex.TunnelAdd):

@@ -17,6 +17,7 @@ from vswitch.agent.flow_index import FlowIndex
 from vswitch.agent.memo import Memo
 from vswitch.agent.normal import MacTable
 from vswitch.agent.packet import OutsideKey, Packet
+from vswitch.agent.packet_too_big import packet_too_big
 from vswitch.agent.pipeline import MAX_OPERATIONS, Translation, World, translate, translate_packet_out
 from vswitch.agent.ports import PortTable
 from vswitch.agent.tables import Change, ChangeKind
@@ -34,6 +35,7 @@ from vswitch.layout import FLOWS_LIMIT
 from vswitch.openflow import actions as of
 from vswitch.openflow.constants import BadAction, Port
 from vswitch.openflow.errors import OpenFlowError
+from vswitch.openflow.oxm import BY_NAME, Oxm
 
 if TYPE_CHECKING:
     from vswitch.agent.groups import Group, GroupTable
@@ -119,6 +121,7 @@ class SlowPath:
         self.flows: dict[FlowKey, CachedFlow] = {}
         self.misses = 0
         self.uncacheable = 0
+        self.too_big_sent = 0
         self._memo = Memo()
         self._index = FlowIndex()
         self._ending: dict[FlowKey, list[_Ending]] = {}  # the oldest first; seldom more than one
@@ -155,6 +158,8 @@ class SlowPath:
             for punt in punts:
                 if punt.reason == PuntReason.MISS:
                     self._miss(punt)
+                elif punt.reason == PuntReason.TOO_BIG:
+                    self._too_big(punt)
                 else:
                     self._asked_for(punt)
         return len(punts)
@@ -169,6 +174,17 @@ class SlowPath:
         if key.in_port == 0:
             key = key._replace(in_port=Port.CONTROLLER)  # the frame of a packet-out
         self.packet_in(PacketInEvent.of(key, action, punt.frame))
+
+    def _too_big(self, punt: Punt) -> None:
+        """Tell the sender of a packet that was dropped how long it may be, where it came from."""
+        self.datapath.discard(punt.packet, DropReason.DELIVERED)
+        key = punt.key
+        error = packet_too_big(key, punt.frame, punt.mtu)
+        if error is None or key.in_port not in self.world.ports:
+            return
+        self.too_big_sent += 1
+        tunnel_id = of.SetField(Oxm(BY_NAME["tunnel_id"], key.tunnel_id))
+        self.packet_out(error, (tunnel_id, of.Output(key.in_port)), Port.CONTROLLER)
 
     def _miss(self, punt: Punt) -> None:
         self.misses += 1

@@ -85,6 +85,7 @@ class SwitchView:
         reasons = dict(self.switch.datapath.counters())
         reasons["slow_path_misses"] = self.switch.slowpath.misses
         reasons["slow_path_uncacheable"] = self.switch.slowpath.uncacheable
+        reasons["packet_too_big_sent"] = self.switch.slowpath.too_big_sent
         reasons |= self.switch.dropped()
         ports = {info.name: info.counters._asdict() for info in sorted(self.switch.datapath.ports())}
         return {"reasons": reasons, "ports": ports}

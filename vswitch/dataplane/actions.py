@@ -14,6 +14,7 @@ from vswitch.dataplane.intrinsics import (
 )
 from vswitch.dataplane.outgoing import (
     cut,
+    is_ip,
     is_udp_tunnelled_by_sender,
     restore,
     save,
@@ -24,7 +25,7 @@ from vswitch.dataplane.outgoing import (
 from vswitch.dataplane.ports import tap
 from vswitch.dataplane.ports.packet import SHORTEST
 from vswitch.dataplane.ports.vnet import is_super_frame
-from vswitch.dataplane.tso import NO_TUNNEL, segment
+from vswitch.dataplane.tso import NO_TUNNEL, path_mtu, segment
 from vswitch.dataplane.workers import hand_back
 from vswitch.flow import MAX_SAVED
 from vswitch.layout import (
@@ -34,6 +35,8 @@ from vswitch.layout import (
     PUNT_SLOT_SIZE,
     PUNT_TAIL_OFFSET,
     PUNTS,
+    TOO_BIG_BURST,
+    TOO_BIG_INTERVAL_NS,
     WAKE_OFFSET,
     Counter,
     Csum,
@@ -73,7 +76,7 @@ def forward(mem, t, group):
         return
     received = take_group(mem, t, group)
     if place == flow_table.NOT_FOUND:
-        punt(mem, t, PuntKind.MISS.value, 0, received)
+        punt(mem, t, PuntKind.MISS.value, 0, received, 0)
         return
     flow = t["flows"][place]
     flow["packets"] += t["outgoing"]["frames"]
@@ -292,6 +295,8 @@ def _output_to_tunnel(mem, t, index):
     sent = segment(mem, t, port["uplink"], index)
     port["tx_packets"] += sent
     port["tx_bytes"] += t["outgoing"]["bytes"] if sent else 0
+    if sent == 0 and t["too_big_reports"]:
+        _report_if_too_big(mem, t, index)
 
 
 # To the agent
@@ -301,31 +306,70 @@ def _output_to_tunnel(mem, t, index):
 def _punt_packets(mem, t, action):
     """Hand copies to the agent, as Controller action number `action` asks: a super-frame as its segments."""
     if not is_super_frame(t["outgoing"]):
-        punt(mem, t, PuntKind.ACTION.value, action, t["outgoing"]["bytes"])
+        punt(mem, t, PuntKind.ACTION.value, action, t["outgoing"]["bytes"], 0)
         return
     save(mem, t, WHOLE)
     for number in range(segment_count(t["outgoing"])):
         restore(mem, t, WHOLE)
         _cut_segment(mem, t, number)
-        punt(mem, t, PuntKind.ACTION.value, action, t["outgoing"]["bytes"])
+        punt(mem, t, PuntKind.ACTION.value, action, t["outgoing"]["bytes"], 0)
     restore(mem, t, WHOLE)
 
 
 @compiled
-def punt(mem, t, kind, action, received):
-    """Hand a copy of the packet to the agent, in a punt slot that the agent gives back.
+def _report_if_too_big(mem, t, tunnel):
+    """Hand a packet that was not sent to the agent if it is an IP packet too big for the tunnel.
 
-    action: number of the Controller action that asks for it, 0 for a miss. received: bytes of the frames that
-    became the packet. The copy's checksum is a whole one, but for a super-frame's.
+    Its sender is to be told. Of a super-frame, one segment tells it all.
     """
     out = t["outgoing"]
+    port = t["ports"][out["in_port"]]
+    if port["kind"] == PortKind.NONE.value or not is_ip(mem, out):
+        return  # of the agent's own, or nobody to tell
+    mtu = path_mtu(t, tunnel)
+    size = out["gso_size"] if is_super_frame(out) else out["payload_len"]
+    if out["header_len"] - out["l3"] + size <= mtu:
+        return
+    if not _may_report(t, port) or not _has_room_for_punt(mem, t):
+        t["counters"][Counter.PACKET_TOO_BIG_SUPPRESSED.value] += 1
+        return
+    save(mem, t, WHOLE)
+    if is_super_frame(out):
+        _cut_segment(mem, t, 0)
+    punt(mem, t, PuntKind.TOO_BIG.value, 0, out["bytes"], mtu)
+    restore(mem, t, WHOLE)
+
+
+@compiled
+def _may_report(t, port):
+    """Whether the port's senders may be told once more (RFC 1812, 4.3.2.8; RFC 4443, 2.4 f)."""
+    at_ns = max(port["too_big_at_ns"], t["now_ns"])
+    if at_ns - t["now_ns"] > (TOO_BIG_BURST - 1) * TOO_BIG_INTERVAL_NS:
+        return False
+    port["too_big_at_ns"] = at_ns + TOO_BIG_INTERVAL_NS
+    return True
+
+
+@compiled
+def _has_room_for_punt(mem, t):
+    if t["free_punt_count"] == 0 or t["outgoing"]["bytes"] > PUNT_SLOT_SIZE:
+        return False
+    return acquire64(mem, PUNT_HEAD_OFFSET) - acquire64(mem, PUNT_TAIL_OFFSET) < PUNTS
+
+
+@compiled
+def punt(mem, t, kind, action, received, mtu):
+    """Hand a copy of the packet to the agent, in a punt slot that the agent gives back.
+
+    action: number of the Controller action that asks for it, or 0. received: bytes of the frames that became
+    the packet. mtu: how long a packet that is too big might be, or 0. The copy's checksum is a whole one, but
+    for a super-frame's.
+    """
+    out = t["outgoing"]
+    if not _has_room_for_punt(mem, t):
+        t["counters"][Counter.PUNT_OVERFLOW.value] += 1
+        return
     head = acquire64(mem, PUNT_HEAD_OFFSET)
-    if t["free_punt_count"] == 0 or head - acquire64(mem, PUNT_TAIL_OFFSET) >= PUNTS:
-        t["counters"][Counter.PUNT_OVERFLOW.value] += 1
-        return
-    if out["bytes"] > PUNT_SLOT_SIZE:
-        t["counters"][Counter.PUNT_OVERFLOW.value] += 1
-        return
     t["free_punt_count"] -= 1
     slot = t["free_punts"][t["free_punt_count"]]
     at = t["punt_memory"] + slot * PUNT_SLOT_SIZE
@@ -338,6 +382,7 @@ def punt(mem, t, kind, action, received):
     row = t["punts"][head & (PUNTS - 1)]
     row["kind"] = kind
     row["action"] = action
+    row["mtu"] = mtu
     for word in range(KEY_WORDS):
         row["key"][word] = t["key"][word]
     row["slot"] = slot

@@ -124,6 +124,8 @@ def _apply(mem, t, command):
             mss.forget_port(t, args[0])
     elif op == Command.INJECTOR.value:
         t["sockets"][args[0]]["injector_fd"] = args[1]
+    elif op == Command.TOO_BIG_REPORTS.value:
+        t["too_big_reports"] = args[0]
     elif op == Command.REMOVE_TUNNEL.value:
         _remove_tunnel(t, args[0])
 

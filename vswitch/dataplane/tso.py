@@ -84,6 +84,14 @@ def segment(mem, t, index, tunnel):
 
 
 @compiled
+def path_mtu(t, tunnel):
+    """Bytes of the longest IP packet that a tunnel takes, behind headers like the outgoing one's."""
+    port = t["ports"][tunnel]
+    carried = 0 if t["formats"][port["format"]]["inner_ip"] else t["outgoing"]["l3"]
+    return t["ports"][port["uplink"]]["mtu"] + ETH_HEADER - port["template_len"] - carried
+
+
+@compiled
 def _segment(mem, t, index, tunnel):
     out = t["outgoing"]
     port = t["ports"][index]

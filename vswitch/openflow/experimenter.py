@@ -293,6 +293,19 @@ class RoleSet(Setting, frozen=True):
         return RoleSet(self.port_no, "terminating")
 
 
+class PacketTooBigSet(Setting, frozen=True):
+    """Whether senders are told of packets that are too big for a tunnel (RFC 1191, RFC 8201)."""
+
+    enabled: bool
+
+    @property
+    def key(self) -> Hashable:
+        return PacketTooBigSet
+
+    def undo(self) -> PacketTooBigSet:
+        return PacketTooBigSet(True)
+
+
 class NicStatsRequest(_Body, frozen=True):
     """Ask for the counters of a NIC's queues."""
 
@@ -368,6 +381,7 @@ EXP_TYPES: dict[int, type[_Body]] = {
     19: SettingsRequest,
     20: SettingsReply,
     21: NicWorkersSet,
+    22: PacketTooBigSet,
 }
 """The experimenter type of each class."""
 

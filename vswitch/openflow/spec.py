@@ -152,8 +152,8 @@ TABLES: dict[int, TableSpec] = {
         ),
         TableSpec(
             Table.OUTPUT,
-            "next hop to tunnel id and port; in_port tells flooded packets of tunnels from those of VMs. Gives "
-            "packets that came as bare IP their VM's address; where tunnels carry no frames, answers ARP",
+            "next hop to tunnel id and port; in_port tells flooded packets of tunnels from those of VMs. "
+            "Gives what came as bare IP its VM's address; where tunnels carry no frames, answers ARP",
             frozenset({"metadata", "in_port", "eth_type", "arp_op", "arp_tpa"}),
             frozenset({InstructionType.APPLY_ACTIONS, InstructionType.WRITE_ACTIONS}),
             frozenset({ActionType.OUTPUT, ActionType.SET_FIELD}),

@@ -36,7 +36,8 @@ from tests.reference import internet_sum
 from tests.unit.rig import LOCAL_IP, LOCAL_MAC, REMOTE_IP, REMOTE_MAC, Rig, examples
 from tests.unit.test_tso import load
 from vswitch.dataplane import parse
-from vswitch.layout import Counter, Csum
+from vswitch.dataplane.ports import wire
+from vswitch.layout import Counter, Csum, SlotKind
 
 WIRE, LABEL = 1, 42
 CARRIERS = {
@@ -115,6 +116,27 @@ def test_a_routers_packets_come_out_as_they_are(rigs, name, inner, rows):
     assert int(row["in_port"]) == rig.ports[name if rows == "ethernet" else routed]
     assert int(row["tunnel_id"]) == LABEL
     assert packet == given_ethernet(inner)
+
+
+@carriers
+@packets
+@pytest.mark.parametrize("rows", ["both", "ethernet"])
+def test_wherever_the_wires_other_end_cut_the_frame(rigs, name, inner, rows):
+    """A frame is a head and a rest: a switch on the way may have understood fewer of its headers."""
+    routed = f"{name}-ip"
+    rig = rigs[{"both": (name, routed), "ethernet": (name,)}[rows]]
+    bare = rig.ports[routed if rows == "both" else name], 0x800 if inner.version == 4 else 0x86DD
+    ethernet = rig.ports[name], 0x806
+    bridged = sent(name, Ether(dst="60:00:00:00:00:02") / ARP(op=2, psrc="10.0.0.1"))
+    for frame, expected in ((sent(name, inner), bare), (bridged, ethernet)):
+        for cut in range(14, min(len(frame), 130)):
+            rig.put(frame, kind=SlotKind.SPLIT, split_at=cut)
+            wire.receive(rig.mem, rig.t, 0)
+            row = rig.t["packets"][0]
+            verdict = int(parse.parse(rig.mem, rig.t, row, True))
+            found = int(row["in_port"]), int(row["eth_type"])
+            assert (verdict, found) == (parse.FORWARD, expected), cut
+            wire.release(rig.mem, rig.t, 0)
 
 
 @carriers

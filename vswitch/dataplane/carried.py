@@ -19,6 +19,8 @@ from vswitch.dataplane.ethernet import (
 from vswitch.dataplane.intrinsics import load8, load16, load32
 from vswitch.layout import MAX_VLAN_TAGS
 
+TELLING = ETH_HEADER + MAX_VLAN_TAGS * VLAN_TAG + 60
+"""Bytes that tell: as many as an Ethernet header, tags and the longest IPv4 header have."""
 ARP_OF_IPV4 = 0x0001_0800
 """Hardware and protocol type in an ARP header."""
 

@@ -7,7 +7,7 @@ frame through a wire may have understood more of its headers than we do, or less
 """
 
 from vswitch.dataplane import checksum
-from vswitch.dataplane.carried import is_bare_ip
+from vswitch.dataplane.carried import TELLING, is_bare_ip
 from vswitch.dataplane.checksum import PROTO_TCP, PROTO_UDP
 from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.ethernet import (
@@ -84,14 +84,17 @@ def _lacks_bytes(packet, verdict):
 
 
 @compiled
-def _pull_up(mem, packet):
-    """Have the head go on with bytes of the rest, in the wire's slot; False when that has no room for any.
+def _may_be_pulled_up(packet):
+    """Whether the head can go on with bytes of the rest, in the wire's slot. `ext` is 0 where it is alone."""
+    return packet["head_length"] < min(SLOT_HEAD_MAX, packet["length"]) and packet["ext"] != 0
 
-    `ext` is 0 where a head is parsed alone.
-    """
-    count = min(SLOT_HEAD_MAX, packet["length"]) - packet["head_length"]
-    if count <= 0 or packet["ext"] == 0:
+
+@compiled
+def _pull_up(mem, packet):
+    """Have the head go on with bytes of the rest, as far as the wire's slot has room; False: it has none."""
+    if not _may_be_pulled_up(packet):
         return False
+    count = min(SLOT_HEAD_MAX, packet["length"]) - packet["head_length"]
     copy(mem, packet["offset"] + packet["head_length"], packet["ext"], count)
     packet["head_length"] += count
     packet["ext"] += count
@@ -122,6 +125,8 @@ def _decapsulate(mem, t, packet):
     row = t["formats"][t["ports"][port]["format"]]
     opaque_len = opaque_length(mem, row, opaque, end)
     inner = opaque + opaque_len
+    if (row["inner_auto"] or row["has_twin"]) and inner + TELLING > end and _may_be_pulled_up(packet):
+        return Counter.RX_TOO_SHORT.value  # to tell what is inside
     inner_ip = row["inner_ip"] != 0
     if row["inner_auto"]:
         inner_ip = is_bare_ip(mem, inner, end, l3 + total - inner)

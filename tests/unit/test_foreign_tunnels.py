@@ -334,6 +334,21 @@ def test_it_goes_through_a_tunnel_of_ours(rig, kind, inner):
     assert rig.counted() == {}
 
 
+@pytest.mark.parametrize("inner", INNERS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("tagged", "mpls", "pbb")])
+def test_of_one_too_big_for_a_tunnel_of_ours_the_first_segment_is_reported(rig, kind, inner):
+    """Its sender is told by the packet that its own tunnel sent."""
+    frame, vnet = super_frame(kind, inner, 5000, 1440)
+    tunnel = rig.add_tunnel()
+    rig.route(frame, OUTSIDE, (Op.SET_TUNNEL, 42), (Op.OUTPUT, tunnel))
+    rig.arrives(frame, OUTSIDE, vnet)
+    rig.step()
+    assert rig.sent() == []
+    ((_, reported),) = rig.punted()
+    assert reported == reference_segments(kind, inner, 5000, 1440)[0]
+    assert rig.counted() == {"mtu_exceeded": 1}
+
+
 @pytest.mark.parametrize("kind", ["vxlan", "vxlan-ipv6", "ipip", "mpls"])
 def test_a_program_that_rewrites_the_outer_headers_leaves_the_inner_ones_right(rig, kind):
     frame, vnet = super_frame(kind, "tcp4", 5000, 1300)

@@ -17,12 +17,14 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
+from experiments.checkout import Checkout
 from experiments.errors import ExperimentError
 from experiments.iperf import Endpoint
 from experiments.packets import SINK
 from experiments.peers.base import SMALL_WINDOW, BackEnd, Servers, Variant
 from experiments.peers.ovs import NO_OFFLOADS, Instance
-from experiments.system import Namespace, project_environment, wait_until
+from experiments.plan import OTHER
+from experiments.system import Namespace, wait_until
 from topologies.processes import end, spawn
 from vswitch import ctl
 
@@ -192,7 +194,14 @@ class BridgeBed(Bed):
 
 
 class VSwitchBed(OpenFlowBed):
+    """checkout: the one whose switch it is."""
+
     name = "vswitch"
+    checkout = Checkout.here()
+
+    @classmethod
+    def of(cls, checkout: Checkout) -> type[BackEnd]:
+        return type(cls.__name__, (cls,), {"name": f"{OTHER}-{cls.name}", "checkout": checkout})
 
     def __init__(self, servers: Servers) -> None:
         super().__init__(servers)
@@ -201,23 +210,18 @@ class VSwitchBed(OpenFlowBed):
 
     def join(self, switch: Namespace) -> None:
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        argv = [
-            sys.executable,
-            "-m",
-            "vswitch",
-            "--name",
-            "s1",
-            "--dpid",
-            "1",
-            "--run-dir",
-            str(self.run_dir),
-        ]
+        argv = [str(self.checkout.python), "-m", "vswitch", "--name", "s1", "--dpid", "1"]
+        argv += ["--run-dir", str(self.run_dir)]
         argv += ["--listen", f"ptcp:{OPENFLOW_PORT}"]
         for number, port in enumerate(self.PORTS, start=1):
             argv += ["--port", f"{number}=packet:{port}"]
         with (self.run_dir / "s1.out").open("w") as output:
             self.process = spawn(
-                argv, pid=switch.pid, stdout=output, stderr=subprocess.STDOUT, env=project_environment()
+                argv,
+                pid=switch.pid,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self.checkout.environment(),
             )
         wait_until(self._ready, READY_TIMEOUT_S, f"the switch was not ready: see {self.run_dir}")
         self.ofctl("add-flow", "priority=0,actions=NORMAL")

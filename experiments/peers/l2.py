@@ -3,9 +3,10 @@
 
     h1 eth0 --- p1 switch p2 --- eth0 h2
 
-Each is wired as Mininet wires plain hosts, and has one rule: forward by learned MAC address. The offloads of
-the hosts' interfaces are the kernel's defaults, except for Open vSwitch, whose userspace datapath passes on
-neither partial checksums nor super-frames.
+Each is wired as Mininet wires plain hosts, and has one rule: forward by learned MAC address. Beside its eth0
+each host has a VXLAN device of its kernel, to the other: a tunnel of which the switch knows nothing. The
+offloads of the hosts' interfaces are the kernel's defaults, except for Open vSwitch, whose userspace datapath
+passes on neither partial checksums nor super-frames.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from experiments.checkout import Checkout
 from experiments.errors import ExperimentError
 from experiments.iperf import Endpoint
 from experiments.packets import SINK
-from experiments.peers.base import SMALL_WINDOW, BackEnd, Servers, Variant
+from experiments.peers.base import SMALL_WINDOW, VM_MTU, VNI, BackEnd, Servers, Variant
 from experiments.peers.ovs import NO_OFFLOADS, Instance
 from experiments.plan import OTHER
 from experiments.system import Namespace, wait_until
@@ -47,6 +49,8 @@ class Bed(BackEnd):
     INTERFACE = "eth0"
     MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02")
     ADDRESSES = ("10.0.0.1", "10.0.0.2")
+    TUNNEL = "vxlan0"
+    INNER = ("192.168.0.1", "192.168.0.2")
     PORTS = ("p1", "p2")
     placements: tuple[str, ...] = tuple(PLACEMENTS)
     quick_placement = "switch with the receiver"
@@ -89,6 +93,7 @@ class Bed(BackEnd):
             )
         for host, other in zip(self.hosts, (1, 0), strict=True):
             host.ip(f"neigh add {self.ADDRESSES[other]} lladdr {self.MACS[other]} dev {self.INTERFACE}")
+            self._add_tunnel(host, other)
         # the load's source addresses are nobody's, and their packets are to be taken all the same
         self.hosts[1].run("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0")
         self.join(switch)
@@ -97,6 +102,15 @@ class Bed(BackEnd):
         self.sink.stdout.readline()
         wait_until(
             self._passes, PASSES_TIMEOUT_S, f"{self.name} passes no traffic: see {self.servers.run_dir}"
+        )
+
+    def _add_tunnel(self, host: Namespace, other: int) -> None:
+        """A host's own VXLAN to the other one, as `ip` makes it: with outer checksums."""
+        local, remote = self.ADDRESSES[1 - other], self.ADDRESSES[other]
+        host.ip(
+            f"link add {self.TUNNEL} type vxlan id {VNI} dstport 4789 local {local} remote {remote}",
+            f"link set {self.TUNNEL} mtu {VM_MTU} up",
+            f"addr add {self.INNER[1 - other]}/24 dev {self.TUNNEL}",
         )
 
     def stop(self) -> None:
@@ -143,6 +157,11 @@ class Bed(BackEnd):
             Endpoint(self.hosts[0].pid, self.ADDRESSES[0], first, self.variant.window),
             Endpoint(self.hosts[1].pid, self.ADDRESSES[1], second),
         )
+
+    def tunnel_endpoints(self) -> tuple[Endpoint, Endpoint]:
+        """The same ends, inside the hosts' own tunnel."""
+        first, second = self.endpoints()
+        return replace(first, ip=self.INNER[0]), replace(second, ip=self.INNER[1])
 
     def _cores(self) -> list[frozenset[int]]:
         first, second = self.servers.first, self.servers.second

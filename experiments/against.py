@@ -52,13 +52,13 @@ def with_other(experiment: Experiment, plan: Plan, checkout: Checkout) -> Plan:
         cases.append(replace(case, side_by_side=block))
         cases.append(Case(other_config, others[case.back_end].name, case.load, block))
         ratios.append(Ratio(label(case.config), case.config, other_config))
-    switches = {case.config["switch"] for case in cases}
+    peers = {case.config["switch"] for case in plan.cases if case.back_end not in others}
     return replace(
         plan,
         back_ends=(*plan.back_ends, *others.values()),
         cases=tuple(cases),
         ratios=(*plan.ratios, *ratios),
-        baseline=plan.baseline if plan.baseline in switches else OTHER,
+        baseline=plan.baseline if plan.baseline in peers else OTHER,
         against=checkout.commit(),
     )
 

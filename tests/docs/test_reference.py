@@ -138,7 +138,7 @@ def test_experiment_options(name: str):
     experiment = importlib.import_module(MODULES[name]).EXPERIMENT
     listed = first_column(page("reference/experiments"), f"## `{name}`")
     switches = {"vswitch", "kernel", "bridge", "ovs-userspace"}
-    loads = {"new flows", "cached flows", "flow-mods"}
+    loads = {"new flows", "cached flows", "flow-mods", "TCP", "host VXLAN", "UDP 64 bytes"}
     assert listed - switches - loads == set(experiment.options)
 
 

@@ -14,8 +14,9 @@ import pytest
 from rich.console import Console
 
 from experiments import bench_against, flow_setup, l2_forwarding, lro_rules
-from experiments.__main__ import MODULES, find, main
-from experiments.against import label, with_other
+from experiments.__main__ import find, main
+from experiments.against import against, label, with_other
+from experiments.against import report as report_of_run
 from experiments.bench_against import PAIRS, compare, figures, report, speeds
 from experiments.checkout import Checkout
 from experiments.errors import ExperimentError
@@ -174,6 +175,13 @@ def test_a_virtual_environment_whose_python_is_gone(capsys, copy):
         shutil.rmtree(copy / ".venv")
 
 
+@pytest.mark.parametrize(("factor", "status"), [(1.0, 0), (1.1, 3)])
+def test_exit_status_of_bench(copy, capsys, monkeypatch, factor, status):
+    monkeypatch.setattr(bench_against, "figures", lambda one: {"a": factor if one == HERE else 1.0})
+    assert main(["bench", "--against", str(copy)]) == status
+    assert ("slower here than there: a\n" in capsys.readouterr().out) == (status == 3)
+
+
 def test_compiled_code_is_not_shared(copy, monkeypatch):
     """What names our directory of it is not what the user has set."""
     import vswitch.dataplane
@@ -230,6 +238,27 @@ def test_each_configuration_of_ours_is_measured_beside_the_others(name):
     assert {case.back_end for case in plan.cases} == {kind.name for kind in plan.back_ends}
 
 
+@pytest.mark.parametrize("quick", [True, False])
+def test_there_are_enough_runs_to_tell(quick):
+    compared = against(l2_forwarding.EXPERIMENT, HERE)
+    assert parse_options(compared.options, [], quick)["runs"] == PAIRS
+    assert parse_options(compared.options, ["runs=2"], quick)["runs"] == 2
+
+
+@pytest.mark.parametrize(("speed", "as_fast"), [(1.0, True), (0.9, False)])
+def test_what_is_slower_in_a_run_is_told(capsys, speed, as_fast):
+    names = Estimate(speed, speed, speed, 0.988, 11)._asdict()
+    ratios = {
+        "vswitch / other, TCP": {**names, "denominator": {"switch": "other"}},
+        "vswitch / bridge, TCP": {**names, "median": 0.1, "denominator": {"switch": "bridge"}},
+    }
+    assert report_of_run({"ratios": ratios}, Console(highlight=False)) == as_fast
+    said = "as fast" if as_fast else "slower"
+    assert (
+        capsys.readouterr().out == f"vswitch / other, TCP: {speed:.3f} ({speed:.3f} - {speed:.3f}), {said}\n"
+    )
+
+
 def test_without_peers_the_other_checkout_is_the_baseline():
     plan = compared_plan(l2_forwarding.EXPERIMENT, "switches=vswitch")
     assert plan.baseline == "other"
@@ -241,7 +270,6 @@ def test_what_cannot_be_compared_is_refused():
         compared_plan(lro_rules.EXPERIMENT)
     with pytest.raises(ExperimentError, match=r"^l2-forwarding has nothing that --against could compare$"):
         compared_plan(l2_forwarding.EXPERIMENT, "switches=bridge")
-    assert set(MODULES) >= {"overlay-gro", "l2-forwarding", "flow-setup"}
 
 
 def run(copy, out, *arguments):

@@ -30,7 +30,7 @@ from topologies.nodes import VSwitch
 from topologies.processes import poll_until
 
 pytestmark = pytest.mark.root
-SOURCES = sorted(Path("/usr/src").glob("linux-source-*.tar.*"))
+SOURCES = sorted(path for path in Path("/usr/src").glob("linux-source-*.tar.*") if path.is_file())
 PROGRAM, HEADER = (f"tools/testing/selftests/{name}" for name in ("net/gro.c", "kselftest.h"))
 AWAKE = "unsigned sleep(unsigned s) { return 0; }\nint usleep(unsigned us) { return 0; }\n"
 """The program's pauses end a burst for who coalesces by time. What it sends is one burst here."""
@@ -113,7 +113,7 @@ class Way:
             assert sending.returncode == 0, complaint
             frames = self.sent() - sent_before
             if self.judged is not self.net["s1"]:
-                assert poll_until(lambda: self.received(self.net["s1"], 1) == arrived + frames, 5)
+                assert poll_until(lambda: self.received(self.net["s1"], 1) >= arrived + frames, 5)
             receiving = self.receiver.popen(
                 [program, *arguments, *MACS, "--verbose", "--rx", "--iface", "h2-eth0"],
                 stdout=subprocess.PIPE,
@@ -124,7 +124,7 @@ class Way:
         finally:
             os.kill(self.judged.process.pid, signal.SIGCONT)
         printed, _ = receiving.communicate(timeout=10)
-        assert poll_until(lambda: self.received(self.judged, self.port) == before + frames, 5)
+        assert poll_until(lambda: self.received(self.judged, self.port) >= before + frames, 5)
         return subprocess.CompletedProcess(arguments, receiving.returncode, printed)
 
     def sent(self) -> int:

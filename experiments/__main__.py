@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m experiments list | run NAME [key=value …] [--quick] [--out DIR] | report DIR | bench`."""
+"""`python -m experiments list | run NAME [key=value …] [--quick] [--out DIR] | report DIR | bench`.
+
+`run` and `bench` take `--against CHECKOUT`, and then compare this checkout with another one.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,13 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 
+from experiments.against import against
+from experiments.against import report as report_comparison
+from experiments.checkout import Checkout
 from experiments.errors import ExperimentError
 from experiments.plan import Experiment
 from vswitch.errors import VSwitchError
@@ -28,13 +35,20 @@ MODULES = {
     "lro-rules": "experiments.lro_rules",
 }
 
+AGAINST: dict[str, Any] = {
+    "type": Path,
+    "metavar": "CHECKOUT",
+    "help": "measure this checkout of the project too, in turn, and tell what is slower here",
+}
 EXIT_ERROR = 1
-EXIT_INVALID = 3
+EXIT_INVALID = EXIT_SLOWER = 3  # done, but what was measured is not as it should be
 EXIT_INTERRUPTED = 130
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command and return its exit status: 0, or 1 error, 2 usage, 3 invalid run, 130 interrupted."""
+    """Run a command and return its exit status: 0, or 1 error, 2 usage, 3 invalid run or slower than
+    CHECKOUT, 130 interrupted.
+    """
     arguments = sys.argv[1:] if argv is None else argv
     options = parse_arguments(arguments)
     signal.signal(signal.SIGTERM, interrupt)
@@ -70,11 +84,16 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("options", metavar="key=value", nargs="*", default=[])
     run.add_argument("--quick", action="store_true", help="fewer and shorter runs: at most 45 s on 2 cores")
     run.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/NAME-TIME)")
+    run.add_argument("--against", **AGAINST)
     run.set_defaults(command=run_command)
     report = commands.add_parser("report", help="write the tables and plots of a run folder again")
     report.add_argument("folder", type=Path, metavar="DIR")
     report.set_defaults(command=report_command)
     bench = commands.add_parser("bench", help="ns per frame and stage of the dataplane")
+    bench.add_argument("--against", **AGAINST)
+    bench.add_argument(
+        "--pairs", type=int, metavar="N", help="pairs of runs with --against (default and least: 11)"
+    )
     bench.set_defaults(command=bench_command)
     return top
 
@@ -105,6 +124,8 @@ def run_command(options: argparse.Namespace) -> int:
     from experiments.report import write_report
 
     experiment = find(options.name)
+    if options.against:
+        experiment = against(experiment, Checkout.at(options.against))
     values = parse_options(experiment.options, options.options, options.quick)
     out = options.out or Path("runs") / f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     console = Console(highlight=False)
@@ -114,8 +135,11 @@ def run_command(options: argparse.Namespace) -> int:
     give_to_caller(out)
     for reason in summary["invalid_reasons"]:
         console.print(f"INVALID: {reason}", markup=False, soft_wrap=True)
+    as_fast = report_comparison(summary, console)
     print_paths(console, out)
-    return 0 if summary["valid"] else EXIT_INVALID
+    if not summary["valid"]:
+        return EXIT_INVALID
+    return 0 if as_fast else EXIT_SLOWER
 
 
 def report_command(options: argparse.Namespace) -> int:
@@ -133,11 +157,29 @@ def print_paths(console: Console, folder: Path) -> None:
     console.print(f"run folder: {folder}", markup=False, soft_wrap=True)
 
 
-def bench_command(_options: argparse.Namespace) -> int:
+def bench_command(options: argparse.Namespace) -> int:
     if importlib.util.find_spec("experiments.bench") is None:
         print("experiments: bench is not part of this installation", file=sys.stderr)
         return EXIT_ERROR
+    if options.against:
+        return bench_against(options)
+    if options.pairs is not None:
+        raise ExperimentError("--pairs is of bench --against CHECKOUT")
     return importlib.import_module("experiments.bench").main() or 0
+
+
+def bench_against(options: argparse.Namespace) -> int:
+    from experiments import bench_against
+    from experiments.progress import Reporter
+
+    pairs = bench_against.PAIRS if options.pairs is None else options.pairs
+    if pairs < bench_against.PAIRS:
+        raise ExperimentError(f"--pairs must be at least {bench_against.PAIRS}: fewer tell too little")
+    there = Checkout.at(options.against)
+    console = Console(highlight=False)
+    with Reporter(console) as reporter:
+        taken = bench_against.compare(Checkout.here(), there, pairs, reporter)
+    return 0 if bench_against.report(taken, console) else EXIT_SLOWER
 
 
 def find(name: str) -> Experiment:

@@ -72,6 +72,8 @@ class Harness:
         )
         prepare_folder(self.out)
         stamp = environment.stamp(self.options["seed"])
+        if self.plan.against:
+            stamp["against"] = self.plan.against
         plain = printable(self.options)
         write_json(self.out / MARKER, {"experiment": self.experiment.name, "quick": self.quick, **plain})
         write_json(self.out / "environment.json", stamp)

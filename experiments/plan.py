@@ -12,6 +12,8 @@ from experiments.options import Option
 from experiments.peers.base import BackEnd
 
 Config = dict[str, Any]
+OTHER = "other"
+"""In place of `vswitch`: the switch of another checkout, which this one is compared with."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Plan:
     """Everything to be run.
 
     baseline: the switch that the table compares the others with. programs: what the loads need installed.
+    against: the commit of the checkout that this one is compared with, if it is.
     """
 
     back_ends: tuple[type[BackEnd], ...]
@@ -78,6 +81,7 @@ class Plan:
     ratios: tuple[Ratio | Spread, ...]
     baseline: str
     programs: tuple[str, ...] = ()
+    against: str = ""
 
 
 @dataclass(frozen=True)

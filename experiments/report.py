@@ -16,13 +16,14 @@ from rich.table import Table
 
 from experiments.errors import ExperimentError
 from experiments.metrics import METRICS
-from experiments.plan import Experiment, config_text, flows_text
+from experiments.plan import OTHER, Experiment, config_text, flows_text
 
 NAMES = {
     "vswitch": "vswitch",
     "kernel": "Linux kernel",
     "bridge": "Linux bridge",
     "ovs-userspace": "OVS userspace",
+    OTHER: "other checkout",
 }
 HEADINGS = {
     "switch": "Switch",
@@ -36,7 +37,13 @@ HEADINGS = {
     "load": "Load",
 }
 # Colour-blind safe: Okabe and Ito (2008).
-COLOURS = {"vswitch": "#0072B2", "kernel": "#E69F00", "bridge": "#E69F00", "ovs-userspace": "#009E73"}
+COLOURS = {
+    "vswitch": "#0072B2",
+    "kernel": "#E69F00",
+    "bridge": "#E69F00",
+    "ovs-userspace": "#009E73",
+    OTHER: "#CC79A7",
+}
 LIGHT = {"#0072B2": "#56B4E9"}  # the same switch without GRO
 TABLE_WIDTH = 120  # of a table that needs no more
 UNLIMITED = 1000

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import comb
 from statistics import median
 from typing import NamedTuple
 
 CONFIDENCE = 0.95
+SLOWER, AS_FAST, FASTER = "slower", "as fast", "faster"
+NOT_SLOWER = 0.97  # what the median ratio of two states is to be at least
 
 
 class Estimate(NamedTuple):
@@ -53,3 +55,22 @@ def coverage(n: int, k: int) -> float:
 def quotients(numerators: Sequence[float | None], denominators: Sequence[float | None]) -> list[float]:
     """The ratios of the runs that stood side by side in the same round, without pairs that lack a run."""
     return [a / b for a, b in zip(numerators, denominators, strict=True) if a is not None and b]
+
+
+def verdict(speed: Estimate) -> str:
+    """What an estimate of the speed of one state, as a multiple of another's, says of the first.
+
+    It is slower, or faster, when the median says so by more than 3 % and the whole interval agrees.
+    """
+    if speed.confidence < CONFIDENCE:
+        return "too few runs to tell"
+    if speed.median < NOT_SLOWER and speed.high < 1:
+        return SLOWER
+    if speed.median > 1 / NOT_SLOWER and speed.low > 1:
+        return FASTER
+    return AS_FAST
+
+
+def not_slower(speeds: Iterable[Estimate]) -> bool:
+    """Whether all of them are known to be as fast, or faster."""
+    return all(verdict(speed) in (AS_FAST, FASTER) for speed in speeds)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Everything that `make demo` and `make test` need, on Debian and Ubuntu: the packages below, and two virtual
-# environments (.venv: the project; .venv-ryu: the controller). Run again, it does nothing that is done already.
+# environments (.venv: the project; .venv-ryu: the controller). With the word `faucet`: another controller, for a
+# test with it (.venv-faucet). Run again, it does nothing that is done already.
 # It starts no service and changes no configuration. PYTHON names the interpreter (default python3).
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
@@ -14,6 +15,10 @@ PYTHON=${PYTHON:-python3}
 
 main() {
     check_python
+    if [ "${1:-}" = faucet ]; then
+        faucet_environment
+        return
+    fi
     install_packages
     project_environment
     controller_environment
@@ -86,4 +91,12 @@ controller_environment() {
     as_owner touch "$STAMP"
 }
 
-main
+faucet_environment() {
+    up_to_date .venv-faucet scripts/requirements-faucet.txt && return
+    say "making .venv-faucet with Python $VERSION (the controller FAUCET, for its test)"
+    as_owner "$PYTHON" -m venv --clear .venv-faucet || die "$PYTHON could not make the virtual environment .venv-faucet"
+    pip_install .venv-faucet -r scripts/requirements-faucet.txt
+    as_owner touch "$STAMP"
+}
+
+main "$@"

@@ -23,6 +23,7 @@ def spawn(
     *,
     pid: int | None = None,
     cpus: frozenset[int] | None = None,
+    stdin: int | IO = subprocess.DEVNULL,
     stdout: int | IO = subprocess.DEVNULL,
     stderr: int | IO = subprocess.DEVNULL,
     env: dict[str, str] | None = None,
@@ -41,6 +42,7 @@ def spawn(
         pid,
         cpus,
         parting_signal if in_main_thread else None,
+        stdin=stdin,
         stdout=stdout,
         stderr=stderr,
         env=env,
@@ -49,15 +51,21 @@ def spawn(
 
 
 def run(
-    argv: Sequence[str], *, pid: int | None = None, env: dict[str, str] | None = None
+    argv: Sequence[str],
+    *,
+    pid: int | None = None,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end, in the network and mount namespace of process `pid` when given.
 
     For programs that do one thing; unlike `subprocess.run`, they end with us, whatever ends us: this thread
     waits for them, so that it outlives them unless we die.
     """
-    pipe = subprocess.PIPE
-    with _start(argv, pid, None, signal.SIGKILL, stdout=pipe, stderr=pipe, env=env) as process:
+    null, pipe = subprocess.DEVNULL, subprocess.PIPE
+    with _start(
+        argv, pid, None, signal.SIGKILL, stdin=null, stdout=pipe, stderr=pipe, env=env, cwd=cwd
+    ) as process:
         try:
             printed, complaint = process.communicate()
         except BaseException:
@@ -88,7 +96,6 @@ def _start(
 
     return subprocess.Popen(
         [*prefix, *argv],
-        stdin=subprocess.DEVNULL,
         start_new_session=True,
         preexec_fn=in_child,
         **options,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.checkout import Checkout
 from experiments.iperf import Endpoint
 
 WIRE_MTU = 1500
@@ -51,6 +52,12 @@ class BackEnd:
 
     def __init__(self, servers: Servers) -> None:
         self.servers = servers
+
+    @classmethod
+    def of(cls, checkout: Checkout) -> type[BackEnd] | None:
+        """The same back end with the switch of another checkout; None where it has no switch of ours, or
+        cannot have another."""
+        return None
 
     def start(self) -> None:
         """Build it and return when traffic passes.

@@ -3,9 +3,10 @@
 
     h1 eth0 --- p1 switch p2 --- eth0 h2
 
-Each is wired as Mininet wires plain hosts, and has one rule: forward by learned MAC address. The offloads of
-the hosts' interfaces are the kernel's defaults, except for Open vSwitch, whose userspace datapath passes on
-neither partial checksums nor super-frames.
+Each is wired as Mininet wires plain hosts, and has one rule: forward by learned MAC address. Beside its eth0
+each host has a VXLAN device of its kernel, to the other: a tunnel of which the switch knows nothing. The
+offloads of the hosts' interfaces are the kernel's defaults, except for Open vSwitch, whose userspace datapath
+passes on neither partial checksums nor super-frames.
 """
 
 from __future__ import annotations
@@ -14,15 +15,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+from experiments.checkout import Checkout
 from experiments.errors import ExperimentError
 from experiments.iperf import Endpoint
 from experiments.packets import SINK
-from experiments.peers.base import SMALL_WINDOW, BackEnd, Servers, Variant
+from experiments.peers.base import SMALL_WINDOW, VM_MTU, VNI, BackEnd, Servers, Variant
 from experiments.peers.ovs import NO_OFFLOADS, Instance
-from experiments.system import Namespace, project_environment, wait_until
+from experiments.plan import OTHER
+from experiments.system import Namespace, wait_until
 from topologies.processes import end, spawn
 from vswitch import ctl
 
@@ -45,6 +49,8 @@ class Bed(BackEnd):
     INTERFACE = "eth0"
     MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02")
     ADDRESSES = ("10.0.0.1", "10.0.0.2")
+    TUNNEL = "vxlan0"
+    INNER = ("192.168.0.1", "192.168.0.2")
     PORTS = ("p1", "p2")
     placements: tuple[str, ...] = tuple(PLACEMENTS)
     quick_placement = "switch with the receiver"
@@ -87,6 +93,7 @@ class Bed(BackEnd):
             )
         for host, other in zip(self.hosts, (1, 0), strict=True):
             host.ip(f"neigh add {self.ADDRESSES[other]} lladdr {self.MACS[other]} dev {self.INTERFACE}")
+            self._add_tunnel(host, other)
         # the load's source addresses are nobody's, and their packets are to be taken all the same
         self.hosts[1].run("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0")
         self.join(switch)
@@ -95,6 +102,15 @@ class Bed(BackEnd):
         self.sink.stdout.readline()
         wait_until(
             self._passes, PASSES_TIMEOUT_S, f"{self.name} passes no traffic: see {self.servers.run_dir}"
+        )
+
+    def _add_tunnel(self, host: Namespace, other: int) -> None:
+        """A host's own VXLAN to the other one, as `ip` makes it: with outer checksums."""
+        local, remote = self.ADDRESSES[1 - other], self.ADDRESSES[other]
+        host.ip(
+            f"link add {self.TUNNEL} type vxlan id {VNI} dstport 4789 local {local} remote {remote}",
+            f"link set {self.TUNNEL} mtu {VM_MTU} up",
+            f"addr add {self.INNER[1 - other]}/24 dev {self.TUNNEL}",
         )
 
     def stop(self) -> None:
@@ -141,6 +157,11 @@ class Bed(BackEnd):
             Endpoint(self.hosts[0].pid, self.ADDRESSES[0], first, self.variant.window),
             Endpoint(self.hosts[1].pid, self.ADDRESSES[1], second),
         )
+
+    def tunnel_endpoints(self) -> tuple[Endpoint, Endpoint]:
+        """The same ends, inside the hosts' own tunnel."""
+        first, second = self.endpoints()
+        return replace(first, ip=self.INNER[0]), replace(second, ip=self.INNER[1])
 
     def _cores(self) -> list[frozenset[int]]:
         first, second = self.servers.first, self.servers.second
@@ -192,7 +213,14 @@ class BridgeBed(Bed):
 
 
 class VSwitchBed(OpenFlowBed):
+    """checkout: the one whose switch it is."""
+
     name = "vswitch"
+    checkout = Checkout.here()
+
+    @classmethod
+    def of(cls, checkout: Checkout) -> type[BackEnd]:
+        return type(cls.__name__, (cls,), {"name": f"{OTHER}-{cls.name}", "checkout": checkout})
 
     def __init__(self, servers: Servers) -> None:
         super().__init__(servers)
@@ -201,23 +229,18 @@ class VSwitchBed(OpenFlowBed):
 
     def join(self, switch: Namespace) -> None:
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        argv = [
-            sys.executable,
-            "-m",
-            "vswitch",
-            "--name",
-            "s1",
-            "--dpid",
-            "1",
-            "--run-dir",
-            str(self.run_dir),
-        ]
+        argv = [str(self.checkout.python), "-m", "vswitch", "--name", "s1", "--dpid", "1"]
+        argv += ["--run-dir", str(self.run_dir)]
         argv += ["--listen", f"ptcp:{OPENFLOW_PORT}"]
         for number, port in enumerate(self.PORTS, start=1):
             argv += ["--port", f"{number}=packet:{port}"]
         with (self.run_dir / "s1.out").open("w") as output:
             self.process = spawn(
-                argv, pid=switch.pid, stdout=output, stderr=subprocess.STDOUT, env=project_environment()
+                argv,
+                pid=switch.pid,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self.checkout.environment(),
             )
         wait_until(self._ready, READY_TIMEOUT_S, f"the switch was not ready: see {self.run_dir}")
         self.ofctl("add-flow", "priority=0,actions=NORMAL")

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from threading import Event, Thread
 from typing import Any
 
+from experiments.checkout import Checkout
 from experiments.errors import ExperimentError
+from experiments.peers.base import BackEnd
 from experiments.peers.vswitch import VSwitchCompared
 from topologies.processes import poll_until
 from vswitch.errors import VSwitchError
@@ -23,6 +25,10 @@ QUIET_S = 2.0  # within which what is on the wire arrives
 
 class VSwitchNic(VSwitchCompared):
     """Two servers, joined by a wire that drops nothing by its settings."""
+
+    @classmethod
+    def of(cls, checkout: Checkout) -> type[BackEnd] | None:
+        return None  # its loads ask more of it than a harness does
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

@@ -11,8 +11,10 @@ from typing import Any
 from mininet.link import Link
 from mininet.net import Mininet
 
+from experiments.checkout import Checkout
 from experiments.iperf import Endpoint
 from experiments.peers.base import SMALL_WINDOW, WIRE_MTU, BackEnd, Servers, Variant
+from experiments.peers.served import served_by
 from topologies.controllers import Orchestrator
 from topologies.lab import Lab
 from topologies.links import TapLink, WireLink
@@ -22,6 +24,10 @@ from topologies.nodes import VM, VSwitch
 class VSwitchOverlay(BackEnd):
     name = "vswitch"
     programs: tuple[str, ...] = ("mnexec", "ip", "nsenter")
+
+    @classmethod
+    def of(cls, checkout: Checkout) -> type[BackEnd] | None:
+        return served_by(checkout, cls)
 
     def __init__(self, servers: Servers) -> None:
         super().__init__(servers)

@@ -138,7 +138,7 @@ def test_experiment_options(name: str):
     experiment = importlib.import_module(MODULES[name]).EXPERIMENT
     listed = first_column(page("reference/experiments"), f"## `{name}`")
     switches = {"vswitch", "kernel", "bridge", "ovs-userspace"}
-    loads = {"new flows", "cached flows", "flow-mods"}
+    loads = {"new flows", "cached flows", "flow-mods", "TCP", "host VXLAN", "UDP 64 bytes"}
     assert listed - switches - loads == set(experiment.options)
 
 
@@ -154,6 +154,8 @@ def test_dependencies():
     controller = {re.split(r"[<>=]", line)[0] for line in lines if line and not line.startswith("#")}
     listed = first_column(text, "## Python packages of the controller (`.venv-ryu`)")
     assert listed - {"setuptools", "wheel"} == controller
+    (faucet,) = re.findall(r"^(\w+)==", (ROOT / "scripts/requirements-faucet.txt").read_text(), re.MULTILINE)
+    assert first_column(text, "## Another controller, for its test (`.venv-faucet`)") == {faucet}
     setup = (ROOT / "scripts/setup.sh").read_text()
     debian = set(re.findall(r"[\w-]+:([\w-]+)", setup.partition("NEEDED=(")[2].partition(")")[0]))
     assert first_column(text, "## Debian packages") == debian | {"python3-venv"}

@@ -123,7 +123,13 @@ def test_the_last_words_of_a_program_that_ends_are_told(tmp_path):
 def test_l2_forwarding(tmp_path):
     short = ("runs=1", "seconds=1", "warmup=0.25", "other_cpu=1024", "--quick")
     summary, _ = run_to_end(tmp_path / "out", "switches=vswitch,bridge", name="l2-forwarding", short=short)
-    assert summary["ratios"].keys() == {"vswitch / bridge, TCP", "vswitch / bridge, UDP 64 bytes"}
+    assert summary["ratios"].keys() == {
+        "vswitch / bridge, TCP",
+        "vswitch / bridge, host VXLAN",
+        "vswitch / bridge, UDP 64 bytes",
+    }
+    assert summary["ratios"]["vswitch / bridge, host VXLAN"]["at_least"] == 0.7
+    assert medians(summary, "throughput_bps")["bridge", "host VXLAN"] > 1e8
     assert medians(summary, "throughput_bps")["vswitch", "TCP"] > 1e8
     assert medians(summary, "packets_per_second")["vswitch", "UDP 64 bytes"] > 1e4
 

@@ -231,16 +231,14 @@ class Datapath:
         remote_mac: str,
         uplink_port: int,
     ) -> None:
-        """Make a tunnel port; raises ConfigError."""
+        """Make a tunnel port, or another one of the tunnel port that has the number; programs that output to it
+        stay. Raises ConfigError, and then nothing has changed."""
         self._ports.add_tunnel(port_no, name, format, local_ip, remote_ip, local_mac, remote_mac, uplink_port)
         self._programs.renumbered()
 
     def remove_tunnel(self, port_no: int) -> None:
         """Remove a tunnel port; raises ConfigError."""
-        index = self._ports.remove_tunnel(port_no)
-        self._programs.forget_port(index)
-        self._commands.give(Command.REMOVE_TUNNEL, index)
-        self._commands.wait(self._commands.given)
+        self._programs.forget_port(self._ports.remove_tunnel(port_no))
 
     # Formats
 

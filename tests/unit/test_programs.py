@@ -131,6 +131,17 @@ def test_programs_that_name_a_port_that_is_gone_send_nowhere(store, words):
     assert store.place((Output(2),)) == other
 
 
+def test_a_program_keeps_its_place_while_something_names_it_though_its_port_is_gone(store, live, words):
+    """A flow runs it until its entry is replaced."""
+    old, _ = store.place((Controller(128, 0, 5, 1), Output(1000)))
+    live.add(old)
+    store.forget_port(13)
+    for number in range(100):
+        assert store.place((SetTunnel(number), Output(2)))[0] >= old + 8
+    assert words[old : old + 8].tolist() == [Op.CONTROLLER, 1, 0, 0, Op.OUTPUT, 0, 0, 0]
+    assert store.controller(1) == Controller(128, 0, 5, 1)
+
+
 def test_programs_that_name_a_meter_that_is_gone_pass_their_packets(store, words):
     at, _ = store.place((Meter(7), Output(1)))
     store.forget_meter(3)

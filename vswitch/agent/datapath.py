@@ -140,9 +140,14 @@ class Datapath(Protocol):
         local_mac: str,
         remote_mac: str,
         uplink_port: int,
-    ) -> None: ...
+    ) -> None:
+        """Make a tunnel port, or another one of the tunnel port that has the number; programs that output to it
+        stay. Raises ConfigError, and then nothing has changed."""
+        ...
 
-    def remove_tunnel(self, port_no: int) -> None: ...
+    def remove_tunnel(self, port_no: int) -> None:
+        """Programs that output to it drop what they would send there; raises ConfigError."""
+        ...
 
     def set_capture(self, port_no: int, enabled: bool) -> None: ...
 

@@ -64,9 +64,10 @@ message can hold is half of it."""
 
 _VID = 0xFFF
 _WORD = (1 << 64) - 1
-_HASHED = (f.TUNNEL_ID, f.ETH_DST, f.ETH_SRC, f.VLAN_TCI, f.ETH_TYPE, f.IP_PROTO, f.IP_SRC, f.IP_DST,
-           f.L4_SRC, f.L4_DST)  # fmt: skip
-"""The fields of the key that the bucket of a select group depends on."""
+_OF_DATAGRAM = (f.TUNNEL_ID, f.ETH_DST, f.ETH_SRC, f.VLAN_TCI, f.ETH_TYPE, f.IP_SRC, f.IP_DST)
+_OF_FLOW = (*_OF_DATAGRAM, f.IP_PROTO, f.L4_SRC, f.L4_DST)
+"""The fields of the key that the bucket of a select group depends on: those that all fragments of a datagram
+have in common, and those of a packet that is whole."""
 
 
 class World(NamedTuple):
@@ -540,7 +541,9 @@ class _Run:
             return live[:1]
         weighted = [number for number in live if group.buckets[number].weight > 0]
         if len(weighted) > 1:
-            flow_hash = hash((group.group_id, *self.packet.of_arrival(_HASHED)))
+            (fragment,) = self.packet.of_arrival((f.IP_FRAG,))
+            hashed = _OF_DATAGRAM if fragment else _OF_FLOW
+            flow_hash = hash((group.group_id, *self.packet.of_arrival(hashed)))
             weighted = [max(weighted, key=lambda n: _score(flow_hash, n, group.buckets[n].weight))]
         return weighted
 

@@ -173,6 +173,8 @@ class ProgramStore:
                 return Op.COPY_TTL, int(inwards), 0, 0
             case flow.Meter(meter_id):
                 return Op.METER, self._meter_index(meter_id), 0, 0
+            case flow.LookUpAgain(number):
+                return Op.LOOK_UP_AGAIN, number, 0, 0
             case flow.Save():
                 return Op.SAVE, 0, 0, 0
             case flow.Restore():

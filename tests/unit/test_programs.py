@@ -12,6 +12,7 @@ from vswitch.flow import (
     Controller,
     CopyTtl,
     DecTtl,
+    LookUpAgain,
     Meter,
     Output,
     PopMpls,
@@ -67,6 +68,7 @@ OPERATIONS = [
     (CopyTtl(inwards=True), [Op.COPY_TTL, 1, 0, 0]),
     (Meter(7), [Op.METER, 3, 0, 0]),
     (Meter(8), [Op.METER, -1, 0, 0]),
+    (LookUpAgain(2), [Op.LOOK_UP_AGAIN, 2, 0, 0]),
     (Save(), [Op.SAVE, 0, 0, 0]),
     (Restore(), [Op.RESTORE, 0, 0, 0]),
 ]

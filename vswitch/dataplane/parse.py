@@ -367,7 +367,7 @@ def l4_ports(mem, packet):
 def _flow_hash(mem, packet):
     """Hash of virtual network, addresses, protocol and ports; of the MAC addresses where there is no IP.
 
-    All fragments of a datagram have one hash: that of what each of them tells, which is neither the ports nor,
+    All fragments of a datagram have one hash: that of what each of them tells. These are not the ports nor,
     where extension headers follow IPv6's fragment header, the protocol.
     """
     proto = 0 if packet["frag"] else packet["ip_proto"]

@@ -309,7 +309,8 @@ def test_rules_that_look_at_no_remark_any_more_end_what_depended_on_it(switch, d
     frame = bytes(Ether() / IP(tos=AF11 << 2) / UDP())
     looks = add({"eth_type": 0x800, "ip_dscp": AF12}, out(3), table_id=1, priority=2)
     switch.says(meter(1, REMARK), add({"in_port": 1}, Meter(1), goto(1)), looks)
-    switch.says(add({}, out(2), table_id=1, priority=1))
+    elsewhere = add({"eth_type": 0x800, "ip_dscp": AF12}, table_id=5)
+    switch.says(add({}, out(2), table_id=1, priority=1), elsewhere)
     datapath.exceeded = True
     assert [switch.receives(1, frame) for _ in range(2)] == [[3], [3]]
     switch.says(change)

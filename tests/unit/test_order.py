@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+import tempfile
+from collections import Counter, defaultdict
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.protocol.harness import add, delete, goto, group, meter, out
+from tests.packets import UDP, Ether
+from tests.protocol.harness import Peer, add, delete, goto, group, meter, out
 from tests.unit.rig import examples
-from tests.unit.servers import SocketTap
-from tests.unit.vms import OTHER, RECEIVER, Switch
+from tests.unit.servers import TUNNEL_PORT, VM_PORT, WIRE_PORT, Pair, SocketTap
+from tests.unit.vms import OTHER, RECEIVER, Switch, number_of, packet
+from vswitch.agent.switch import OpenFlowSwitch
 from vswitch.openflow import actions as of
 from vswitch.openflow import messages as m
 from vswitch.openflow.constants import (
@@ -205,3 +208,47 @@ def test_receivers_see_no_reordering(seed, marks):
         assert switch.dp.t["free_punt_count"] == len(switch.dp.t["free_punts"])
         assert (switch.dp.t["held_first"] == -1).all()
         switch.close()
+
+
+@settings(max_examples=examples(40))
+@given(seed=st.integers(0, 2**32 - 1), workers=st.integers(2, 3))
+def test_receivers_see_no_reordering_by_several_workers(seed, workers):
+    """Which run in any turn; queues change their workers, rules change, entries end."""
+    draw = random.Random(seed)
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        patch.setattr("vswitch.ports.TapDevice", SocketTap)
+        pair = Pair(f"{folder}/wire", workers=workers)
+        sender, receiver = pair.servers
+        nic = receiver.dp.nic(WIRE_PORT)
+        nic.set_queue_count(workers)
+        agent = OpenFlowSwitch(receiver.dp, "s2", 2, lambda: pair.now_ns)
+        controller = Peer(agent)
+        receiver.answer_misses = agent.slowpath.handle_punts
+        controller.says(add({"in_port": TUNNEL_PORT}, out(VM_PORT), priority=0))
+        sent, got = Counter(), defaultdict(list)
+        for _ in range(draw.randrange(20, 60)):
+            for _ in range(draw.randrange(5)):
+                connection = draw.randrange(CONNECTIONS)
+                sender.send(packet(connection, sent[connection], draw.choice([0, ECT0, CE])))
+                sent[connection] += 1
+            sender.step(pair.now_ns)
+            sender.answer_misses()
+            kind = draw.randrange(10)
+            if kind == 0:
+                nic.set_worker(draw.randrange(workers), draw.randrange(workers))
+            elif kind == 1:
+                match = IPV4 | {"ip_proto": 17, "udp_src": 1000 + draw.randrange(CONNECTIONS)}
+                rule = add(match, out(VM_PORT)) if draw.randrange(2) else delete(match)
+                controller.says(rule)
+            elif kind == 2:
+                for key in draw.sample(list(agent.slowpath.flows), min(1, len(agent.slowpath.flows))):
+                    agent.slowpath._remove(agent.slowpath.flows[key])
+            for _ in range(draw.randrange(8)):
+                receiver.step_worker(draw.randrange(workers), pair.now_ns)
+                if not draw.randrange(4):
+                    agent.slowpath.handle_punts(draw.choice([1, 3, 64]))
+        pair.run()
+        for delivered in receiver.received():
+            got[Ether(delivered.frame)[UDP].sport - 1000].append(number_of(delivered.frame))
+        assert got == {connection: list(range(count)) for connection, count in sent.items()}
+        pair.close()

@@ -201,13 +201,12 @@ class Packet:
     def state(self) -> tuple[tuple[tuple[int, int, int], ...], int]:
         """How the vector follows from the key now: ((index, written bits, their values), …), and the indexes
         (as bits) for which it does not."""
-        unknown = self.unknown | (1 << f.IP_TOS if self._remarked else 0)
         written = tuple(
             (index, bits, self.values[index] & bits)
             for index, bits in enumerate(self._constant)
-            if bits and not unknown >> index & 1
+            if bits and not self.unknown >> index & 1
         )
-        return written, unknown
+        return written, self.unknown
 
     # --- pipeline fields ---------------------------------------------------------------------------------
 

@@ -166,10 +166,8 @@ def _free_punt(t, command, slot):
 def _forward_waiting(mem, t, bucket, unseen):
     """Forward the misses of a bucket whose flows have entries now, before any packet comes that finds one.
 
-    What an entry drops, or only gives to the agent, the agent has already.
-
-    unseen: number of the first punt that the agent had not seen when it asked for this. The agent
-    counts those before it, the entry the others.
+    What an entry drops, or only gives to the agent, the agent has already. unseen: number of the first punt
+    that the agent had not seen when it asked for this; it counts those before, and the entry the others.
     """
     slot = t["held_first"][bucket]
     while slot != NO_SLOT:

@@ -29,8 +29,8 @@ def make_key(mem, t, packet):
     key[0] = t["ports"][packet["in_port"]]["number"] | (source << 16) | (destination << 32)
     key[1] = packet["tunnel_id"]
     key[2] = (load32(mem, l2) << 24) | (load16(mem, l2 + 4) << 8) | (packet["ip_proto"] & 0xFF)
-    key[3] = (load32(mem, l2 + 6) << 24) | (load16(mem, l2 + 10) << 8)
-    key[KEY_TOS] |= packet["tos"] & t["tos_mask"]
+    tos = packet["tos"] & t["tos_mask"]
+    key[KEY_TOS] = (load32(mem, l2 + 6) << 24) | (load16(mem, l2 + 10) << 8) | tos
     eth_type = packet["eth_type"]
     key[4] = (eth_type << 24) | (packet["vlan_inner"] << 40) | (packet["vlan_tci"] << 8) | packet["frag"]
     for word in range(5, KEY_WORDS):

@@ -162,7 +162,7 @@ def change(switch: Switch, draw: random.Random, marks: bool) -> None:
         switch.says(m.PortMod(OTHER, mac, down, PortConfig.NO_FWD, 0))
 
 
-@settings(max_examples=examples(150))
+@settings(max_examples=examples(60))
 @given(seed=st.integers(0, 2**32 - 1), marks=st.booleans())
 def test_receivers_see_no_reordering(seed, marks):
     """Marks change, rules do, entries end, the agent lags. marks: rules look at marks, so that packets of one

@@ -17,6 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from vswitch.flow import (
     Ended,
     FlowKey,
     FlowStats,
+    LookUpAgain,
     Meter,
     MeterConfig,
     MeterStats,
@@ -94,6 +96,7 @@ class Datapath:
         self.tables = layout.make_tables(workers)
         self.t = self.tables[0]
         self._scratch_tables = layout.make_tables()
+        self._scratch_tables["tos_mask"] = 0xFF
         self._threads: list[threading.Thread] = []
         self._closing = False
         self._injections: deque[tuple[int, int]] = deque((0, slot) for slot in range(layout.INJECTIONS))
@@ -231,16 +234,14 @@ class Datapath:
         remote_mac: str,
         uplink_port: int,
     ) -> None:
-        """Make a tunnel port; raises ConfigError."""
+        """Make a tunnel port, or another one of the tunnel port that has the number, to which programs output
+        as before. Raises ConfigError, and then nothing has changed."""
         self._ports.add_tunnel(port_no, name, format, local_ip, remote_ip, local_mac, remote_mac, uplink_port)
         self._programs.renumbered()
 
     def remove_tunnel(self, port_no: int) -> None:
         """Remove a tunnel port; raises ConfigError."""
-        index = self._ports.remove_tunnel(port_no)
-        self._programs.forget_port(index)
-        self._commands.give(Command.REMOVE_TUNNEL, index)
-        self._commands.wait(self._commands.given)
+        self._programs.forget_port(self._ports.remove_tunnel(port_no))
 
     # Formats
 
@@ -290,13 +291,18 @@ class Datapath:
     # Flows
 
     def install(self, key: FlowKey, program: Program, idle_timeout_s: float = 0) -> None:
-        """Add the entry, or replace its program; replacing keeps its counters, and ended() tells them."""
+        """Add the entry, or replace its program; replacing keeps its counters, and ended() tells them.
+
+        Packets of the key that wait for the agent are forwarded first, if the program sends packets on.
+        """
         offset, length = self._programs.place(program)
         timeout_ns = int(idle_timeout_s * 1e9)
         others = None
         if len(self.tables) > 1:
             others = self._elsewhere(key, program, offset, length, timeout_ns)
-        self._commands.give(Command.INSTALL, offset, length, timeout_ns, key=key, others=others)
+        self._commands.give(
+            Command.INSTALL, offset, length, timeout_ns, self._punts.seen, key=key, others=others
+        )
 
     def _elsewhere(
         self, key: FlowKey, program: Program, offset: int, length: int, timeout_ns: int
@@ -315,23 +321,39 @@ class Datapath:
             return action.port in self._ports and self._ports[action.port].tap is not None
         if isinstance(action, SetField):
             return action.name not in ("eth_type", "ip_proto")
-        return not isinstance(action, (Controller, DecTtl, Meter, PopMpls, PopPbb))
+        return not isinstance(action, (Controller, DecTtl, LookUpAgain, Meter, PopMpls, PopPbb))
 
     def remove(self, key: FlowKey) -> None:
         """ended() tells its final counters; without effect when there is no such entry."""
         self._commands.give(Command.REMOVE, key=key)
 
     def ended(self) -> list[Ended]:
-        """What became of replaced and removed programs since the last call, in the order of the commands."""
-        return self._commands.ended()
+        """What became of programs that were replaced or removed, and of entries that ended by themselves,
+        since the last call, in the order in which it did."""
+        if len(self.tables) > 1:
+            evicted = self._evicted_everywhere()
+            return [answer for _number, answer in self._commands.ended()[1]] + evicted
+        answered, answers = self._commands.ended()
+        # a report tells how many commands were applied before: those come first
+        ends = sorted([*self._punts.evicted(answered), *answers], key=itemgetter(0))
+        return [end for _number, end in ends]
+
+    def set_tos_mask(self, mask: int) -> None:
+        """Which bits of `ip_tos` tell flows apart: keys of entries have no others. None do at first."""
+        self._commands.give(Command.TOS_MASK, mask, self._punts.seen)
+
+    def counted(self) -> list[int]:
+        """Of the held packets that were released since the last call, those that flows' entries had forwarded
+        and counted."""
+        return self._commands.counted()
 
     def execute(self, packet: int, program: Program) -> None:
-        """Run a program on a held packet, and release it."""
+        """Run a program on a held packet, unless its flow's entry has forwarded it, and release it."""
         offset, length = self._programs.place(program)
         self._commands.give(Command.EXECUTE, packet, offset, length)
 
     def discard(self, packet: int, reason: DropReason) -> None:
-        """Release a held packet, counting the reason."""
+        """Release a held packet, counting the reason unless its flow's entry has forwarded it."""
         self._commands.give(Command.DISCARD, packet, DROP_COUNTERS[reason])
 
     def send(self, frame: bytes, program: Program, in_port: int = 0, tunnel_id: int = 0) -> None:
@@ -348,7 +370,7 @@ class Datapath:
         self._injections.append((self._commands.given, slot))
 
     def poll_punts(self, limit: int = 64) -> list[Punt]:
-        """Packets that wait for a decision; also takes in reports of evicted entries."""
+        """Packets that wait for a decision."""
         return self._punts.poll(limit)
 
     def key_of(self, frame: bytes, in_port: int = 0, tunnel_id: int = 0) -> FlowKey:
@@ -378,15 +400,21 @@ class Datapath:
         self._commands.wait(self._commands.given)
         return set().union(*map(_programs_of, self.tables))
 
-    def evicted(self) -> list[tuple[FlowKey, FlowStats]]:
-        """Entries that ended by themselves since the last call, with final counters."""
-        evicted = self._punts.evicted()
-        if not evicted or len(self.tables) == 1:
-            return evicted
-        # Worker 0 has only told which are idle, or found no room. Of an idle one that is not there any more,
-        # ended() tells.
-        ends = self._commands.end([key for key, _ in evicted])
-        return [(key, ends.get(key, stats)) for key, stats in evicted if key in ends or stats == NEVER_USED]
+    def _evicted_everywhere(self) -> list[Ended]:
+        """The entries that ended by themselves, of several workers.
+
+        Worker 0 has only told which are idle, or found no room: now they are removed. Of an idle one that is
+        not there any more, the answers of commands tell.
+        """
+        evicted = [end for _number, end in self._punts.evicted(self._commands.given)]
+        if not evicted:
+            return []
+        ends = self._commands.end([end.key for end in evicted])
+        return [
+            end._replace(stats=ends.get(end.key, end.stats))
+            for end in evicted
+            if end.key in ends or end.stats == NEVER_USED
+        ]
 
     # Captures
 

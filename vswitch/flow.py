@@ -29,12 +29,15 @@ class FlowKey(NamedTuple):
     vlan_inner: int  # the tag behind it, in the same form
     eth_type: int  # behind the tags
     ip_proto: int  # ARP: the operation, 0 for those above 255
-    ip_tos: int  # all eight bits: DSCP << 2 | ECN
+    ip_tos: int  # DSCP << 2 | ECN; of a cached flow, only the bits that some rule looks at
     ip_frag: int  # 0 no, 1 first, 3 later fragment
     ip_src: int  # IPv4 (32 bits), IPv6 (128 bits); ARP: sender; MPLS: label << 4 | TC << 1 | BoS
     ip_dst: int  # ARP: target; PBB: I-SID
     l4_src: int  # TCP, UDP, SCTP port; ICMP type
     l4_dst: int  # TCP, UDP, SCTP port; ICMP code
+    # what meters have made of the packet: the drop precedence (RFC 2597), in two bits, for each time that a
+    # program looked it up again; the fields before are those of its arrival. 0: it has just arrived
+    remarks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,14 @@ class Meter:
 
 
 @dataclass(frozen=True, slots=True)
+class LookUpAgain:
+    """End the program, and go on by that of the flow's key with the packet's drop precedence as remark
+    `number`."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Save:
     """Remember the packet, for the Restore that follows; at most MAX_SAVED are remembered at a time."""
 
@@ -141,13 +152,15 @@ class Restore:
     """The packet is again what it was at the last Save that was not yet restored."""
 
 
+MAX_REMARKS = 7
+"""Times that a packet is looked up again."""
 MAX_SAVED = 9
 MAX_BANDS = 8
 """Bands of a meter."""
 
 Action = (
     Output | SetTunnel | Controller | SetField | Push | PopVlan | PopMpls | PopPbb | SetTtl | DecTtl | CopyTtl
-    | Meter | Save | Restore
+    | Meter | LookUpAgain | Save | Restore
 )  # fmt: skip
 Program = tuple[Action, ...]
 """Actions in the order in which they run; the empty program drops."""
@@ -225,7 +238,8 @@ NEVER_USED = FlowStats(0, 0, 0)
 
 
 class Ended(NamedTuple):
-    """Final counters of a program that a key no longer has: its entry was removed, or given another program.
+    """Final counters of a program that a key no longer has: its entry was removed, given another program, or
+    ended by itself (idle, or no room for it).
 
     `stats` counts since the entry was made, as FlowStats does.
     """
@@ -233,6 +247,7 @@ class Ended(NamedTuple):
     key: FlowKey
     stats: FlowStats
     replaced: bool  # False: the entry is gone
+    by_itself: bool = False
 
 
 class CapturedFrame(NamedTuple):

@@ -13,7 +13,7 @@ MASK64 = (1 << 64) - 1
 def key_words(key: FlowKey) -> tuple[int, ...]:
     """The words of a key, each from 0 to 2^64 - 1."""
     return (
-        key.in_port | key.l4_src << 16 | key.l4_dst << 32,
+        key.in_port | key.l4_src << 16 | key.l4_dst << 32 | key.remarks << 48,
         key.tunnel_id,
         key.eth_dst << 8 | key.ip_proto,
         key.eth_src << 8 | key.ip_tos,
@@ -43,4 +43,5 @@ def key_from(words: Iterable[int]) -> FlowKey:
         dst_high << 64 | dst_low,  # ip_dst
         ports >> 16 & 0xFFFF,  # l4_src
         ports >> 32 & 0xFFFF,  # l4_dst
+        ports >> 48,  # remarks
     )

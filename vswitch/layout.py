@@ -215,6 +215,7 @@ class Op(enum.IntEnum):
     METER = 12  # a: index into `meters`
     SAVE = 13
     RESTORE = 14
+    LOOK_UP_AGAIN = 15  # a: which of the packet's remarks it is: 0 for the first
 
 
 OP_WORDS = 4
@@ -224,7 +225,8 @@ class Command(enum.IntEnum):
     """What the agent asks of a worker."""
 
     NOTHING = 0  # stands for what concerns another worker
-    INSTALL = 1  # key, program_offset, program_length (~program_length: see there), idle_timeout_ns
+    INSTALL = 1  # key, program_offset, program_length (~program_length: see there), idle_timeout_ns, number
+    # of the first punt that the agent has not seen
     REMOVE = 2  # key
     EXECUTE = 3  # punt slot, program_offset, program_length
     DISCARD = 4  # punt slot, counter or -1
@@ -240,6 +242,16 @@ class Command(enum.IntEnum):
     FORWARDING = 14  # port index, whether a forwarding VM is there
     INJECTOR = 15  # packet port's number among the sockets, the descriptor of its injector, 0 for none
     TOO_BIG_REPORTS = 16  # whether the agent is told of packets that are too big for tunnels
+    TOS_MASK = 17  # bits of the TOS that keys have, number of the first punt that the agent has not seen
+
+
+class Held(enum.IntEnum):
+    """What became of the packet in a punt slot that the agent has not given back."""
+
+    COPY = 0  # nothing will: the packet itself was disposed of
+    WAITING = 1  # a miss, which the agent or its flow's entry disposes of
+    FORWARDED = 2  # its flow's entry has, and the agent counts it
+    COUNTED = 3  # its flow's entry has, and counted it
 
 
 class PuntKind(enum.IntEnum):
@@ -453,6 +465,10 @@ format_dtype = _record(
 )  # fmt: skip
 
 KEY_WORDS = 9
+KEY_TOS = 3
+"""The word whose lowest eight bits are the TOS."""
+REMARKS_SHIFT = 48
+"""Where word 0 tells what meters made of the packet: a drop precedence of two bits for each look."""
 
 nic_match_dtype = _record(
     # a flow key's words under a mask; `whole`: 1 if it names ports, which no fragment has
@@ -510,6 +526,7 @@ meter_dtype = _record(
 """A meter. rate: bytes or packets per ns; burst, tokens: bytes or packets; prec_level 0: the band drops."""
 
 punt_dtype = _record(
+    # of an entry that ended, `slot` tells how many commands had been applied
     kind="i8", key=("i8", (KEY_WORDS,)), slot="i8", length="i8", action="i8", partial="i8",
     packets="i8", bytes="i8", last_used_ns="i8",
     mtu="i8",  # of a packet that is too big: how long it might be
@@ -518,8 +535,13 @@ punt_dtype = _record(
 held_dtype = _record(
     length="i8", in_port="i8", tunnel_id="i8", csum="i8", csum_start="i8", csum_offset="i8", gso_size="i8",
     forwarded_mss="i8",
+    # of a punt slot: what became of it (Held), its key with the whole TOS, the number of its punt, its hash,
+    # what it counts for; of one that waits, the next one in its bucket
+    state="i8", key=("i8", (KEY_WORDS,)), number="i8", hash="i8", packets="i8", bytes="i8", next="i8",
 )  # fmt: skip
 """What is known of a packet that lies whole in a punt or injection slot."""
+HELD_BUCKETS = 256
+NO_SLOT = -1
 
 capture_dtype = _record(time_ns="i8", port="i8", outbound="i8", length="i8", captured="i8")
 
@@ -563,11 +585,14 @@ tables_dtype = _record(
     mss=(mss_dtype, (MSS_ENTRIES,)), mss_key=("i8", (MSS_WORDS,)), forwarded_mss="i8",
     forwarding_vms="i8",
     # flows and the agent
+    # `tos_mask`: the bits of the TOS that some rule looks at, which are those that keys have
+    tos_mask="i8",
     flows=(flow_dtype, (FLOWS,)), flow_count="i8", flow_moves="i8", flow_bits=("i8", (FLOWS // 32,)),
     programs=("i8", (PROGRAM_WORDS,)),
     commands=(command_dtype, (COMMANDS,)),
     meters=(meter_dtype, (METERS,)), meter_settings=(meter_dtype, (METERS,)),
     punts=(punt_dtype, (PUNTS,)), punt_memory="i8", held=(held_dtype, (PUNTS,)),
+    held_first=("i8", (HELD_BUCKETS,)), held_last=("i8", (HELD_BUCKETS,)),
     injection_memory="i8", injections=(held_dtype, (INJECTIONS,)),
     free_punts=("i8", (PUNTS,)), free_punt_count="i8", too_big_reports="i8",
     captures=(capture_dtype, (CAPTURES,)), capture_memory="i8",
@@ -594,6 +619,7 @@ def make_tables(workers=1):
         t["free_buffer_count"] = BUFFERS
         t["free_punts"] = np.arange(PUNTS)
         t["free_punt_count"] = PUNTS
+        t["held_first"] = NO_SLOT
         t["random"] = 1
         t["last_tunnel"] = -1
         t["too_big_reports"] = 1

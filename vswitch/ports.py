@@ -324,21 +324,28 @@ class Ports:
         remote_mac: str,
         uplink_port: int,
     ) -> None:
-        """Make a tunnel port; raises ConfigError."""
+        """Make a tunnel port, or another one of the tunnel port that has the number. Raises ConfigError, and
+        then nothing has changed.
+
+        A port that is made another keeps its index: programs that output to it do so from then on, too.
+        """
         numbers = self._formats[format]
         if not 1 <= port_no <= MAX_PORT_NUMBER:
             raise ConfigError("port_no", f"{port_no} is no port number", f"1 to {MAX_PORT_NUMBER}")
-        if port_no in self._ports:
+        before = self._ports.get(port_no)
+        if before is not None and before.kind != "tunnel":
             raise ConfigError("port_no", f"the port {port_no} exists already", "an unused number")
         uplink = self[uplink_port]
         if uplink.wire is None and uplink.device is None:
             raise ConfigError("uplink_port", f"{uplink.name} is a {uplink.kind}", "a wire or packet port")
-        index = self._free_index()
+        index = before.index if before else self._free_index()
         if index is None:
             raise ConfigError("port_no", "there are too many ports", f"at most {layout.LOCAL_INDEX - 1}")
         local, remote = _ipv4("local_ip", local_ip), _ipv4("remote_ip", remote_ip)
         macs = _mac("local_mac", local_mac), _mac("remote_mac", remote_mac)
         template = outer_headers(numbers, local, remote, *macs)
+        if before:
+            self._take_out(before)
         at = layout.TEMPLATES_OFFSET + index * layout.TEMPLATE_SIZE
         self.memory.write(at, template)
         self.t["ports"][index] = 0
@@ -359,12 +366,18 @@ class Ports:
         self.refresh()
 
     def remove_tunnel(self, port_no: int) -> int:
-        """Forget a tunnel port; returns its index, for the worker to be told. Raises ConfigError."""
+        """Forget a tunnel port; returns the index that it had. Raises ConfigError."""
         port = self[port_no]
         if port.kind != "tunnel":
             raise ConfigError("port_no", f"{port.name} is no tunnel", "a tunnel port")
+        self._take_out(port)
         del self._ports[port_no]
         return port.index
+
+    def _take_out(self, tunnel: Port) -> None:
+        """Returns when nothing comes or goes through a tunnel any more."""
+        self._commands.give(Command.REMOVE_TUNNEL, tunnel.index)
+        self._commands.wait(self._commands.given)
 
     def _free_index(self) -> int | None:
         """The index of a row that is nobody's."""

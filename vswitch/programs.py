@@ -35,6 +35,7 @@ class ProgramStore:
         self._meter_index = meter_index
         self._live_places = live_places
         self._places: dict[tuple[int, ...], int] = {}
+        self._standing: dict[int, tuple[int, ...]] = {}  # by place; those that are out of date, too
         self._known: dict[flow.Program, tuple[int, int]] = {}  # what place() has answered, while that holds
         self._next = 0
         self._free: dict[int, list[int]] = {}  # by number of words
@@ -58,6 +59,7 @@ class ProgramStore:
             for theirs in self._words:
                 theirs[place : place + len(words)] = words
             self._places[words] = place
+            self._standing[place] = words
         return place
 
     def renumbered(self) -> None:
@@ -69,7 +71,10 @@ class ProgramStore:
         return self._controllers.get(number)
 
     def forget_port(self, index: int) -> None:
-        """A port is gone: programs that name its index send there no more, and are compiled anew."""
+        """A port is gone: programs that name its index send there no more, and are compiled anew.
+
+        Each keeps its place for as long as something names it.
+        """
         self._forget(Op.OUTPUT, index, 0)
 
     def forget_meter(self, index: int) -> None:
@@ -108,17 +113,18 @@ class ProgramStore:
         self._known.clear()
         live = self._live_places()
         self._places = {words: place for words, place in self._places.items() if place in live}
+        self._standing = {place: words for place, words in self._standing.items() if place in live}
         # The gaps between what lives are free; the last one is what _take() takes from.
         self._free.clear()
         self._next = 0
-        for place, length in sorted((place, len(words)) for words, place in self._places.items()):
+        for place, words in sorted(self._standing.items()):
             gap = place - self._next
             if gap:
                 self._free_gap(self._next, gap)
-            self._next = place + length
+            self._next = place + len(words)
         used = {
             words[at + 1]
-            for words in (*self._places, wanted)
+            for words in (*self._standing.values(), wanted)
             for at in range(0, len(words), OP_WORDS)
             if words[at] in (Op.CONTROLLER, Op.DEC_TTL)
         }
@@ -167,6 +173,8 @@ class ProgramStore:
                 return Op.COPY_TTL, int(inwards), 0, 0
             case flow.Meter(meter_id):
                 return Op.METER, self._meter_index(meter_id), 0, 0
+            case flow.LookUpAgain(number):
+                return Op.LOOK_UP_AGAIN, number, 0, 0
             case flow.Save():
                 return Op.SAVE, 0, 0, 0
             case flow.Restore():

@@ -37,8 +37,10 @@ _NO_KEY = (0,) * layout.KEY_WORDS
 _ARGS = 6
 _COMMAND = Struct(f"=q{layout.KEY_WORDS}Q{_ARGS}q4q")  # op, key, args, then what the worker answers
 _KEYED = Struct(f"=q{layout.KEY_WORDS}Q")  # its beginning
+_FIRST_ARG = Struct("=q")
 _ANSWER = Struct("=4q")  # ended, packets, bytes, last_used_ns
 _ANSWER_AT = _COMMAND.size - _ANSWER.size
+_KIND = Struct("=q")
 _PUNT = Struct(f"=q{layout.KEY_WORDS}Q8q")  # the fields of punt_dtype
 assert _COMMAND.size == layout.command_dtype.itemsize
 assert _PUNT.size == layout.punt_dtype.itemsize
@@ -47,7 +49,14 @@ _NO_ANSWER = (0, 0, 0, 0)
 _PAUSE_S = 0.0001
 _HEAD, _TAIL = layout.COMMAND_HEAD_OFFSET // 8, layout.COMMAND_TAIL_OFFSET // 8
 _ASLEEP = layout.ASLEEP_OFFSET // 8
-EVERYWHERE = {Command.INSTALL, Command.REMOVE, Command.PORT_STATE, Command.NIC, Command.FORWARDING}
+EVERYWHERE = {
+    Command.INSTALL,
+    Command.REMOVE,
+    Command.PORT_STATE,
+    Command.NIC,
+    Command.FORWARDING,
+    Command.TOS_MASK,
+}
 """Commands that concern all workers alike."""
 
 
@@ -80,7 +89,8 @@ class CommandRing:
         self._fence = threading.Lock()
         self._together = 0  # nested calls of together()
         self._read = 0  # commands whose answers were taken in
-        self._ended: list[Ended] = []
+        self._ended: list[tuple[int, Ended]] = []
+        self._counted: list[int] = []
 
     def give(
         self, op: Command, *args: int, key: FlowKey | None = None, others: tuple[int, ...] | None = None
@@ -152,11 +162,18 @@ class CommandRing:
         while self.applied < commands and self._alive():
             await asyncio.sleep(_PAUSE_S)
 
-    def ended(self) -> list[Ended]:
-        """What became of replaced and removed programs since the last call, in the order of the commands."""
+    def ended(self) -> tuple[int, list[tuple[int, Ended]]]:
+        """How many commands have answered; what became of replaced and removed programs since the last call,
+        with the numbers of the commands, in their order."""
         self._read_answers()
         ended, self._ended = self._ended, []
-        return ended
+        return self._read, ended
+
+    def counted(self) -> list[int]:
+        """The punt slots that were released since the last call with what flows' entries had counted."""
+        self._read_answers()
+        counted, self._counted = self._counted, []
+        return counted
 
     def end(self, keys: Sequence[FlowKey]) -> dict[FlowKey, FlowStats]:
         """Remove the entries for these keys that there are, and return what they had counted; waits for that.
@@ -171,7 +188,7 @@ class CommandRing:
         self._read_answers()
         answers = self._ended[before:]
         del self._ended[before:]
-        return {answer.key: answer.stats for answer in answers}
+        return {answer.key: answer.stats for _number, answer in answers}
 
     def _read_answers(self) -> None:
         """Take in what the workers answered, before the rows are used again."""
@@ -179,12 +196,15 @@ class CommandRing:
         for number in self._answered(applied):
             at = number % layout.COMMANDS * _COMMAND.size
             op, *words = _KEYED.unpack_from(self._first.rows, at)
+            if op in (Command.EXECUTE, Command.DISCARD):
+                self._counted.append(_FIRST_ARG.unpack_from(self._first.rows, at + _KEYED.size)[0])
+                continue
             ended, *stats = _ANSWER.unpack_from(self._first.rows, at + _ANSWER_AT)
             total = FlowStats(*stats) if ended else NEVER_USED
             for ring in self._others:
                 ended, *stats = _ANSWER.unpack_from(ring.rows, at + _ANSWER_AT)
                 total = total.plus(FlowStats(*stats)) if ended else total
-            self._ended.append(Ended(key_from(words), total, op == Command.INSTALL))
+            self._ended.append((number, Ended(key_from(words), total, op == Command.INSTALL)))
         self._read = applied
 
     def _answered(self, applied: int) -> list[int]:
@@ -220,27 +240,31 @@ class PuntRing:
         self._fd = fd
         self._action = action
         self._fence = threading.Lock()
-        self._evicted: list[tuple[FlowKey, FlowStats]] = []
+        self._evicted: list[tuple[int, Ended]] = []
+        self._searched = 0  # number of the first punt that evicted() has not looked at
+
+    @property
+    def seen(self) -> int:
+        """The number of punts that poll() has taken."""
+        return int(self._words[layout.PUNT_TAIL_OFFSET // 8])
 
     def poll(self, limit: int) -> list[Punt]:
-        """Up to `limit` punts; reports of evicted entries are kept for evicted()."""
+        """Up to `limit` punts. Keys of misses have the whole TOS."""
         try:
             os.eventfd_read(self._fd)
         except BlockingIOError:
             pass
         punts: list[Punt] = []
         head = int(self._words[layout.PUNT_HEAD_OFFSET // 8])
-        tail = int(self._words[layout.PUNT_TAIL_OFFSET // 8])
+        tail = self.seen
         while tail < head and len(punts) < limit:
-            kind, *words, slot, length, action, partial, packets, octets, last_used_ns, mtu = (
-                _PUNT.unpack_from(self._rows, tail % layout.PUNTS * _PUNT.size)
-            )
-            key = key_from(words)
+            kind, *words, slot, length, action, partial, packets, octets, _, mtu = self._row(tail)
             if kind == PuntKind.EVICTED:
-                self._evicted.append((key, FlowStats(packets, octets, last_used_ns)))
+                self._find_evicted(tail + 1)
             else:
                 frame = self._memory.read(self._frames + slot * layout.PUNT_SLOT_SIZE, length)
                 asked = self._action(action) if action else None
+                key = key_from(words)
                 punts.append(
                     Punt(_REASONS[kind], key, frame, slot, asked, packets, octets, partial != 0, mtu)
                 )
@@ -252,10 +276,25 @@ class PuntRing:
                 os.eventfd_write(self._fd, 1)
         return punts
 
-    def evicted(self) -> list[tuple[FlowKey, FlowStats]]:
-        """Entries that ended by themselves since the last call, with final counters."""
-        evicted, self._evicted = self._evicted, []
+    def evicted(self, commands: int) -> list[tuple[int, Ended]]:
+        """Entries that ended by themselves before so many commands had been applied, each with how many had,
+        in this order; those of earlier calls are left out. Punts that wait for poll() may stand before."""
+        self._find_evicted(int(self._words[layout.PUNT_HEAD_OFFSET // 8]))
+        evicted = [report for report in self._evicted if report[0] <= commands]
+        del self._evicted[: len(evicted)]
         return evicted
+
+    def _find_evicted(self, head: int) -> None:
+        """Take in the reports among the punts before number `head`."""
+        for number in range(max(self._searched, self.seen), head):
+            if _KIND.unpack_from(self._rows, number % layout.PUNTS * _PUNT.size)[0] == PuntKind.EVICTED:
+                _kind, *words, applied, _, _, _, packets, octets, last_used_ns, _ = self._row(number)
+                stats = FlowStats(packets, octets, last_used_ns)
+                self._evicted.append((applied, Ended(key_from(words), stats, replaced=False, by_itself=True)))
+        self._searched = max(self._searched, head)
+
+    def _row(self, number: int) -> tuple[int, ...]:
+        return _PUNT.unpack_from(self._rows, number % layout.PUNTS * _PUNT.size)
 
 
 class CaptureRing:

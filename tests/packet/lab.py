@@ -94,7 +94,7 @@ class Switch:
                         continue
                     self.missed.append(punt.key)
                     program = self.routes.get(punt.key.in_port, ())
-                    self.dp.install(punt.key, program)
+                    self.dp.install(punt.key._replace(ip_tos=0), program)
                     self.dp.execute(punt.packet, program)
                 if time.monotonic() > next_look:
                     self.dp.refresh_ports()

@@ -25,6 +25,7 @@ from vswitch.flow import (
     Ended,
     FlowKey,
     FlowStats,
+    LookUpAgain,
     Meter,
     MeterStats,
     Output,
@@ -104,14 +105,19 @@ class FakeDatapath:
     drains: int = 0
     link_fds: tuple = ()
     packet_too_big: bool = True
+    exceeded: bool = False  # whether the packets that come exceed the meters, whose numbers are their levels
     lag: int = 0  # commands that flows() are behind; drained() catches up
 
     def __post_init__(self):
         self.punt_fd = os.eventfd(0, os.EFD_NONBLOCK)
         self._punts = []
         self._held = {}
+        self._waiting = {}  # the misses of _held that nobody has forwarded, the oldest first
+        self._seen = 0
+        self._counted = []
+        self._counted_by_entries = set()
+        self.tos_mask = 0
         self._next_packet = 1
-        self._evicted = []
         self._ended = []
         self._commands = []
         self._ports_touched = False
@@ -121,7 +127,8 @@ class FakeDatapath:
 
     def receive(self, port, frame, tunnel_id=0):
         """A frame arrives."""
-        key = self.key_of(frame, port, tunnel_id)
+        whole_key = self.key_of(frame, port, tunnel_id)
+        key = self._flow_key(whole_key)
         counters = self.infos[port].counters if port in self.infos else PortCounters()
         if port in self.infos:
             rx = counters._replace(
@@ -130,7 +137,7 @@ class FakeDatapath:
             self.infos[port] = self.infos[port]._replace(counters=rx)
         entry = self.entries.get(key)
         if entry is None:
-            self._punt(PuntReason.MISS, key, frame)
+            self._punt(PuntReason.MISS, whole_key, frame)
             return
         entry.packets += 1
         entry.bytes += len(frame)
@@ -143,10 +150,10 @@ class FakeDatapath:
             last_ns = entry.last_used_ns or self.clock()
             if entry.idle_timeout_s and self.clock() - last_ns >= entry.idle_timeout_s * 1e9:
                 del self.entries[key]
-                self._evicted.append((key, entry.stats))
+                self._ended.append(Ended(key, entry.stats, False, True))
 
     def evict(self, key):
-        self._evicted.append((key, self.entries.pop(key).stats))
+        self._ended.append(Ended(key, self.entries.pop(key).stats, False, True))
 
     def set_up(self, port, up):
         self.infos[port] = self.infos[port]._replace(up=up)
@@ -163,9 +170,14 @@ class FakeDatapath:
 
     def _punt(self, reason, key, frame, action=None, mtu=0):
         self._held[self._next_packet] = (key, frame)
+        if reason == PuntReason.MISS:
+            self._waiting[self._next_packet] = None
         self._punts.append(Punt(reason, key, frame, self._next_packet, action, mtu=mtu))
         self._next_packet += 1
         os.eventfd_write(self.punt_fd, 1)
+
+    def _flow_key(self, key):
+        return key._replace(ip_tos=key.ip_tos & self.tos_mask)
 
     def _run(self, program, key, data):
         frame, tunnel_id, saved = Frame(data), key.tunnel_id, []
@@ -204,6 +216,11 @@ class FakeDatapath:
                         over = 1
                 case Meter(meter_id):
                     self.metered[meter_id] += 1
+                    if self.exceeded:
+                        remark(frame, meter_id)
+                case LookUpAgain(number):
+                    self._look_up_again(key, frame, number)
+                    return
                 case Save():
                     saved.append((copy.deepcopy(frame), tunnel_id))
                     assert len(saved) <= MAX_SAVED
@@ -211,6 +228,18 @@ class FakeDatapath:
                     frame, tunnel_id = saved.pop()
                 case _:
                     raise AssertionError(f"{action} is no action")
+
+    def _look_up_again(self, key, frame, number):
+        precedence = frame.fields()["ip_dscp"] >> 1 & 3
+        key = key._replace(remarks=key.remarks | precedence << 2 * number)
+        entry = self.entries.get(self._flow_key(key))
+        if entry is None:
+            self._punt(PuntReason.MISS, key, bytes(frame))
+            return
+        entry.packets += 1
+        entry.bytes += len(bytes(frame))
+        entry.last_used_ns = self.clock()
+        self._run(entry.program, key, bytes(frame))
 
     def _output(self, port, frame, tunnel_id):
         if port == LOCAL.port_no:
@@ -229,6 +258,8 @@ class FakeDatapath:
 
     def poll_punts(self, limit=64):
         punts, self._punts = self._punts[:limit], self._punts[limit:]
+        if punts:
+            self._seen = punts[-1].packet
         if not self._punts:
             try:
                 os.eventfd_read(self.punt_fd)
@@ -241,7 +272,7 @@ class FakeDatapath:
 
     def install(self, key, program, idle_timeout_s=0):
         self.installs += 1
-        self._command(self._install, key, tuple(program), idle_timeout_s)
+        self._command(self._install, key, tuple(program), idle_timeout_s, self._seen)
 
     def remove(self, key):
         self._command(self._remove, key)
@@ -252,13 +283,40 @@ class FakeDatapath:
             act, *args = self._commands.pop(0)
             act(*args)
 
-    def _install(self, key, program, idle_timeout_s):
+    def _install(self, key, program, idle_timeout_s, seen):
         entry = self.entries.get(key)
         if entry is None:
             self.entries[key] = Entry(program, idle_timeout_s)
         else:
             self._ended.append(Ended(key, entry.stats, True))
             entry.program, entry.idle_timeout_s = program, idle_timeout_s
+        self._forward_waiting(seen)
+
+    def _forward_waiting(self, seen):
+        """Packets that wait go before any that come later and find the entry."""
+        for packet in list(self._waiting):
+            key, frame = self._held[packet]
+            entry = self.entries.get(self._flow_key(key))
+            if entry is None or all(isinstance(action, Controller) for action in entry.program):
+                continue
+            del self._waiting[packet]
+            if packet > seen:
+                self._counted_by_entries.add(packet)
+                entry.packets += 1
+                entry.bytes += len(frame)
+                entry.last_used_ns = self.clock()
+            self._run(entry.program, key, frame)
+
+    def set_tos_mask(self, mask):
+        self._command(self._set_tos_mask, mask, self._seen)
+
+    def _set_tos_mask(self, mask, seen):
+        self.tos_mask = mask
+        self._forward_waiting(seen)
+
+    def counted(self):
+        counted, self._counted = self._counted, []
+        return counted
 
     def _remove(self, key):
         entry = self.entries.pop(key, None)
@@ -270,12 +328,22 @@ class FakeDatapath:
         return ended
 
     def execute(self, packet, program):
-        key, frame = self._held.pop(packet)
-        self._run(program, key, frame)
+        self._command(self._dispose_of, packet, tuple(program), None)
 
     def discard(self, packet, reason):
-        self._held.pop(packet)
-        self.discarded.append(reason)
+        self._command(self._dispose_of, packet, (), reason)
+
+    def _dispose_of(self, packet, program, reason):
+        key, frame = self._held.pop(packet)
+        if packet in self._counted_by_entries:
+            self._counted_by_entries.remove(packet)
+            self._counted.append(packet)
+        waited = packet in self._waiting
+        self._waiting.pop(packet, None)
+        if reason is not None:
+            self.discarded.append(reason)
+        elif waited:
+            self._run(program, key, frame)
 
     def send(self, frame, program, in_port=0, tunnel_id=0):
         self._run(program, parse(frame, in_port, tunnel_id), frame)
@@ -297,10 +365,6 @@ class FakeDatapath:
     def flow_stats(self, keys=None):
         wanted = self.entries if keys is None else [key for key in keys if key in self.entries]
         return {key: self.entries[key].stats for key in wanted}
-
-    def evicted(self):
-        evicted, self._evicted = self._evicted, []
-        return evicted
 
     def set_meter(self, meter_id, config):
         self.meters[meter_id] = config
@@ -374,6 +438,14 @@ class FakeDatapath:
 
     def remove_tunnel(self, port_no):
         del self.infos[port_no]
+
+
+def remark(frame, levels):
+    """What a meter does to a packet of an AF class (RFC 2597) that exceeds it."""
+    dscp = frame.fields().get("ip_dscp", 0)
+    of_class, precedence, rest = dscp >> 3, dscp >> 1 & 3, dscp & 1
+    if of_class in (1, 2, 3, 4) and precedence and not rest:
+        frame.set_field("ip_dscp", of_class << 3 | min(3, precedence + levels) << 1)
 
 
 def parse(frame, in_port=0, tunnel_id=0):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 
+from tests.protocol.fake_datapath import remark
 from tests.protocol.frame_model import Frame
 from vswitch.openflow import actions as of
 from vswitch.openflow.constants import PacketInReason, Port
@@ -17,6 +18,7 @@ from vswitch.openflow.instructions import (
     ApplyActions,
     ClearActions,
     GotoTable,
+    Meter,
     WriteActions,
     WriteMetadata,
 )
@@ -47,6 +49,7 @@ class Naive:
         self.counts = {}
         self.uplinks = {}  # of tunnels
         self.quiet = set()  # ports with NO_PACKET_IN
+        self.exceeded = False  # whether packets exceed the meters, whose numbers are their levels
 
     def possibilities(self, data, in_port, tunnel_id=0, actions=None):
         """What may happen to a packet, one for each bucket that select groups may choose: a list of
@@ -117,6 +120,8 @@ class Way:
             own = PacketInReason.ACTION
             if rule.priority == 0 and not any(oxm.mask != 0 for oxm in rule.match):
                 own = PacketInReason.NO_MATCH
+            if Meter in instructions and self.switch.exceeded:
+                remark(self.frame, instructions[Meter].meter_id)
             if ApplyActions in instructions:
                 self.apply(instructions[ApplyActions].actions, (own, rule.cookie, table_id))
             if ClearActions in instructions:

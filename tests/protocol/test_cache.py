@@ -44,6 +44,7 @@ from vswitch.openflow.instructions import (
     ClearActions,
     GotoTable,
     Instructions,
+    Meter,
     WriteActions,
     WriteMetadata,
 )
@@ -66,9 +67,11 @@ class Groups(dict):
         ]
 
 
-class NoMeters:
+class Meters:
+    """Meters that raise drop precedences by their numbers."""
+
     def remarks(self, meter_id):
-        return False
+        return meter_id > 0
 
 
 class Rig:
@@ -88,7 +91,7 @@ class Rig:
             self.tables,
             self.ports,
             self.groups,
-            NoMeters(),
+            Meters(),
             self.events.append,
             self.clock,
             proactive_reverse,
@@ -147,6 +150,10 @@ class Rig:
         self.slowpath.ports_changed()
         (self.naive.quiet.add if quiet else self.naive.quiet.discard)(port)
 
+    def exceed(self, exceeded):
+        """Whether the packets that come exceed the meters."""
+        self.datapath.exceeded = self.naive.exceeded = exceeded
+
     def evict(self, number):
         if number < len(self.datapath.entries):
             self.datapath.evict(list(self.datapath.entries)[number])
@@ -202,6 +209,9 @@ def is_among(happened, expected):
 A, B, C = "00:00:00:00:00:0a", "00:00:00:00:00:0b", "00:00:00:00:00:0c"
 
 
+AF11, AF12, AF13 = 10, 12, 14
+
+
 def ether(dst=B, **fields):
     return Ether(src=A, dst=dst, **fields)
 
@@ -225,6 +235,10 @@ FRAMES = [
         ether() / ip(ttl=1) / UDP(sport=1, dport=2, chksum=0) / b"abc",
         ether() / ip(tos=46 << 2) / TCP(sport=1, dport=2) / b"abcd",
         Ether(src=B, dst=A) / IP(src="10.0.0.2", dst="10.0.0.1") / TCP(sport=2, dport=1),
+        ether() / ip(tos=AF11 << 2) / UDP(sport=1, dport=2) / b"abc",
+        ether() / ip(tos=AF12 << 2 | 1) / TCP(sport=1, dport=2) / b"abcd",
+        ether() / ip6(tc=AF11 << 2 | 3) / UDP(sport=1, dport=2),
+        ether() / Dot1Q(vlan=5) / ip(tos=AF11 << 2) / UDP(sport=1, dport=2),
         ether() / ip(flags="MF") / UDP(sport=1, dport=2) / b"abcdefgh",
         ether() / ip(frag=10, proto=17) / bytes(24),
         ether() / ip() / ICMP(type=8) / b"ping",
@@ -262,7 +276,9 @@ MATCHES = [
     {"eth_dst": 0x1234}, {"eth_type": 0x800}, {"eth_type": 0x86DD}, {"eth_type": 0x806}, {"eth_type": 0x8847},
     {"eth_type": 0x88E7}, {"eth_type": 0x8100}, {"vlan_vid": 0}, {"vlan_vid": 0x1005}, {"vlan_vid": 0x1006},
     {"vlan_vid": (0x1000, 0x1000)}, {"vlan_vid": 0x1005, "vlan_pcp": 3}, {"eth_type": 0x800, "ip_dscp": 46},
-    {"eth_type": 0x86DD, "ip_ecn": 0}, TCP4, UDP4, {"eth_type": 0x800, "ipv4_src": 0x0A000001},
+    {"eth_type": 0x86DD, "ip_ecn": 0}, {"eth_type": 0x800, "ip_dscp": AF11},
+    {"eth_type": 0x800, "ip_dscp": AF12}, {"eth_type": 0x800, "ip_dscp": AF13},
+    {"eth_type": 0x86DD, "ip_dscp": AF13}, TCP4, UDP4, {"eth_type": 0x800, "ipv4_src": 0x0A000001},
     {"eth_type": 0x800, "ipv4_dst": (0x0A000000, 0xFFFFFF00)}, {"eth_type": 0x800, "ipv4_dst": 0x0A000009},
     TCP4 | {"tcp_dst": 2}, UDP4 | {"udp_src": 1}, UDP4 | {"udp_dst": 99}, UDP6 | {"udp_src": 1},
     {"eth_type": 0x800, "ip_proto": 132, "sctp_dst": 2}, {"eth_type": 0x800, "ip_proto": 1, "icmpv4_type": 8},
@@ -279,7 +295,8 @@ MATCHES = [
 
 SETS = {
     "eth_dst": (0x0B, 0x1234), "eth_src": (0x0A, 0x0C), "vlan_vid": (0x1005, 0x1006), "vlan_pcp": (3, 0),
-    "ip_dscp": (46, 0), "ip_ecn": (0, 1), "ipv4_src": (0x0A000001, 9), "ipv4_dst": (0x0A000009, 0x0A000002),
+    "ip_dscp": (46, 0, AF11), "ip_ecn": (0, 1), "ipv4_src": (0x0A000001, 9),
+    "ipv4_dst": (0x0A000009, 0x0A000002),
     "ipv6_src": ((0xFD << 120) + 1, 3), "ipv6_flabel": (7, 8), "tcp_dst": (2, 99), "udp_src": (1, 99),
     "udp_dst": (99, 2), "sctp_dst": (2, 99), "icmpv4_type": (8, 0), "icmpv6_type": (128, 129),
     "ipv6_nd_target": ((0xFD << 120) + 2, 5), "ipv6_nd_sll": (0x0A, 0x0B), "ipv6_nd_tll": (0x0A, 0x0B),
@@ -320,6 +337,8 @@ class Scenario:
         draw = self.random
         table_id = draw.randrange(TABLES)
         instructions = []
+        if not draw.randrange(6):
+            instructions.append(Meter(draw.randint(1, 2)))
         if draw.randrange(4):
             instructions.append(ApplyActions(self.actions()))
         if not draw.randrange(5):
@@ -369,6 +388,9 @@ class Scenario:
     def eviction(self):
         return "evict", self.random.randrange(8)
 
+    def excess(self):
+        return "exceed", bool(self.random.randrange(2))
+
     def packet(self):
         draw = self.random
         return "packet", draw.choice(FRAMES), draw.choice([1, 1, 2, 3, TUNNEL]), draw.choice([0, 5])
@@ -403,8 +425,10 @@ EVENTS = (
     Scenario.uplink_change,
     Scenario.quiet_change,
     Scenario.eviction,
+    Scenario.excess,
     Scenario.packet_out,
 )
+QUIET_EVENTS = Scenario.group_change, Scenario.eviction, Scenario.excess
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
@@ -443,6 +467,8 @@ def go_through(rig, seed):
                 rig.set_quiet(port, quiet)
             case ("evict", number):
                 rig.evict(number)
+            case ("exceed", exceeded):
+                rig.exceed(exceeded)
             case ("packet", data, in_port, tunnel_id) if in_port in rig.datapath.infos:
                 rig.settle()
                 tunnel_id = tunnel_id if in_port == TUNNEL else 0
@@ -450,6 +476,7 @@ def go_through(rig, seed):
                 assert is_among(rig.receive(data, in_port, tunnel_id), expected)
             case ("packet_out", data, in_port, actions) if in_port in (*rig.datapath.infos, Port.CONTROLLER):
                 rig.settle()
+                rig.exceed(False)  # what meters make of a packet-out, tables do not see
                 expected = rig.naive.possibilities(data, in_port, 0, actions)
                 assert is_among(rig.packet_out(data, in_port, actions), expected)
         rig.settle()
@@ -473,6 +500,8 @@ def test_counters_are_exact_whenever_commands_are_applied(seed, lag):
                 rig.change_group(number, group)
             case ("evict", number):
                 rig.evict(number)
+            case ("exceed", exceeded):
+                rig.exceed(exceeded)
             case ("packet", data, in_port, tunnel_id):
                 rig.receive(data, in_port, tunnel_id if in_port == TUNNEL else 0)
     rig.check_counters()

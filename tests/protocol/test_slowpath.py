@@ -223,6 +223,23 @@ def test_modified_rule_in_a_later_table(switch):
     assert switch.receives(1) == [3]
 
 
+def test_marks_tell_flows_apart_while_a_rule_looks_at_them(switch, datapath, monkeypatch):
+    """So that what it decides for one mark is never done to packets with another."""
+    commands = []
+    for name in ("set_tos_mask", "install"):
+        command = getattr(datapath, name)
+        told = lambda *args, name=name, command=command: (commands.append(name), command(*args))  # noqa: E731
+        monkeypatch.setattr(datapath, name, told)
+    switch.says(add({"in_port": 1}, out(2), priority=1))
+    switch.receives(1)
+    commands.clear()
+    rule = {"eth_type": 0x800, "ip_dscp": 0}
+    switch.says(add(rule, out(3)))
+    assert commands == ["set_tos_mask", "install"]
+    switch.says(delete(rule))
+    assert commands == ["set_tos_mask", "install", "install", "set_tos_mask"]
+
+
 def test_new_port_joins_the_flood(switch, datapath):
     switch.says(add({}, out(Port.FLOOD)))
     assert switch.receives(1) == [2, 3]

@@ -7,16 +7,24 @@ import random
 from ipaddress import IPv4Address
 
 import pytest
-from scapy.layers.inet import IP, TCP
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment
 from scapy.layers.l2 import Dot1Q, Ether
 
 from tests.protocol.frames import arp_request, later_fragment, tcp, udp
-from tests.protocol.harness import add, goto, group, m, metadata, meter, out
+from tests.protocol.harness import add, delete, goto, group, m, metadata, meter, out
 from vswitch.agent.normal import AGING_NS, MAX_ADDRESSES, MacTable
+from vswitch.flow import LookUpAgain, Output, Restore, Save
 from vswitch.flow import Meter as MeterOp
-from vswitch.flow import Output, Restore, Save
 from vswitch.openflow import actions as of
-from vswitch.openflow.constants import GroupModCommand, GroupType, MeterModCommand, PacketInReason, Port
+from vswitch.openflow.constants import (
+    FlowModCommand,
+    GroupModCommand,
+    GroupType,
+    MeterModCommand,
+    PacketInReason,
+    Port,
+)
 from vswitch.openflow.groups import Bucket
 from vswitch.openflow.instructions import ApplyActions, Meter, WriteActions
 from vswitch.openflow.meters import Band
@@ -216,18 +224,155 @@ def test_meter_comes_before_the_actions(switch, datapath):
     assert programs(datapath) == [(MeterOp(1), Output(2))]
 
 
-def test_dscp_after_a_remarking_meter_is_not_cached(switch, datapath):
-    switch.says(
-        meter(1, DROP),
+AF11, AF12, AF13 = 10, 12, 14
+
+
+def by_precedence(eth_type=0x800):
+    """Table 1 outputs by the drop precedence, which table 0 meters."""
+    match = {"eth_type": eth_type}
+    return [
         add({"in_port": 1}, Meter(1), goto(1)),
-        add({"eth_type": 0x800, "ip_dscp": 0}, out(2), table_id=1),
+        add(match | {"ip_dscp": AF11}, out(2), table_id=1),
+        add(match | {"ip_dscp": AF12}, out(3), table_id=1),
+    ]
+
+
+@pytest.mark.parametrize("layer", [IP(tos=AF11 << 2 | 1), IPv6(tc=AF11 << 2 | 2)], ids=["IPv4", "IPv6"])
+def test_later_tables_see_what_a_meter_remarks(switch, datapath, layer):
+    """The packets of one flow that exceed the meter, and those that do not; from the cache, and counted."""
+    frame = bytes(Ether() / layer / UDP())
+    switch.says(meter(1, REMARK), *by_precedence(0x800 if isinstance(layer, IP) else 0x86DD))
+    for exceeded, port in [(False, 2), (True, 3), (True, 3), (False, 2), (True, 3)]:
+        datapath.exceeded = exceeded
+        assert switch.receives(1, frame) == [port]
+    assert switch.slowpath.misses == 3 and switch.slowpath.uncacheable == 0
+    assert [stats.packet_count for stats in switch.stats()] == [5, 2, 3]
+
+
+def test_a_second_meter_and_a_third_table_see_what_the_first_made(switch, datapath):
+    frame = bytes(Ether() / IP(tos=AF11 << 2) / UDP())
+    ip = {"eth_type": 0x800}
+    switch.says(
+        meter(1, REMARK),
+        add({}, Meter(1), goto(1)),
+        add(ip | {"ip_dscp": AF12}, Meter(1), goto(2), table_id=1),
+        add(ip | {"ip_dscp": AF11}, out(2), goto(2), table_id=1),
+        add(ip | {"ip_dscp": AF13}, out(3), table_id=2),
+        add(ip | {"ip_dscp": AF11}, out(3), table_id=2),
     )
-    assert switch.receives(1) == [2]
-    assert len(datapath.entries) == 1
-    switch.says(meter(1, REMARK, command=MeterModCommand.MODIFY))
-    assert datapath.entries == {}
-    assert switch.receives(1) == [2]
-    assert datapath.entries == {} and switch.slowpath.uncacheable == 1
+    for _ in range(2):
+        datapath.exceeded = True
+        assert switch.receives(1, frame) == [3]
+        datapath.exceeded = False
+        assert switch.receives(1, frame) == [2, 3]
+    assert switch.slowpath.uncacheable == 0
+
+
+@pytest.mark.parametrize("dscp", [AF11, AF13, 46, 0])
+def test_what_is_set_before_the_meter_is_remarked_and_what_is_set_behind_it_is_not(switch, datapath, dscp):
+    """Whatever the packets came with."""
+    set_dscp = ApplyActions((set_field("ip_dscp", AF11),))
+    frame = bytes(Ether() / IP(tos=dscp << 2) / UDP())
+    datapath.exceeded = True
+    switch.says(
+        meter(1, REMARK),
+        add({"eth_type": 0x800}, set_dscp, goto(1)),
+        add({"eth_type": 0x800}, Meter(1), goto(2), table_id=1),
+        add({"eth_type": 0x800, "ip_dscp": AF12}, out(3), table_id=2),
+    )
+    assert [switch.receives(1, frame) for _ in range(2)] == [[3], [3]]
+    mod = FlowModCommand.MODIFY
+    switch.says(add({"eth_type": 0x800}, Meter(1), set_dscp, goto(2), table_id=1, command=mod))
+    assert [switch.receives(1, frame) for _ in range(2)] == [[], []]
+    assert switch.slowpath.uncacheable == 0
+
+
+def test_a_meter_that_remarks_no_more_ends_what_depended_on_it(switch, datapath):
+    frame = bytes(Ether() / IP(tos=AF11 << 2) / UDP())
+    switch.says(meter(1, REMARK), *by_precedence())
+    datapath.exceeded = True
+    assert [switch.receives(1, frame) for _ in range(2)] == [[3], [3]]
+    switch.says(meter(1, DROP, command=MeterModCommand.MODIFY))
+    datapath.exceeded = False
+    assert [switch.receives(1, frame) for _ in range(2)] == [[2], [2]]
+    assert not any(key.remarks for key in datapath.entries)
+
+
+WITHOUT_A_LOOK = {
+    "a rule that wins came": add({"in_port": 1}, out(2), table_id=1, priority=0x9000),
+    "those that looked went": delete({"eth_type": 0x800}, table_id=1, out_port=3),
+}
+
+
+@pytest.mark.parametrize("change", WITHOUT_A_LOOK.values(), ids=WITHOUT_A_LOOK.keys())
+def test_rules_that_look_at_no_remark_any_more_end_what_depended_on_it(switch, datapath, change):
+    frame = bytes(Ether() / IP(tos=AF11 << 2) / UDP())
+    looks = add({"eth_type": 0x800, "ip_dscp": AF12}, out(3), table_id=1, priority=2)
+    switch.says(meter(1, REMARK), add({"in_port": 1}, Meter(1), goto(1)), looks)
+    elsewhere = add({"eth_type": 0x800, "ip_dscp": AF12}, table_id=5)
+    switch.says(add({}, out(2), table_id=1, priority=1), elsewhere)
+    datapath.exceeded = True
+    assert [switch.receives(1, frame) for _ in range(2)] == [[3], [3]]
+    switch.says(change)
+    assert not any(key.remarks or LookUpAgain(0) in e.program for key, e in datapath.entries.items())
+    assert switch.receives(1, frame) == [2]
+    assert [stats.packet_count for stats in switch.stats() if stats.table_id == 0] == [3]
+
+
+def test_a_group_behind_a_remark_and_one_before_it_change(switch, datapath):
+    frame = bytes(Ether() / IP(tos=AF11 << 2) / UDP())
+    ip = {"eth_type": 0x800}
+    switch.says(
+        meter(1, REMARK),
+        group(1, bucket(2)),
+        group(2, bucket(3)),
+        add({"in_port": 1}, Meter(1), GROUP, goto(1)),
+        add(ip | {"ip_dscp": AF12}, ApplyActions((of.Group(2),)), table_id=1),
+    )
+    datapath.exceeded = True
+    assert [switch.receives(1, frame) for _ in range(2)] == [[2, 3], [2, 3]]
+    switch.says(group(1, bucket(3), command=GroupModCommand.MODIFY))
+    assert switch.receives(1, frame) == [3, 3]
+    switch.says(group(2, bucket(2), command=GroupModCommand.MODIFY))
+    assert switch.receives(1, frame) == [3, 2]
+    assert switch.slowpath.misses == 2
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_select_sends_all_fragments_of_a_datagram_one_way(switch, version):
+    """Whatever their first one tells of ports and, behind IPv6's fragment header, of the protocol."""
+    buckets = [bucket(2, weight=1), bucket(3, weight=1)]
+    switch.says(group(1, *buckets, kind=GroupType.SELECT), add({}, GROUP))
+    ways = set()
+    for number in range(40):
+        fragments = [fragment(number, place, version) for place in range(3)]
+        (way,) = {tuple(switch.receives(1, frame)) for frame in fragments}
+        ways.add(way)
+    assert ways == {(2,), (3,)}
+
+
+def fragment(number, place, version):
+    """Of a UDP datagram, behind destination options in IPv6."""
+    udp = bytes(UDP(sport=number, dport=9) / bytes(1000))
+    ether = Ether(src="00:00:00:00:00:0a", dst="00:00:00:00:00:0b")
+    if version == 4:
+        flags = {"flags": "MF"} if place < 2 else {}
+        part = udp[place * 400 :][:400]
+        return bytes(
+            ether / IP(src=f"10.0.{number}.1", dst="10.0.0.2", proto=17, frag=place * 50, **flags) / part
+        )
+    part = (bytes([17, 0, 1, 4, 0, 0, 0, 0]) + udp)[place * 400 :][:400]
+    header = IPv6ExtHdrFragment(nh=60, offset=place * 50, m=int(place < 2), id=number)
+    return bytes(ether / IPv6(src=f"fd00::{number}", dst="fd00::2") / header / part)
+
+
+def test_what_is_no_af_class_is_never_looked_up_again(switch, datapath):
+    switch.says(meter(1, REMARK), *by_precedence(), add({"eth_type": 0x800}, out(2), table_id=1, priority=1))
+    datapath.exceeded = True
+    for dscp in (0, AF13, 46, 8, 11):
+        assert switch.receives(1, bytes(Ether() / IP(tos=dscp << 2) / UDP())) == [2]
+    assert switch.slowpath.misses == 5
+    assert all(LookUpAgain(0) not in entry.program for entry in datapath.entries.values())
 
 
 # --- TTLs, fragments, fields outside the key -------------------------------------------------------------

@@ -62,6 +62,7 @@ class Rig:
     def __init__(self, taps: int = 0, wires: int = 1, mtu: int = 1500, joined: bool = False) -> None:
         self.tables = layout.make_tables()
         self.t = self.tables[0]
+        self.t["tos_mask"] = 0xFF
         self.mtu = mtu
         self._next = layout.CONTROL_SIZE
         t = self.t

@@ -118,7 +118,7 @@ class Server:
                 program = (Output(VM_PORT),)
                 if punt.key.in_port == VM_PORT:
                     program = (SetTunnel(VNI), Output(TUNNEL_PORT)) if self.tunnel else (Output(WIRE_PORT),)
-                self.dp.install(punt.key, program)
+                self.dp.install(punt.key._replace(ip_tos=0), program)
                 self.dp.execute(punt.packet, program)
         return len(punts)
 

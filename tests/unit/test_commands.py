@@ -163,9 +163,10 @@ def test_an_idle_entry_ends_and_its_last_counters_are_reported(server, dp):
     sweep_all(NOW_NS + 1_000_000_000)
     assert dp.flow_stats() == {}
     assert dp.poll_punts() == []
-    ((ended, stats),) = dp.evicted()
+    ((ended, stats, _replaced, by_itself),) = dp.ended()
+    assert by_itself
     assert (ended, stats.packets, stats.bytes, stats.last_used_ns) == (key, 1, len(FRAME), NOW_NS)
-    assert dp.evicted() == []
+    assert dp.ended() == []
     assert dp.counters()["evicted_idle"] == 1
 
 

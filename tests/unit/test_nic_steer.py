@@ -6,12 +6,31 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scapy.layers.inet import fragment as fragment4
 
-from tests.packets import ARP, IP, TCP, UDP, Dot1Q, Ether, IPv6, Raw, payload, tcp_segment, vxlan
+from tests.packets import (
+    ARP,
+    ICMP,
+    IP,
+    SCTP,
+    TCP,
+    UDP,
+    Dot1Q,
+    Ether,
+    ICMPv6EchoRequest,
+    IPv6,
+    IPv6ExtHdrFragment,
+    Raw,
+    payload,
+    tcp_segment,
+    vm_ether,
+    vxlan,
+)
 from tests.reference import nic_first, rss_input, toeplitz
 from tests.unit.rig import Rig, examples
 from vswitch import nic as api
 from vswitch.dataplane.nic.steer import rss_hash, steer
+from vswitch.flow import Output, SetTunnel
 from vswitch.layout import MAX_QUEUES, RSS_ENTRIES
 from vswitch.nic import DEFAULT_KEY, Filter, Match
 
@@ -29,7 +48,7 @@ CHECK_VALUES = [
 @pytest.fixture(scope="module")
 def rig():
     with Rig(wires=1) as rig:
-        rig.add_tunnel()
+        rig.tunnel = rig.add_tunnel()
         yield rig
 
 
@@ -58,6 +77,51 @@ def test_s0_2_rss_has_the_published_check_values(rig, source, sport, target, dpo
     if ":" not in source:
         fragment = Ether() / IP(src=source, dst=target, flags="MF") / UDP(sport=sport, dport=dport)
         assert hash_of(rig, bytes(fragment / Raw(payload(40)))) == addresses
+
+
+def fragments_of(version, l4, options):
+    """A datagram in three fragments."""
+    rest = bytes(l4 / Raw(payload(3000)))
+    proto = {UDP: 17, TCP: 6, SCTP: 132, ICMP: 1, ICMPv6EchoRequest: 58}[type(l4)]
+    if version == 4:
+        packet = vm_ether() / IP(src="10.0.0.1", dst="10.0.0.2", id=7, proto=proto) / Raw(rest)
+        return [bytes(fragment) for fragment in fragment4(packet, 1200)]
+    if options:
+        rest = bytes([proto, 0]) + bytes([1, 4, 0, 0, 0, 0]) + rest
+        proto = 60
+    return [
+        bytes(
+            vm_ether()
+            / IPv6(src="fd00::1", dst="fd00::2")
+            / IPv6ExtHdrFragment(nh=proto, offset=at // 8, m=int(at + 1200 < len(rest)), id=7)
+            / Raw(rest[at : at + 1200])
+        )
+        for at in range(0, len(rest), 1200)
+    ]
+
+
+DATAGRAMS = [
+    *((4, l4(sport=1, dport=2), False) for l4 in (UDP, TCP, SCTP)),
+    (4, ICMP(), False),
+    *((6, l4(sport=1, dport=2), options) for l4 in (UDP, TCP) for options in (False, True)),
+    (6, ICMPv6EchoRequest(), False),
+]
+
+
+@pytest.mark.parametrize(("version", "l4", "options"), DATAGRAMS, ids=str)
+def test_all_fragments_of_a_datagram_take_one_way(rig, version, l4, options):
+    """Through a NIC with queues, and behind a tunnel: its UDP port is what others spread packets by."""
+    api.fill_row(rig.t["nics"][WIRE, 0], state())
+    frames = fragments_of(version, l4, options)
+    assert len(frames) == 3
+    assert len({hash_of(rig, frame) for frame in frames}) == 1
+    hashes, ports = set(), set()
+    for frame in frames:
+        rig.burst([frame], WIRE, verify=False)
+        hashes.add(int(rig.t["packets"][0]["hash"]))
+        rig.run(frame, (SetTunnel(42), Output(rig.tunnel)), port=WIRE)
+        ports |= {Ether(sent)[UDP].sport for sent in rig.sent()}
+    assert len(hashes) == len(ports) == 1
 
 
 def test_what_is_no_ip_has_the_hash_zero(rig):

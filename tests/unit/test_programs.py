@@ -12,6 +12,7 @@ from vswitch.flow import (
     Controller,
     CopyTtl,
     DecTtl,
+    LookUpAgain,
     Meter,
     Output,
     PopMpls,
@@ -67,6 +68,7 @@ OPERATIONS = [
     (CopyTtl(inwards=True), [Op.COPY_TTL, 1, 0, 0]),
     (Meter(7), [Op.METER, 3, 0, 0]),
     (Meter(8), [Op.METER, -1, 0, 0]),
+    (LookUpAgain(2), [Op.LOOK_UP_AGAIN, 2, 0, 0]),
     (Save(), [Op.SAVE, 0, 0, 0]),
     (Restore(), [Op.RESTORE, 0, 0, 0]),
 ]
@@ -129,6 +131,17 @@ def test_programs_that_name_a_port_that_is_gone_send_nowhere(store, words):
     assert new != old
     assert words[new + 4 : new + 6].tolist() == [Op.OUTPUT, 13]
     assert store.place((Output(2),)) == other
+
+
+def test_a_program_keeps_its_place_while_something_names_it_though_its_port_is_gone(store, live, words):
+    """A flow runs it until its entry is replaced."""
+    old, _ = store.place((Controller(128, 0, 5, 1), Output(1000)))
+    live.add(old)
+    store.forget_port(13)
+    for number in range(100):
+        assert store.place((SetTunnel(number), Output(2)))[0] >= old + 8
+    assert words[old : old + 8].tolist() == [Op.CONTROLLER, 1, 0, 0, Op.OUTPUT, 0, 0, 0]
+    assert store.controller(1) == Controller(128, 0, 5, 1)
 
 
 def test_programs_that_name_a_meter_that_is_gone_pass_their_packets(store, words):

@@ -39,7 +39,10 @@ class Datapath(Protocol):
         ...
 
     def install(self, key: FlowKey, program: Program, idle_timeout_s: float = 0) -> None:
-        """Add the entry, or replace its program; replacing keeps its counters, and ended() tells them."""
+        """Add the entry, or replace its program; replacing keeps its counters, and ended() tells them.
+
+        Packets of the key that wait for the agent are forwarded first, if the program sends packets on.
+        """
         ...
 
     def remove(self, key: FlowKey) -> None:
@@ -47,15 +50,29 @@ class Datapath(Protocol):
         ...
 
     def ended(self) -> list[Ended]:
-        """What became of replaced and removed programs since the last call, in the order of the commands.
+        """What became of programs that were replaced or removed, and of entries that ended by themselves
+        (idle, or no room for them), since the last call, in the order in which it did.
 
         A command that was applied is reported at once, one that drained() waited for in any case.
         """
         ...
 
-    def execute(self, packet: int, program: Program) -> None: ...
+    def set_tos_mask(self, mask: int) -> None:
+        """Which bits of `ip_tos` tell flows apart: keys of entries have no others. None do at first."""
+        ...
 
-    def discard(self, packet: int, reason: DropReason) -> None: ...
+    def counted(self) -> list[int]:
+        """Of the held packets that were released since the last call, those that flows' entries had forwarded
+        and counted."""
+        ...
+
+    def execute(self, packet: int, program: Program) -> None:
+        """Run a program on a held packet, unless its flow's entry has forwarded it, and release it."""
+        ...
+
+    def discard(self, packet: int, reason: DropReason) -> None:
+        """Release a held packet, counting the reason unless its flow's entry has forwarded it."""
+        ...
 
     def send(self, frame: bytes, program: Program, in_port: int = 0, tunnel_id: int = 0) -> None: ...
 
@@ -69,10 +86,6 @@ class Datapath(Protocol):
 
     def flow_stats(self, keys: Iterable[FlowKey] | None = None) -> dict[FlowKey, FlowStats]:
         """Counters of these entries (all of them by default); entries that do not exist are left out."""
-        ...
-
-    def evicted(self) -> list[tuple[FlowKey, FlowStats]]:
-        """Entries that ended by themselves since the last call (idle, or no room), with final counters."""
         ...
 
     def set_meter(self, meter_id: int, config: MeterConfig) -> None:
@@ -140,9 +153,14 @@ class Datapath(Protocol):
         local_mac: str,
         remote_mac: str,
         uplink_port: int,
-    ) -> None: ...
+    ) -> None:
+        """Make a tunnel port, or another one of the tunnel port that has the number, to which programs output
+        as before. Raises ConfigError, and then nothing has changed."""
+        ...
 
-    def remove_tunnel(self, port_no: int) -> None: ...
+    def remove_tunnel(self, port_no: int) -> None:
+        """Programs that output to it drop what they would send there; raises ConfigError."""
+        ...
 
     def set_capture(self, port_no: int, enabled: bool) -> None: ...
 

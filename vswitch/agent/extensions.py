@@ -104,9 +104,6 @@ class Extensions:
     def _add_tunnel(self, tunnel: ex.TunnelAdd) -> None:
         if self.tunnels.get(tunnel.port_no) == tunnel:
             return
-        if tunnel.port_no in self.tunnels:
-            self.datapath.remove_tunnel(tunnel.port_no)
-            del self.tunnels[tunnel.port_no]
         self.datapath.add_tunnel(
             tunnel.port_no,
             tunnel.name,

@@ -27,6 +27,7 @@ VLAN_TCI, VLAN_INNER = _KEY.index("vlan_tci"), _KEY.index("vlan_inner")
 IP_PROTO, IP_TOS, IP_FRAG = _KEY.index("ip_proto"), _KEY.index("ip_tos"), _KEY.index("ip_frag")
 IP_SRC, IP_DST = _KEY.index("ip_src"), _KEY.index("ip_dst")
 L4_SRC, L4_DST = _KEY.index("l4_src"), _KEY.index("l4_dst")
+REMARKS = _KEY.index("remarks")
 METADATA = KEY_FIELDS
 IN_PHY_PORT = KEY_FIELDS + 1
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from vswitch.agent.fields import Masks
-from vswitch.agent.pipeline import Translation
+from vswitch.agent.pipeline import Thing, Translation
 from vswitch.flow import FlowKey
 
 MAX_TRANSLATIONS = 20_000
@@ -17,7 +17,7 @@ class Memo:
 
     def __init__(self) -> None:
         self._by_masks: dict[Masks, dict[tuple[int, ...], Translation]] = {}
-        self._addresses: set[tuple[int, int]] = set()
+        self._things: set[Thing] = set()
         self._size = 0
 
     def find(self, key: FlowKey) -> Translation | None:
@@ -33,14 +33,14 @@ class Memo:
         masks = translation.masks
         place = tuple([key[index] & mask for index, mask in masks])
         self._by_masks.setdefault(masks, {})[place] = translation
-        self._addresses.update(translation.addresses)
+        self._things |= translation.things
         self._size += 1
 
-    def depends_on(self, address: tuple[int, int]) -> bool:
-        """May a translation depend on where this (vlan, MAC) is?"""
-        return address in self._addresses
+    def depends_on(self, thing: Thing) -> bool:
+        """May a translation depend on it?"""
+        return thing in self._things
 
     def clear(self) -> None:
         self._by_masks.clear()
-        self._addresses.clear()
+        self._things.clear()
         self._size = 0

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from vswitch.agent import fields as f
 from vswitch.agent.fields import PLACES, Masks
-from vswitch.flow import FRAG_FIRST, FRAG_LATER, VLAN_PRESENT, FlowKey
+from vswitch.flow import FRAG_FIRST, FRAG_LATER, MAX_REMARKS, VLAN_PRESENT, FlowKey
 from vswitch.openflow.oxm import (
     ARP,
     BY_NAME,
@@ -50,6 +50,7 @@ _PARTS = frozenset(("vlan_vid", "vlan_pcp", "ip_dscp", "ip_ecn", "mpls_label", "
 _ALL_BITS = (1 << 128) - 1
 _NO_OUTSIDE = [0] * (f.FIELD_COUNT - f.OUTSIDE)
 _DSCP = 0xFC
+_PRECEDENCE = 3 << 3
 
 _LOOK_TYPE: Masks = ((f.ETH_TYPE, 0xFFFF),)
 _LOOK_TAGS: Masks = ((f.VLAN_TCI, 0xFFFF), (f.VLAN_INNER, 0xFFFF))
@@ -60,6 +61,10 @@ _LOOK_HEADERS: Masks = (*_LOOK_TAGS, *_LOOK_TYPE)
 
 class OutsideKey(Exception):
     """Something was looked at that the key alone does not tell."""
+
+
+class LooksAgain(Exception):
+    """What a meter made of the packet was looked at. The datapath knows, and looks the packet up again."""
 
 
 class _Base(NamedTuple):
@@ -86,6 +91,8 @@ class Packet:
 
     values: the vector of `fields`. looked: the bits of the key that anything depended on so far.
     uncacheable: what was looked at that the key does not tell, in words; None: nothing.
+    remarks_seen: how many of the key's remarks were looked at. Before all are, the frame is not read: it is
+    what the datapath has made of the packet by then. looks_again: may look() raise LooksAgain?
     """
 
     __slots__ = (
@@ -93,11 +100,16 @@ class Packet:
         "_constant",
         "_covered",
         "_deeper",
+        "_later_frame",
         "_proto",
         "_remarked",
+        "_remarks",
+        "_reshaped",
         "frame",
         "key",
         "looked",
+        "looks_again",
+        "remarks_seen",
         "uncacheable",
         "unknown",
         "values",
@@ -105,7 +117,11 @@ class Packet:
 
     def __init__(self, key: FlowKey, frame: bytes | None = None) -> None:
         self.key = key
-        self.frame = frame
+        self._remarks = remarks_of(key)
+        self.remarks_seen = 0
+        self.looks_again = True
+        self.frame = None if self._remarks else frame
+        self._later_frame = frame
         self.values: list[int] = [*key, 0, key.in_port, *_NO_OUTSIDE]
         self.looked = [0] * f.KEY_FIELDS
         self.uncacheable: str | None = None
@@ -116,14 +132,15 @@ class Packet:
         self._base = _Base(_ETHERNET, None, 0)
         self._proto: int | None = None  # the IP protocol, where it was written
         self._covered: list[_Covered] = []
-        self._remarked = False
+        self._remarked = False  # by a meter, since its DSCP was known last
+        self._reshaped = False  # the headers do not stand any more where they did
 
     # --- looking -----------------------------------------------------------------------------------------
 
     def look(self, masks: Masks) -> None:
         """Note that these bits of `values` are about to be looked at, and have them there.
 
-        Raises OutsideKey when there is no frame to read them from.
+        Raises OutsideKey when there is no frame to read them from, and LooksAgain.
         """
         looked, constant, unknown = self.looked, self._constant, self.unknown
         for index, mask in masks:
@@ -132,10 +149,10 @@ class Packet:
                 self._reveal()
                 unknown = self.unknown
             elif index < f.KEY_FIELDS:
+                if self._remarked and index == f.IP_TOS and mask & _DSCP:
+                    self._look_at_remark()
                 mask &= ~constant[index]
                 looked[index] |= mask
-                if self._remarked and index == f.IP_TOS and mask & _DSCP:
-                    self._outside("ip_dscp behind a meter that remarks it")
 
     def get(self, name: str) -> int:
         """The value of a match field, looked at."""
@@ -205,7 +222,34 @@ class Packet:
 
     def remark(self) -> None:
         """A meter may have changed the DSCP."""
-        self._remarked = True
+        self._remarked = self._remarked or self.is_ip
+
+    def _look_at_remark(self) -> None:
+        """Have the DSCP that meters made of the one before, by the key's next remark."""
+        if not self.looks_again or not self.is_ip or self.uncacheable is not None:
+            return
+        self._remarked = False
+        self.looked[f.IP_TOS] |= _DSCP & ~self._constant[f.IP_TOS]
+        tos = self.values[f.IP_TOS]
+        if not may_be_remarked(tos) or self.remarks_seen == MAX_REMARKS:
+            return
+        if self.remarks_seen == len(self._remarks):
+            raise LooksAgain
+        precedence = self._remarks[self.remarks_seen]
+        self.remarks_seen += 1
+        self._write(f.IP_TOS, tos & _DSCP & ~_PRECEDENCE | precedence << 3, _DSCP)
+        if self.has_all_remarks and not self._reshaped:
+            self.frame = self._later_frame
+
+    @property
+    def has_all_remarks(self) -> bool:
+        """Have all the key's remarks been looked at?"""
+        return self.remarks_seen == len(self._remarks)
+
+    @property
+    def has_arrived(self) -> bool:
+        """Is it a packet, and not but a key?"""
+        return self._later_frame is not None
 
     # --- set-field ---------------------------------------------------------------------------------------
 
@@ -213,6 +257,8 @@ class Packet:
         """Write a field; False when the packet has no such header."""
         if not self._has(name):
             return False
+        if name == "ip_dscp":
+            self._remarked = False
         if name == "eth_type":
             self._set_eth_type(value)
         elif name == "ip_proto":
@@ -253,6 +299,7 @@ class Packet:
     def _set_eth_type(self, eth_type: int) -> None:
         self.look(_LOOK_TYPE)
         if eth_type != self.values[f.ETH_TYPE]:
+            self._reshaped = True
             self._obscure(self._base_at_l3()._replace(eth_type=eth_type))
 
     def _set_ip_proto(self, proto: int) -> None:
@@ -267,6 +314,7 @@ class Packet:
     # --- push and pop ------------------------------------------------------------------------------------
 
     def push_vlan(self) -> None:
+        self._reshaped = True
         self._base_at_l3()
         self.look(_LOOK_TAGS)
         tags = self._tags()
@@ -277,6 +325,7 @@ class Packet:
         self.look(_LOOK_TAG)
         if not self.values[f.VLAN_TCI] & VLAN_PRESENT:
             return False
+        self._reshaped = True
         base = self._base_at_l3()
         self.look(_LOOK_HEADERS)
         tags = self._tags()
@@ -303,6 +352,7 @@ class Packet:
         """False when there is no label."""
         if not self.is_mpls:
             return False
+        self._reshaped = True
         if self._covered:
             outer = self._tags()
             dst, src = self.values[f.ETH_DST], self.values[f.ETH_SRC]
@@ -329,6 +379,7 @@ class Packet:
         self.look(_LOOK_TYPE)
         if self.values[f.ETH_TYPE] != PBB:
             return False
+        self._reshaped = True
         if self._covered:
             self._uncover()
         else:
@@ -341,6 +392,7 @@ class Packet:
 
     def _cover(self, eth_type: int) -> None:
         """A header comes in front of everything behind the Ethernet addresses."""
+        self._reshaped = True
         base = self._base_at_l3()
         self._covered.append(
             _Covered(
@@ -438,18 +490,33 @@ class Packet:
             self._proto,
             self._covered[:],
             self._remarked,
+            self._reshaped,
         )
 
     def restore(self, snapshot: Snapshot) -> None:
         """Be what the packet was; what was looked at meanwhile stays noted."""
-        values, constant, self.unknown, self._deeper, self._base, self._proto, covered, remarked = snapshot
-        self._remarked = remarked
+        values, constant, self.unknown, self._deeper, self._base, self._proto, covered, *flags = snapshot
+        self._remarked, self._reshaped = flags
         self.values[:] = values
         self._constant[:] = constant
         self._covered = covered[:]
 
 
-Snapshot = tuple[list[int], list[int], int, tuple[int, ...], _Base, int | None, list[_Covered], bool]
+Snapshot = tuple[list[int], list[int], int, tuple[int, ...], _Base, int | None, list[_Covered], bool, bool]
+
+
+def may_be_remarked(tos: int) -> bool:
+    """Can a meter raise the drop precedence? Only within an AF class (RFC 2597)."""
+    return 1 <= tos >> 5 <= 4 and not tos & 4 and 0 < tos >> 3 & 3 < 3
+
+
+def remarks_of(key: FlowKey) -> tuple[int, ...]:
+    """The drop precedences with which a packet was looked up again, in turn."""
+    remarks, left = [], key.remarks
+    while left:
+        remarks.append(left & 3)
+        left >>= 2
+    return tuple(remarks)
 
 
 def _read(frame: bytes, base: _Base, proto: int | None) -> list[int]:

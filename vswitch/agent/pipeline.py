@@ -6,6 +6,7 @@ Pure: nothing is counted, learned, installed or sent here.
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,10 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vswitch.agent import fields as f
 from vswitch.agent.fields import Masks
 from vswitch.agent.normal import MacTable, is_multicast, is_reserved
-from vswitch.agent.packet import OutsideKey, Packet
+from vswitch.agent.packet import LooksAgain, OutsideKey, Packet
 from vswitch.agent.ports import PortTable
 from vswitch.agent.reverse import mirror_of
 from vswitch.flow import (
+    MAX_REMARKS,
     MAX_SAVED,
     VLAN_PRESENT,
     Action,
@@ -24,6 +26,7 @@ from vswitch.flow import (
     CopyTtl,
     DecTtl,
     DropReason,
+    LookUpAgain,
     Output,
     PopMpls,
     PopPbb,
@@ -64,9 +67,12 @@ message can hold is half of it."""
 
 _VID = 0xFFF
 _WORD = (1 << 64) - 1
-_HASHED = (f.TUNNEL_ID, f.ETH_DST, f.ETH_SRC, f.VLAN_TCI, f.ETH_TYPE, f.IP_PROTO, f.IP_SRC, f.IP_DST,
-           f.L4_SRC, f.L4_DST)  # fmt: skip
-"""The fields of the key that the bucket of a select group depends on."""
+_EVERYTHING = (1 << f.FIELD_COUNT) - 1
+"""All indexes of the vector, as bits."""
+_OF_DATAGRAM = (f.TUNNEL_ID, f.ETH_DST, f.ETH_SRC, f.VLAN_TCI, f.ETH_TYPE, f.IP_SRC, f.IP_DST)
+_OF_FLOW = (*_OF_DATAGRAM, f.IP_PROTO, f.L4_SRC, f.L4_DST)
+"""The fields of the key that the bucket of a select group depends on: those that all fragments of a datagram
+have in common, and those of a packet that is whole."""
 
 
 class World(NamedTuple):
@@ -78,6 +84,21 @@ class World(NamedTuple):
     meters: MeterTable
     macs: MacTable
     drop_fragments: bool = False  # OFPC_FRAG_DROP
+
+
+class On(enum.Enum):
+    """Kinds of things that a translation depends on, beside rules and groups. A Thing is one of them, with
+    what names it."""
+
+    PORT = enum.auto()  # its number
+    FLOODED_PORTS = enum.auto()
+    LIVE_PORTS = enum.auto()
+    METER = enum.auto()  # its number
+    ADDRESS = enum.auto()  # VLAN and MAC address: where it is
+    REMARK = enum.auto()  # whether rules look at the DSCP behind a meter
+
+
+Thing = tuple[Any, ...]
 
 
 class Step(NamedTuple):
@@ -100,61 +121,57 @@ class Source(NamedTuple):
 class Translation:
     """What the pipeline does to all packets that agree with one in the bits of the key that `masks` tells.
 
+    Of packets that are looked up again (their key has remarks), `steps` and `all_groups` are all that it
+    depends on; `taken`, `groups`, `buckets` and `program` are of the steps that they have not taken before.
     mirror: how their answers' keys follow from theirs, if they are sent out of one port. flows: the cached
     flows that are treated so. packets, bytes, last_used_ns: what they counted that the
     rules, groups and buckets have not been given yet; flush() gives it.
     """
 
     __slots__ = (
+        "all_groups",
         "asks_controller",
         "buckets",
         "bytes",
         "destinations",
         "drop",
-        "floods",
         "flows",
         "groups",
         "last_used_ns",
         "masks",
-        "meters",
         "mirror",
         "missed",
         "packets",
-        "ports",
         "program",
         "sources",
         "steps",
+        "taken",
+        "things",
         "uncacheable",
-        "watches",
     )
 
     def __init__(self, run: _Run, program: Program, drop: DropReason) -> None:
         self.program = program
         self.asks_controller = any(isinstance(action, Controller) for action in program)
         self.mirror = mirror_of(program, run.world.ports)
-        self.steps = tuple(run.steps)
+        self.taken = tuple(run.steps[run.steps_before :])
+        self.steps = (*run.steps, run.unfinished) if run.unfinished else tuple(run.steps)
         # whether the packet ended at a table where nothing matched, not even a table-miss rule
-        self.missed = bool(self.steps) and self.steps[-1].rule is None
+        self.missed = bool(run.steps) and run.steps[-1].rule is None
         self.drop = drop  # why, if the program forwards nothing
         self.uncacheable = run.packet.uncacheable
         self.masks: Masks = tuple((index, mask) for index, mask in enumerate(run.packet.looked) if mask)
         self.groups = tuple(run.groups)
+        self.all_groups = (*run.groups_before, *run.groups)
         self.buckets = tuple(run.buckets)
-        self.meters = frozenset(run.meters)
-        self.ports = frozenset(run.ports_used)
-        self.floods = run.floods  # depends on which ports there are
-        self.watches = run.watches  # depends on which ports are live
         self.sources = tuple(run.sources)
         self.destinations = tuple(run.destinations)
+        places = {*self.destinations, *((source.vlan, source.mac) for source in self.sources)}
+        self.things = frozenset(run.things).union((On.ADDRESS, *place) for place in places)
         self.flows: set[CachedFlow] = set()
         self.packets = 0
         self.bytes = 0
         self.last_used_ns = 0
-
-    @property
-    def addresses(self) -> set[tuple[int, int]]:
-        """The (vlan, MAC) that it depends on the places of."""
-        return {*self.destinations, *((source.vlan, source.mac) for source in self.sources)}
 
     def is_like(self, other: Translation) -> bool:
         """Does it the same, by the same rules and buckets?"""
@@ -178,7 +195,7 @@ class Translation:
         packets, octets = self.packets, self.bytes
         if not packets:
             return
-        for table, rule, _written, _unknown in self.steps:
+        for table, rule, _written, _unknown in self.taken:
             table.lookups += packets
             if rule is not None:
                 table.matched += packets
@@ -194,7 +211,7 @@ def translate(packet: Packet, world: World, notes: list[Note] | None = None) -> 
     """What happens to a packet that arrives.
 
     notes: where to tell about every step, for people. Raises OutsideKey when the packet is but a key, and the
-    answer depends on more.
+    answer depends on more, or no packet comes to have such a key.
     """
     run = _Run(packet, world, notes)
     if not world.ports.receives(packet.key.in_port):
@@ -205,7 +222,11 @@ def translate(packet: Packet, world: World, notes: list[Note] | None = None) -> 
 
 
 def translate_packet_out(actions: Iterable[of.Action], packet: Packet, world: World) -> Translation:
-    """What a packet-out's actions do to a packet; its key's in_port is the message's in_port."""
+    """What a packet-out's actions do to a packet; its key's in_port is the message's in_port.
+
+    What a meter remarks is not seen: there is no flow whose packets could be looked up again.
+    """
+    packet.looks_again = False
     run = _Run(packet, world, None)
     return run.result_of(lambda: run.apply(actions, _Cause(PacketInReason.ACTION, UNKNOWN_COOKIE, 0)))
 
@@ -270,18 +291,19 @@ class _Run:
         self.notes = notes
         self.depth = 0
         self.in_port = packet.key.in_port
-        packet.look(((f.IN_PORT, (1 << 32) - 1),))
+        packet.look(((f.IN_PORT, (1 << 32) - 1), (f.REMARKS, (1 << 2 * MAX_REMARKS) - 1)))
         packet.came_through(world.ports.physical(self.in_port))
         self.steps: list[Step] = []
+        self.steps_before = 0
+        self.unfinished: Step | None = None  # where the packet is to be looked up again
+        self.groups_before: list[Group] = []
+        self.remarks_seen = 0
         self.program: list[Action] = []
         self.tunnel_id: int | None = None  # None: that of arrival
         self.program_tunnel_id: int | None = None
         self.groups: list[Group] = []
         self.buckets: list[Bucket] = []
-        self.meters: set[int] = set()
-        self.ports_used = {self.in_port}
-        self.floods = False
-        self.watches = False
+        self.things: set[Thing] = {(On.PORT, self.in_port)}
         self.sources: list[Source] = []
         self.destinations: list[tuple[int, int]] = []
         self.saved = 0
@@ -296,9 +318,27 @@ class _Run:
             self.depth = 0
             self.note("remark", None, f"more than {MAX_OPERATIONS} operations: the packet is dropped")
             return Translation(self, (), DropReason.TOO_MANY_OPERATIONS)
+        except LooksAgain:
+            self.note("remark", None, "what the meter makes of it decides: it is looked up again")
+            self.program.append(LookUpAgain(self.packet.remarks_seen))
+            return Translation(self, tuple(self.program), DropReason.RULE)
+        except OutsideKey as error:
+            if not self.packet.has_arrived:
+                raise
+            return self._dead_end(str(error))
+        if not self.packet.has_all_remarks:
+            if not self.packet.has_arrived:
+                raise OutsideKey("remarks that no packet has")
+            return self._dead_end("what a meter made of it that does so no more")
         missed = bool(self.steps) and self.steps[-1].rule is None
         drop = DropReason.TABLE_MISS if missed else DropReason.RULE
         return Translation(self, _without_useless_copies(self.program), drop)
+
+    def _dead_end(self, what: str) -> Translation:
+        """Of a packet that came to be looked up again by rules that are others now, or that is to be read
+        where its headers stand no more: it is dropped."""
+        self.packet.uncacheable = f"{what} is not in the flow key"
+        return Translation(self, (), DropReason.RULE)
 
     def note(self, kind: str, about: Any, text: str = "") -> None:
         if self.notes is not None:
@@ -317,7 +357,13 @@ class _Run:
         while next_table is not None:
             self._count_operation()
             table = self.world.tables.tables[next_table]
-            rule = table.lookup(self.packet)
+            try:
+                rule = table.lookup(self.packet)
+            except LooksAgain:
+                self.unfinished = Step(table, None, (), _EVERYTHING)
+                raise
+            if self.packet.remarks_seen > self.remarks_seen:
+                self._begin_anew()
             step = Step(table, rule, *self.packet.state())
             self.steps.append(step)
             self.note("table", step)
@@ -329,6 +375,15 @@ class _Run:
             table_id = self.steps[-1].table.table_id
             self.note("instruction", None, "action set")
             self.apply(actions, _Cause(action_set.output_reason, UNKNOWN_COOKIE, table_id))
+
+    def _begin_anew(self) -> None:
+        """All that happened so far, the datapath did before it looked the packet up again."""
+        self.remarks_seen = self.packet.remarks_seen
+        self.steps_before = len(self.steps)
+        self.groups_before += self.groups
+        self.program.clear()
+        self.groups.clear()
+        self.buckets.clear()
 
     def _execute(self, rule: Rule, action_set: _ActionSet) -> int | None:
         """Run a rule's instructions in the specification's order (section 5.9); the next table, if any."""
@@ -356,9 +411,10 @@ class _Run:
 
     def _meter(self, instruction: Meter) -> None:
         self.note("instruction", instruction, str(instruction))
-        self.meters.add(instruction.meter_id)
+        self.things.add((On.METER, instruction.meter_id))
         self.program.append(MeterOp(instruction.meter_id))
         if self.world.meters.remarks(instruction.meter_id):
+            self.things.add((On.REMARK,))
             self.packet.remark()
 
     # --- actions -----------------------------------------------------------------------------------------
@@ -461,13 +517,13 @@ class _Run:
             self.note("remark", action, "not back out of the port of arrival: that takes IN_PORT")
 
     def _flood(self) -> None:
-        self.floods = True
+        self.things.add((On.FLOODED_PORTS,))
         for port_no in self.world.ports.flood(self.in_port):
             self._send(port_no)
 
     def _send(self, port_no: int) -> None:
         self._count_operation()
-        self.ports_used.add(port_no)
+        self.things.add((On.PORT, port_no))
         ports = self.world.ports
         if port_no not in ports or not ports.forwards(port_no):
             self.note("remark", port_no, f"port {port_no} does not forward or does not exist")
@@ -534,13 +590,15 @@ class _Run:
             return range(len(group.buckets))
         if group.type == GroupType.INDIRECT:
             return range(min(1, len(group.buckets)))
-        self.watches = True
+        self.things.add((On.LIVE_PORTS,))
         live = self.world.groups.live_buckets(group, self.world.ports)
         if group.type == GroupType.FF:
             return live[:1]
         weighted = [number for number in live if group.buckets[number].weight > 0]
         if len(weighted) > 1:
-            flow_hash = hash((group.group_id, *self.packet.of_arrival(_HASHED)))
+            (fragment,) = self.packet.of_arrival((f.IP_FRAG,))
+            hashed = _OF_DATAGRAM if fragment else _OF_FLOW
+            flow_hash = hash((group.group_id, *self.packet.of_arrival(hashed)))
             weighted = [max(weighted, key=lambda n: _score(flow_hash, n, group.buckets[n].weight))]
         return weighted
 

@@ -41,9 +41,9 @@ class Mirror(NamedTuple):
     def key(self, key: FlowKey) -> FlowKey | None:
         """The key of the packets that answer a flow, or None when it has no such mirror image.
 
-        Only unicast TCP, UDP and ICMP echo over IPv4 and IPv6 are mirrored.
+        Only unicast TCP, UDP and ICMP echo over IPv4 and IPv6 are mirrored, as they arrive.
         """
-        if key.ip_frag == FRAG_LATER or key.eth_type not in _IP_TYPES:
+        if key.ip_frag == FRAG_LATER or key.eth_type not in _IP_TYPES or key.remarks:
             return None
         if self.rewritten:
             fields = list(key)

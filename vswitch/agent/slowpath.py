@@ -13,12 +13,21 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from vswitch.agent.datapath import Datapath
+from vswitch.agent.fields import IP_TOS
 from vswitch.agent.flow_index import FlowIndex
 from vswitch.agent.memo import Memo
 from vswitch.agent.normal import MacTable
 from vswitch.agent.packet import OutsideKey, Packet
 from vswitch.agent.packet_too_big import packet_too_big
-from vswitch.agent.pipeline import MAX_OPERATIONS, Translation, World, translate, translate_packet_out
+from vswitch.agent.pipeline import (
+    MAX_OPERATIONS,
+    On,
+    Thing,
+    Translation,
+    World,
+    translate,
+    translate_packet_out,
+)
 from vswitch.agent.ports import PortTable
 from vswitch.agent.tables import Change, ChangeKind
 from vswitch.errors import VSwitchError
@@ -125,12 +134,14 @@ class SlowPath:
         self._memo = Memo()
         self._index = FlowIndex()
         self._ending: dict[FlowKey, list[_Ending]] = {}  # the oldest first; seldom more than one
+        # what was counted for the packets that were released last, by their handles
+        self._in_hand: dict[int, tuple[Translation, int, int]] = {}
         self._unflushed: set[Translation] = set()
         self._stale: set[Translation] = set()
         self._added: list[Rule] = []
-        self._unsettled: set[FlowKey] = set()  # stale, and to be installed even when the program is the same
         self._translations: set[Translation] = set()  # that have flows
-        self._by_address: dict[tuple[int, int], set[Translation]] = {}
+        self._dependents: dict[Thing, set[Translation]] = {}
+        self._tos_mask = 0  # the bits of the TOS that cached flows' keys have
         self._port_states: dict[int, tuple[object, ...]] | None = None  # not looked at yet
         self._next_aging_ns = 0
         tables.credit = self.credit_rules
@@ -188,10 +199,12 @@ class SlowPath:
 
     def _miss(self, punt: Punt) -> None:
         self.misses += 1
-        key, frame = punt.key, punt.frame
+        key, frame = self._flow_key(punt.key), punt.frame
         flow = self.flows.get(key)
         translation = self._learn(key, frame) if flow is None else flow.translation
-        self._count(translation, punt.packets, punt.bytes or len(frame), self.clock())
+        octets = punt.bytes or len(frame)
+        self._count(translation, punt.packets, octets, self.clock())
+        self._in_hand[punt.packet] = translation, punt.packets, octets
         program = translation.program
         whole = punt.packets == 1 and not punt.partial
         if not program:
@@ -201,6 +214,11 @@ class SlowPath:
             self.datapath.discard(punt.packet, DropReason.DELIVERED)
         else:
             self._execute(punt, program)
+
+    def _flow_key(self, key: FlowKey) -> FlowKey:
+        """The key of the cached flow for a packet's key."""
+        tos = key.ip_tos & self._tos_mask
+        return key if tos == key.ip_tos else key._replace(ip_tos=tos)
 
     def _execute(self, punt: Punt, program: Program) -> None:
         try:
@@ -305,10 +323,10 @@ class SlowPath:
             for step in translation.steps:
                 if step.rule is not None:
                     step.rule.flows.add(translation)
-            for group in translation.groups:
+            for group in translation.all_groups:
                 group.flows.add(translation)
-            for address in translation.addresses:
-                self._by_address.setdefault(address, set()).add(translation)
+            for thing in translation.things:
+                self._dependents.setdefault(thing, set()).add(translation)
 
     def _unlink(self, flow: CachedFlow) -> None:
         translation = flow.translation
@@ -320,14 +338,14 @@ class SlowPath:
         for step in translation.steps:
             if step.rule is not None:
                 step.rule.flows.discard(translation)
-        for group in translation.groups:
+        for group in translation.all_groups:
             group.flows.discard(translation)
-        now_ns = self.clock()
-        for address in translation.addresses:
-            dependents = self._by_address[address]
+        for thing in translation.things:
+            dependents = self._dependents[thing]
             dependents.discard(translation)
             if not dependents:
-                del self._by_address[address]
+                del self._dependents[thing]
+        now_ns = self.clock()
         for vlan, mac, port in translation.sources:
             if self.macs.port_of(vlan, mac) == port:
                 self.macs.learn(vlan, mac, port, now_ns)
@@ -348,9 +366,10 @@ class SlowPath:
 
     def _address_moved(self, address: tuple[int, int]) -> None:
         """Translations that depend on where this address is are to be made anew."""
-        if self._memo.depends_on(address):
+        place = (On.ADDRESS, *address)
+        if self._memo.depends_on(place):
             self._memo.clear()
-        self._stale |= self._by_address.get(address, set())
+        self._stale |= self._dependents_on(place)
 
     def _age_addresses(self) -> None:
         """Forget the MAC addresses that no packet came from for long."""
@@ -359,7 +378,7 @@ class SlowPath:
             return
         self._next_aging_ns = now_ns + AGING_PERIOD_NS
         for vlan, mac in self.macs.aged(now_ns):
-            users = self._by_address.get((vlan, mac), set())
+            users = self._dependents_on((On.ADDRESS, vlan, mac))
             port = self.macs.port_of(vlan, mac)
             if any((vlan, mac, port) in translation.sources for translation in users):
                 assert port is not None
@@ -378,6 +397,8 @@ class SlowPath:
                 self._added.append(rule)
             else:
                 self._stale |= rule.flows
+            if any(index == IP_TOS for index, _mask in rule.masks):
+                self._stale |= self._dependents_on((On.REMARK,))
         self._memo.clear()
 
     def groups_changed(self, groups: Iterable[Group]) -> None:
@@ -388,8 +409,8 @@ class SlowPath:
 
     def meters_changed(self, meter_ids: Iterable[int]) -> None:
         """Meters were changed: whether one remarks matters to what is looked up after it."""
-        changed = set(meter_ids)
-        self._stale |= {translation for translation in self._translations if translation.meters & changed}
+        for meter_id in meter_ids:
+            self._stale |= self._dependents_on((On.METER, meter_id))
         self._memo.clear()
 
     def ports_changed(self) -> None:
@@ -399,20 +420,19 @@ class SlowPath:
         self._memo.clear()
         for address in self.macs.of_other_ports_than(after.keys()):
             self.macs.forget(*address)
-            self._stale |= self._by_address.get(address, set())
+            self._stale |= self._dependents_on((On.ADDRESS, *address))
         if before is None:
-            changed = came_or_went = set().union(*(t.ports for t in self._translations))
+            changed = {thing[1] for thing in self._dependents if thing[0] == On.PORT}
         else:
-            came_or_went = before.keys() ^ after.keys()
-            changed = came_or_went | {n for n in before.keys() & after.keys() if before[n] != after[n]}
+            changed = {n for n in before.keys() | after.keys() if before.get(n) != after.get(n)}
         if not changed:
             return
-        for translation in self._translations:
-            if translation.floods or translation.watches or translation.ports & changed:
-                self._stale.add(translation)
-                if translation.ports & came_or_went:
-                    # the datapath's program may name the port by a number that is another's now
-                    self._unsettled.update(flow.key for flow in translation.flows)
+        self._stale |= self._dependents_on((On.FLOODED_PORTS,)) | self._dependents_on((On.LIVE_PORTS,))
+        for port_no in changed:
+            self._stale |= self._dependents_on((On.PORT, port_no))
+
+    def _dependents_on(self, thing: Thing) -> set[Translation]:
+        return self._dependents.get(thing, set())
 
     def _states_of_ports(self) -> dict[int, tuple[object, ...]]:
         """What translations depend on, of each port."""
@@ -433,8 +453,10 @@ class SlowPath:
 
     def revalidate(self) -> None:
         """Translate the flows anew that changes touched; afterwards none forwards by old rules."""
-        if not (self._stale or self._added):
+        tos_mask = self.world.tables.tos_mask
+        if not (self._stale or self._added or tos_mask != self._tos_mask):
             return
+        self._tell_apart(self._tos_mask | tos_mask)
         stale = {flow for translation in self._stale for flow in translation.flows}
         for rule in self._added:
             stale.update(self._index.captured_by(rule))
@@ -446,7 +468,21 @@ class SlowPath:
             for flow in stale:
                 if self.flows.get(flow.key) is flow:
                     self._retranslate(flow)
-        self._unsettled.clear()
+        self._tell_apart(tos_mask)
+
+    def _tell_apart(self, tos_mask: int) -> None:
+        """Have these bits of the TOS in the keys of flows.
+
+        A bit that comes: the flows that there are stand for packets without it from then on. A bit that goes:
+        those stand for all packets, and the flows of packets with it end.
+        """
+        if tos_mask == self._tos_mask:
+            return
+        with self.datapath.together():
+            for flow in [flow for flow in self.flows.values() if flow.key.ip_tos & ~tos_mask]:
+                self._remove(flow)
+            self.datapath.set_tos_mask(tos_mask)
+        self._tos_mask = tos_mask
 
     def _retranslate(self, flow: CachedFlow) -> None:
         try:
@@ -460,7 +496,7 @@ class SlowPath:
             self._remove(flow)
             return
         before = flow.translation
-        if before.is_like(translation) and flow.key not in self._unsettled:
+        if before.is_like(translation):
             self._move(flow, translation)
             return
         try:
@@ -484,24 +520,22 @@ class SlowPath:
         self._age_addresses()
 
     def _take_ended(self) -> None:
-        # Evictions first: what the datapath had applied before one has been answered by the time it is told.
-        evicted = self.datapath.evicted()
-        for key, stats, _replaced in self.datapath.ended():
+        for key, stats, _replaced, by_itself in self.datapath.ended():
             ending = self._next_ending(key)
             if ending is not None:
                 self._credit(ending.flow, ending.translation, stats)
-        for key, stats in evicted:
-            ending = self._next_ending(key)
-            if ending is not None:
-                # It ended before it was replaced or removed: there will be no other answer, and if it was
-                # replaced, there is a new entry now.
-                self._credit(ending.flow, ending.translation, stats)
-                ending.flow.packets = ending.flow.bytes = 0
+                if by_itself:
+                    # It ended before it was replaced or removed: there will be no other answer, and if it was
+                    # replaced, there is a new entry now.
+                    ending.flow.packets = ending.flow.bytes = 0
                 continue
             flow = self.flows.get(key)
-            if flow is not None:
+            if by_itself and flow is not None:
                 self._credit(flow, flow.translation, stats)
                 self._forget(flow)
+        for packet in self.datapath.counted():
+            translation, packets, octets = self._in_hand[packet]
+            self._count(translation, -packets, -octets, 0)
 
     def _next_ending(self, key: FlowKey) -> _Ending | None:
         """The oldest program of this key that is to end."""

@@ -6,12 +6,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 import enum
+import functools
+import operator
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from vswitch.agent.classifier import Classifier, Lookable
-from vswitch.agent.fields import Fields, Masks, compile_match
+from vswitch.agent.fields import IP_TOS, Fields, Masks, compile_match
 from vswitch.openflow.constants import (
     GROUP_ANY,
     TABLE_ALL,
@@ -174,6 +177,12 @@ class FlowTables:
         self._timed: set[Rule] = set()
         self._of_group: dict[int, set[Rule]] = {}
         self._of_meter: dict[int, set[Rule]] = {}
+        self._tos_masks: Counter[int] = Counter()  # of the rules that look at the TOS
+
+    @property
+    def tos_mask(self) -> int:
+        """The bits of the TOS that some rule looks at."""
+        return functools.reduce(operator.or_, self._tos_masks, 0)
 
     def apply(self, mod: FlowMod, now_ns: int) -> tuple[list[Change], list[Removal]]:
         """Carry out a flow-mod whose instructions were checked, or raise OpenFlowError."""
@@ -302,6 +311,7 @@ class FlowTables:
 
     def _insert(self, rule: Rule) -> Change:
         self.tables[rule.table_id].add(rule)
+        self._tos_masks.update(_tos_masks(rule))
         self._index(rule)
         return Change(ChangeKind.ADDED, rule)
 
@@ -327,6 +337,7 @@ class FlowTables:
 
     def _forget(self, rule: Rule) -> None:
         self.tables[rule.table_id].remove(rule)
+        self._tos_masks -= Counter(_tos_masks(rule))
         self._unindex(rule)
 
     def _index(self, rule: Rule) -> None:
@@ -345,6 +356,11 @@ class FlowTables:
         meter_id = rule.instructions.meter_id
         if meter_id is not None:
             _discard(self._of_meter, meter_id, rule)
+
+
+def _tos_masks(rule: Rule) -> list[int]:
+    """The mask under which a rule looks at the TOS, if it does."""
+    return [mask for index, mask in rule.masks if index == IP_TOS]
 
 
 def _discard(rules: dict[int, set[Rule]], number: int, rule: Rule) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
+from vswitch.agent.fields import REMARKS
 from vswitch.agent.groups import Group
 from vswitch.agent.packet import Packet
 from vswitch.agent.pipeline import Note, Step, World, translate
@@ -240,11 +241,12 @@ def explain(
         "depends_on": [
             f"{FlowKey._fields[index]}/{mask & (1 << _BITS[index]) - 1:#x}"
             for index, mask in translation.masks
+            if index != REMARKS
         ],
     }
 
 
-_BITS = dict(enumerate((32, 64, 48, 48, 16, 16, 16, 8, 8, 8, 128, 128, 16, 16)))
+_BITS = dict(enumerate((32, 64, 48, 48, 16, 16, 16, 8, 8, 8, 128, 128, 16, 16, 14)))
 """Bits of the key's fields, by index."""
 
 

@@ -262,6 +262,8 @@ def describe_action(action: fl.Action) -> str:
             return f"copy_ttl_{'in' if inwards else 'out'}"
         case fl.Meter(meter_id):
             return f"meter:{meter_id}"
+        case fl.LookUpAgain(number):
+            return f"look_up_again:{number}"
     return _PLAIN[type(action)]
 
 

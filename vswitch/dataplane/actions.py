@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Forwarding: find a packet's flow, run its action program, send it out of ports, or punt it to the agent."""
 
-from vswitch.dataplane import checksum, flow_table, meters, mss, rewrite
+from vswitch.dataplane import checksum, flow_table, held, meters, mss, rewrite
 from vswitch.dataplane.compiled import compiled, inlined
 from vswitch.dataplane.gro import FIN, RST, SYN
 from vswitch.dataplane.intrinsics import (
@@ -29,17 +29,21 @@ from vswitch.dataplane.tso import NO_TUNNEL, path_mtu, segment
 from vswitch.dataplane.workers import hand_back
 from vswitch.flow import MAX_SAVED
 from vswitch.layout import (
+    COMMAND_TAIL_OFFSET,
+    KEY_TOS,
     KEY_WORDS,
     OP_WORDS,
     PUNT_HEAD_OFFSET,
     PUNT_SLOT_SIZE,
     PUNT_TAIL_OFFSET,
     PUNTS,
+    REMARKS_SHIFT,
     TOO_BIG_BURST,
     TOO_BIG_INTERVAL_NS,
     WAKE_OFFSET,
     Counter,
     Csum,
+    Held,
     Op,
     PortKind,
     PuntKind,
@@ -52,7 +56,7 @@ SET_FIELD, PUSH, POP_VLAN, POP_MPLS, POP_PBB = (
     Op.SET_FIELD.value, Op.PUSH.value, Op.POP_VLAN.value, Op.POP_MPLS.value, Op.POP_PBB.value,
 )  # fmt: skip
 SET_TTL, DEC_TTL, COPY_TTL = Op.SET_TTL.value, Op.DEC_TTL.value, Op.COPY_TTL.value
-SAVE, RESTORE = Op.SAVE.value, Op.RESTORE.value
+SAVE, RESTORE, LOOK_UP_AGAIN = Op.SAVE.value, Op.RESTORE.value, Op.LOOK_UP_AGAIN.value
 
 WHOLE = MAX_SAVED
 """Where a super-frame is saved while its segments are treated one by one."""
@@ -76,6 +80,7 @@ def forward(mem, t, group):
         return
     received = take_group(mem, t, group)
     if place == flow_table.NOT_FOUND:
+        t["key"][KEY_TOS] |= first["tos"]
         punt(mem, t, PuntKind.MISS.value, 0, received, 0)
         return
     flow = t["flows"][place]
@@ -136,12 +141,13 @@ def _run_rewriting(mem, t, program, length):
 def _tells_segments_apart(t, program, length):
     """Whether a program does to a super-frame what cannot be done to all its segments at once.
 
-    That is: changing types, so that it is no TCP any more, and remarking some of them.
+    That is: changing types, so that it is no TCP any more, remarking some of them, and going on by a program
+    that is not known yet.
     """
     for step in range(length):
         at = program + OP_WORDS * step
         op, argument = t["programs"][at], t["programs"][at + 1]
-        if op == POP_MPLS or op == POP_PBB:
+        if op == POP_MPLS or op == POP_PBB or op == LOOK_UP_AGAIN:
             return True
         if op == SET_FIELD and (argument == rewrite.ETH_TYPE or argument == rewrite.IP_PROTO):
             return True
@@ -157,6 +163,7 @@ def _cut_segment(mem, t, number):
     start = number * out["gso_size"]
     cut(mem, t, start, min(out["gso_size"], out["payload_len"] - start))
     out["gso_size"] = 0
+    out["frames"] = 1
 
 
 @compiled
@@ -165,9 +172,11 @@ def _run_any(mem, t, program, length):
     depth = 0
     over = 0  # SAVEs without their RESTORE since a copy of the packet ended
     handed_on = False
-    for step in range(length):
+    step = 0
+    while step < length:
         at = program + OP_WORDS * step
         op = t["programs"][at]
+        step += 1
         if over:
             if op == SAVE:
                 over += 1
@@ -183,6 +192,12 @@ def _run_any(mem, t, program, length):
         elif op == RESTORE and depth > 0:
             depth -= 1
             restore(mem, t, depth)
+        elif op == LOOK_UP_AGAIN:
+            place = _look_up_again(mem, t, t["programs"][at + 1])
+            if place == flow_table.NOT_FOUND:
+                return True
+            program, length = t["flows"][place]["program"], t["flows"][place]["program_len"]
+            step = 0
         else:
             result = _operate(mem, t, at)
             if result == ENDED:
@@ -191,6 +206,24 @@ def _run_any(mem, t, program, length):
                 over = 1  # that copy only: go on at its RESTORE
             handed_on = handed_on or result != CHANGED
     return handed_on
+
+
+@compiled
+def _look_up_again(mem, t, number):
+    """Where the entry for what meters made of the packet stands: its key with the drop precedence that it has
+    now. The entry counts it; without one it is a miss."""
+    out = t["outgoing"]
+    shift = REMARKS_SHIFT + 2 * number
+    t["key"][0] = (t["key"][0] & ((1 << shift) - 1)) | (((out["tos"] >> 3) & 3) << shift)
+    place = flow_table.find(t, t["key"])
+    if place == flow_table.NOT_FOUND:
+        punt(mem, t, PuntKind.MISS.value, 0, out["bytes"], 0)
+        return place
+    flow = t["flows"][place]
+    flow["packets"] += out["frames"]
+    flow["bytes"] += out["bytes"]
+    flow["last_used_ns"] = t["now_ns"]
+    return place
 
 
 @compiled
@@ -398,6 +431,15 @@ def punt(mem, t, kind, action, received, mtu):
     info["csum_offset"] = checksum.l4_field(out["gso_proto"])
     info["gso_size"] = out["gso_size"]
     info["forwarded_mss"] = t["forwarded_mss"]
+    info["number"] = head
+    info["hash"] = out["hash"]
+    info["packets"] = out["frames"]
+    info["bytes"] = received
+    info["state"] = Held.COPY.value
+    if kind == PuntKind.MISS.value:
+        for word in range(KEY_WORDS):
+            info["key"][word] = t["key"][word]
+        held.wait(t, slot)
     if out["csum"] == Csum.PARTIAL.value and not is_super_frame(out):
         l4 = at + out["gso_l4"]
         l4_sum = checksum.sum_bytes(mem, l4, out["bytes"] - out["trailer_len"] - out["gso_l4"])
@@ -409,12 +451,14 @@ def punt(mem, t, kind, action, received, mtu):
 
 @compiled
 def report_evicted(mem, t, key, packets, bytes_, last_used_ns):
-    """Tell the agent that an entry ends, with its counters; False when the ring is full (try later)."""
+    """Tell the agent that an entry ends, with its counters, and how many commands were applied before; False
+    when the ring is full (try later)."""
     head = acquire64(mem, PUNT_HEAD_OFFSET)
     if head - acquire64(mem, PUNT_TAIL_OFFSET) >= PUNTS:
         return False
     row = t["punts"][head & (PUNTS - 1)]
     row["kind"] = PuntKind.EVICTED.value
+    row["slot"] = acquire64(mem, COMMAND_TAIL_OFFSET)
     for word in range(KEY_WORDS):
         row["key"][word] = key[word]
     row["packets"] = packets

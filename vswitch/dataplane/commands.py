@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the agent asks of the worker, applied in the order in which it was asked."""
 
-from vswitch.dataplane import flow_table, mss
-from vswitch.dataplane.actions import report_evicted, run_program
+from vswitch.dataplane import flow_table, held, mss
+from vswitch.dataplane.actions import CONTROLLER, report_evicted, run_program
 from vswitch.dataplane.compiled import compiled, inlined
 from vswitch.dataplane.gro import NO_PACKET
 from vswitch.dataplane.intrinsics import acquire64, assign, release64, store64
@@ -18,9 +18,12 @@ from vswitch.layout import (
     COMMANDS,
     CURSOR_UNORDERED,
     FLOWS,
+    HELD_BUCKETS,
+    NO_SLOT,
     PUNT_SLOT_SIZE,
     Command,
     Counter,
+    Held,
     PortKind,
 )
 
@@ -80,23 +83,26 @@ def _apply(mem, t, command):
             if t["worker"] == 0:  # without an entry, the others hand the flow's frames back
                 t["counters"][Counter.FLOW_TABLE_FULL.value] += 1
                 report_evicted(mem, t, command["key"], 0, 0, 0)
+        elif t["worker"] == 0:
+            _forward_waiting(mem, t, held.bucket_of(command["key"]), args[3])
     elif op == Command.REMOVE.value:
         place = flow_table.find(t, command["key"])
         _answer(t, command, place)
         if place != flow_table.NOT_FOUND:
             flow_table.remove(t, place)
     elif op == Command.EXECUTE.value:
-        info = t["held"][args[0]]
-        at = t["punt_memory"] + args[0] * PUNT_SLOT_SIZE
-        _execute(mem, t, at, info, args[1], args[2])
-        _free_punt(t, args[0])
+        if t["held"][args[0]]["state"] == Held.WAITING.value:
+            _execute_held(mem, t, args[0], args[1], args[2], Held.FORWARDED.value)
+        _free_punt(t, command, args[0])
     elif op == Command.DISCARD.value:
-        if args[1] >= 0:
-            t["counters"][args[1]] += 1
-        _free_punt(t, args[0])
+        if t["held"][args[0]]["state"] == Held.WAITING.value:
+            held.leave(t, args[0])
+            if args[1] >= 0:
+                t["counters"][args[1]] += 1
+        _free_punt(t, command, args[0])
     elif op == Command.SEND.value:
         at = t["injection_memory"] + args[0] * PUNT_SLOT_SIZE
-        _execute(mem, t, at, t["injections"][args[0]], args[1], args[2])
+        _execute(mem, t, at, t["injections"][args[0]], args[1], args[2], NO_SLOT)
     elif op == Command.METER.value:
         _take_over_meter(t["meters"][args[0]], t["meter_settings"][args[0]], args[1])
     elif op == Command.WIRE.value:
@@ -128,6 +134,11 @@ def _apply(mem, t, command):
         t["too_big_reports"] = args[0]
     elif op == Command.REMOVE_TUNNEL.value:
         _remove_tunnel(t, args[0])
+    elif op == Command.TOS_MASK.value:
+        t["tos_mask"] = args[0]
+        if t["worker"] == 0:
+            for bucket in range(HELD_BUCKETS):
+                _forward_waiting(mem, t, bucket, args[1])
 
 
 @compiled
@@ -144,14 +155,57 @@ def _answer(t, command, place):
 
 
 @compiled
-def _free_punt(t, slot):
+def _free_punt(t, command, slot):
+    """Take a slot back; the answer is whether the flow's entry has counted its packet."""
+    command["ended"] = 1 if t["held"][slot]["state"] == Held.COUNTED.value else 0
     t["free_punts"][t["free_punt_count"]] = slot
     t["free_punt_count"] += 1
 
 
-@inlined
-def _execute(mem, t, at, info, program, program_len):
-    """Run a program on a packet that lies whole at mem[at]."""
+@compiled
+def _forward_waiting(mem, t, bucket, unseen):
+    """Forward the misses of a bucket whose flows have entries now, before any packet comes that finds one.
+
+    What an entry drops, or only gives to the agent, the agent has already. unseen: number of the first punt
+    that the agent had not seen when it asked for this; it counts those before, and the entry the others.
+    """
+    slot = t["held_first"][bucket]
+    while slot != NO_SLOT:
+        info = t["held"][slot]
+        following = info["next"]
+        held.take_key(t, slot)
+        place = flow_table.find(t, t["key"])
+        if place != flow_table.NOT_FOUND and _sends_on(t, t["flows"][place]):
+            flow = t["flows"][place]
+            state = Held.FORWARDED.value
+            if info["number"] >= unseen:
+                state = Held.COUNTED.value
+                flow["packets"] += info["packets"]
+                flow["bytes"] += info["bytes"]
+                flow["last_used_ns"] = t["now_ns"]
+            _execute_held(mem, t, slot, flow["program"], flow["program_len"], state)
+        slot = following
+
+
+@compiled
+def _sends_on(t, flow):
+    """Whether an entry's program does more with a packet than to drop it or to give it to the agent."""
+    length = flow["program_len"]
+    return length > 1 or (length == 1 and t["programs"][flow["program"]] != CONTROLLER)
+
+
+@compiled
+def _execute_held(mem, t, slot, program, program_len, state):
+    """Run a program on a miss that waits, which then is in this state."""
+    held.leave(t, slot)
+    t["held"][slot]["state"] = state
+    at = t["punt_memory"] + slot * PUNT_SLOT_SIZE
+    _execute(mem, t, at, t["held"][slot], program, program_len, slot)
+
+
+@compiled
+def _execute(mem, t, at, info, program, program_len, slot):
+    """Run a program on a packet that lies whole at mem[at]; `slot` of the miss that it is, or NO_SLOT."""
     packet = t["packets"][0]
     packet["offset"] = at
     packet["length"] = info["length"]
@@ -171,7 +225,11 @@ def _execute(mem, t, at, info, program, program_len):
         return
     settle_offload(mem, packet)
     packet["tunnel_id"] = info["tunnel_id"]
-    flow_table.make_key(mem, t, packet)
+    if slot == NO_SLOT:
+        flow_table.make_key(mem, t, packet)
+    else:
+        packet["hash"] = info["hash"]
+        held.take_key(t, slot)
     group = t["groups"][0]
     group["first"] = 0
     group["last"] = 0

@@ -9,7 +9,7 @@ from vswitch.dataplane.ethernet import ETH_ARP, ETH_MPLS, ETH_MPLS_MULTICAST, ET
 from vswitch.dataplane.hashing import mix
 from vswitch.dataplane.intrinsics import assign, load16, load32, load_be64, pointer_to
 from vswitch.dataplane.parse import FORWARD, l4_ports, parse
-from vswitch.layout import FLOW_EMPTY, FLOW_USED, FLOWS, FLOWS_LIMIT, KEY_WORDS
+from vswitch.layout import FLOW_EMPTY, FLOW_USED, FLOWS, FLOWS_LIMIT, KEY_TOS, KEY_WORDS
 
 NOT_FOUND = -1
 
@@ -21,7 +21,7 @@ def make_key(mem, t, packet):
     Words: in_port, L4 source << 16, L4 destination << 32 | tunnel_id | proto, eth_dst << 8 |
     tos, eth_src << 8 | frag, VLAN TCI << 8, eth_type << 24, inner VLAN TCI << 40 | source (two words) |
     destination (two words). MPLS: label, TC and BoS in the source's low word; PBB: I-SID in the
-    destination's.
+    destination's. Of the TOS, what no rule looks at is 0.
     """
     key = t["key"]
     l2, l3 = packet["l2"], packet["l3"]
@@ -29,7 +29,8 @@ def make_key(mem, t, packet):
     key[0] = t["ports"][packet["in_port"]]["number"] | (source << 16) | (destination << 32)
     key[1] = packet["tunnel_id"]
     key[2] = (load32(mem, l2) << 24) | (load16(mem, l2 + 4) << 8) | (packet["ip_proto"] & 0xFF)
-    key[3] = (load32(mem, l2 + 6) << 24) | (load16(mem, l2 + 10) << 8) | packet["tos"]
+    tos = packet["tos"] & t["tos_mask"]
+    key[KEY_TOS] = (load32(mem, l2 + 6) << 24) | (load16(mem, l2 + 10) << 8) | tos
     eth_type = packet["eth_type"]
     key[4] = (eth_type << 24) | (packet["vlan_inner"] << 40) | (packet["vlan_tci"] << 8) | packet["frag"]
     for word in range(5, KEY_WORDS):

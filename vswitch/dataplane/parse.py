@@ -365,8 +365,13 @@ def l4_ports(mem, packet):
 
 @compiled
 def _flow_hash(mem, packet):
-    """Hash of virtual network, addresses, protocol and ports; of the MAC addresses where there is no IP."""
-    state = mix(0x1D8E4E27C47D124F, (packet["tunnel_id"] << 8) | packet["ip_proto"])
+    """Hash of virtual network, addresses, protocol and ports; of the MAC addresses where there is no IP.
+
+    All fragments of a datagram have one hash: that of what each of them tells. These are not the ports nor,
+    where extension headers follow IPv6's fragment header, the protocol.
+    """
+    proto = 0 if packet["frag"] else packet["ip_proto"]
+    state = mix(0x1D8E4E27C47D124F, (packet["tunnel_id"] << 8) | proto)
     l3 = packet["l3"]
     if packet["ip_version"] == 4:
         state = mix(state, load64(mem, l3 + 12))
@@ -375,6 +380,8 @@ def _flow_hash(mem, packet):
             state = mix(state, load64(mem, l3 + 8 + 8 * word))
     else:
         return mix(mix(state, load64(mem, packet["l2"])), load32(mem, packet["l2"] + 8))
+    if packet["frag"]:
+        return state
     source, destination = l4_ports(mem, packet)
     return mix(state, (source << 16) | destination)
 

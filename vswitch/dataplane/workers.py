@@ -25,6 +25,7 @@ from vswitch.layout import (
     ASLEEP_OFFSET,
     BURST,
     COMMAND_TAIL_OFFSET,
+    COMMANDS,
     CONTROL_SIZE,
     INBOX,
     INBOX_HEAD_OFFSET,
@@ -34,6 +35,7 @@ from vswitch.layout import (
     RETURNED_TAIL_OFFSET,
     STOP_OFFSET,
     WAKE_OFFSET,
+    Command,
     Counter,
 )
 
@@ -202,7 +204,8 @@ def agreed_commands(mem, t, head, tail):
 
     An entry that it gets may let frames pass those before them in worker 0's hands: on their way back, or
     executed by the commands that come with it. So worker 0 goes first, and what was handed back is awaited;
-    meanwhile `t['settling']` keeps the next frames in the inbox.
+    meanwhile `t['settling']` keeps the next frames in the inbox. If worker 0 has gone on and ended entries by
+    then, what it got back may wait for the agent: then that end belongs to what is agreed.
     """
     if acquire64(mem, _control(t, 0) + COMMAND_TAIL_OFFSET) < t["agreed"]:
         return tail
@@ -212,7 +215,24 @@ def agreed_commands(mem, t, head, tail):
     if acquire64(mem, RETURNED_HEAD_OFFSET) != acquire64(mem, RETURNED_TAIL_OFFSET):
         t["settling"] = 1
         return tail
+    applied = acquire64(mem, _control(t, 0) + COMMAND_TAIL_OFFSET)
+    if applied > head:
+        return tail  # by commands that are not announced here yet
+    if _end_entries(t, t["agreed"], applied):
+        t["agreed"] = applied
+        t["settling"] = 1
+        return tail
     return t["agreed"]
+
+
+@compiled
+def _end_entries(t, first, last):
+    """Whether commands from number `first` to before `last` make packets misses that had entries before."""
+    for number in range(first, last):
+        op = t["commands"][number & (COMMANDS - 1)]["op"]
+        if op == Command.REMOVE.value or op == Command.TOS_MASK.value:
+            return True
+    return False
 
 
 @compiled

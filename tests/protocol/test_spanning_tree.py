@@ -306,7 +306,10 @@ def test_a_later_versions_bpdu_is_read_as_one_of_ours():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("colour=red", "stp.colour: is no setting of the spanning tree (allowed: priority, hello_time, max_age"),
+        (
+            "colour=red",
+            "stp.colour: is no setting of the spanning tree (allowed: priority, hello_time, max_age",
+        ),
         ("priority", "stp: the option 'priority' has no value (allowed: key=value)"),
         ("hello_time=0", "stp.hello_time: '0' is out of range (allowed: a whole number from 1 to 10)"),
         ("forward_delay=4", "stp.max_age: 20 does not go with hello_time 2 and forward_delay 4 (allowed: "),

@@ -198,13 +198,11 @@ def translate(packet: Packet, world: World, notes: list[Note] | None = None) -> 
     answer depends on more.
     """
     run = _Run(packet, world, notes)
-    receives = world.ports.receives(packet.key.in_port)
-    if not receives and not world.ports.learns(packet.key.in_port):
+    if not world.ports.receives(packet.key.in_port):
         return Translation(run, (), DropReason.PORT_CONFIG)
     if world.drop_fragments and packet.is_fragment:
         return Translation(run, (), DropReason.RULE)
-    translation = run.result_of(run.normal if world.standalone else lambda: run.tables_from(0))
-    return translation if receives else Translation(run, (), DropReason.PORT_CONFIG)
+    return run.result_of(run.normal if world.standalone else lambda: run.tables_from(0))
 
 
 def translate_packet_out(actions: Iterable[of.Action], packet: Packet, world: World) -> Translation:

@@ -453,7 +453,6 @@ class SlowPath:
             port_no: (
                 ports.kind(port_no),
                 ports.receives(port_no),
-                ports.learns(port_no),
                 ports.forwards(port_no),
                 ports.tells_misses(port_no),
                 ports.is_live(port_no),

@@ -59,6 +59,7 @@ class Connection:
         self,
         now_ns: int,
         echo_interval_ns: int = ECHO_INTERVAL_NS,
+        *,
         observer: Callable[[bytes], None] | None = None,
     ) -> None:
         self.established = False

@@ -9,6 +9,7 @@ side.
 from __future__ import annotations
 
 import atexit
+import functools
 import itertools
 import os
 import re
@@ -16,6 +17,8 @@ import shutil
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from mininet.log import warn
 
 from topologies.errors import LabError
 from topologies.registry import LABS_DIR, Registry, remove_leftovers
@@ -31,6 +34,7 @@ SHM_DIR = Path("/dev/shm")
 MAX_INTERFACE_NAME = 15  # IFNAMSIZ - 1
 MAX_SOCKET_PATH = 107  # sun_path of unix(7), less the final zero byte
 FIRST_VNI = 42
+OVS_RUNDIR, OVS_RUNDIR_VARIABLE = "/var/run/openvswitch", "OVS_RUNDIR"
 
 
 class Lab:
@@ -130,6 +134,7 @@ class Lab:
         for node in self._nodes():
             node.terminate()
         self.registry.remove_interfaces()
+        self.registry.remove_sockets()
         for lock in self._reservations:
             lock.close()
         shutil.rmtree(self.wire_dir, ignore_errors=True)
@@ -137,6 +142,20 @@ class Lab:
         if not self.keep:
             shutil.rmtree(self.run_dir, ignore_errors=True)
         atexit.unregister(self.close)
+
+    @functools.cached_property
+    def ovs_rundir(self) -> Path | None:
+        """Where ovs-ofctl looks for a switch that is given by name; None when it cannot be made."""
+        folder = Path(os.environ.get(OVS_RUNDIR_VARIABLE) or OVS_RUNDIR).absolute()
+        try:
+            folder.mkdir()
+            self.registry.add_folder(folder)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            warn(f"(ovs-ofctl will find no switch by its name: cannot make {folder}: {error.strerror}) ")
+            return None
+        return folder
 
     def reserve_port(self, wanted: int | None = None, address: str = "127.0.0.1") -> int:
         """A TCP port for a process of this lab: `wanted` (raises LabError when taken), or any free one."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mininet.log import warn
 
+from ryu_apps.core.underlay import path
 from topologies.errors import LabError
 from topologies.registry import LABS_DIR, Registry, remove_leftovers
 from vswitch.tunnel_formats import overhead
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from topologies.controllers import LabController, Orchestrator
     from topologies.links import TapIntf, WireLink
     from topologies.nodes import VM, VSwitch
+    from vswitch.tunnel_formats import Format
 
 PROGRAMS = {"mnexec": "mininet", "ip": "iproute2", "ifconfig": "net-tools", "nsenter": "util-linux"}
 SHM_DIR = Path("/dev/shm")
@@ -189,7 +191,10 @@ class Lab:
         for switch in self.switches.values():
             switch.require_known_ports()
         self._require_unique_addresses()
-        self._fit_mtus()
+        if self.orchestrator:
+            if self.orchestrator.intent_file is None:
+                self._require_ways()
+            self._fit_mtus(self.orchestrator.tunnel)
         self._validated = True
 
     def vnics(self) -> dict[str, TapIntf]:
@@ -215,17 +220,45 @@ class Lab:
                     f"{other} and {switch.name} have the same underlay address {switch.underlay_ip}"
                 )
 
-    def _fit_mtus(self) -> None:
-        """A VM's frame, encapsulated, must fit the wires of its server: nothing fragments on the way. A vNIC
-        that was given no MTU gets the largest.
+    def _way(self, source: str, destination: str) -> list[str]:
+        """The servers on the way between two; empty when there is none."""
+        return path({name: switch.uplinks() for name, switch in self.switches.items()}, source, destination)
+
+    def _servers_of_networks(self) -> dict[str, dict[str, str]]:
+        """By virtual network: its servers, each with the name of a vNIC there."""
+        found: dict[str, dict[str, str]] = {}
+        for name, vnic in self.vnics().items():
+            found.setdefault(vnic.network, {}).setdefault(vnic.server.name, name)
+        return found
+
+    def _require_ways(self) -> None:
+        """Raise when servers share a virtual network and links between them are missing."""
+        for network, ((first, vnic), *others) in (
+            (network, servers.items()) for network, servers in self._servers_of_networks().items()
+        ):
+            for server, other in others:
+                if not self._way(first, server):
+                    raise LabError(
+                        f"{vnic} and {other} are in network {network}, and no links lead from {first} to "
+                        f"{server}: join them by WireLinks, directly or through other servers"
+                    )
+
+    def _wires_used(self, server: str, network: str) -> list[WireLink]:
+        """The wires of a server, and those on the way to the other servers of a virtual network."""
+        used = {frozenset((server, neighbour)) for neighbour in self.switches[server].uplinks()}
+        for other in self._servers_of_networks()[network]:
+            used |= {frozenset(pair) for pair in itertools.pairwise(self._way(server, other))}
+        return [w for w in self.wires if frozenset((w.intf1.node.name, w.intf2.node.name)) in used]
+
+    def _fit_mtus(self, format: Format) -> None:
+        """A VM's frame, encapsulated, must fit the wires that it may cross: nothing fragments on the way. A
+        vNIC that was given no MTU gets the largest.
 
         What a forwarding VM sends is cut to the MSS that was snooped: it may get and send larger packets.
         """
-        if not self.orchestrator:
-            return
-        format = self.orchestrator.tunnel
+        wires_used = functools.cache(self._wires_used)
         for name, vnic in self.vnics().items():
-            wires = [wire for wire in self.wires if vnic.server in (wire.intf1.node, wire.intf2.node)]
+            wires = wires_used(vnic.server.name, vnic.network)
             if wires:
                 vnic.fit(min(wire.mtu for wire in wires) - overhead(format))
             for wire in wires:
@@ -258,6 +291,8 @@ class Lab:
     def _server(self, switch: VSwitch) -> dict[str, Any]:
         server: dict[str, Any] = {"dpid": int(switch.dpid, 16), "underlay_ip": switch.underlay_ip}
         uplink = switch.uplink_port()
+        if any(len(other.uplinks()) > 1 for other in self.switches.values()):
+            return server | {"wires": switch.uplinks()}
         return server | ({"uplink_port": uplink} if uplink is not None else {})
 
     @staticmethod

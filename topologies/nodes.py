@@ -333,6 +333,17 @@ class VSwitch(Switch):
         self._promised_port = max(super().newPort(), self._promised_port + 1)
         return self._promised_port
 
+    def uplinks(self) -> dict[str, int]:
+        """By the name of each switch that a link leads to: the number of the port, a wire's if there is one,
+        and the first of several."""
+        ports = self.ports_by_number()
+        found: dict[str, int] = {}
+        for number in sorted(ports, key=lambda number: (not isinstance(ports[number], WirePort), number)):
+            other = _other_end(ports[number])
+            if isinstance(other, VSwitch):
+                found.setdefault(other.name, number)
+        return found
+
     def addIntf(self, intf: Intf, *args: Any, **params: Any) -> None:
         """Mininet adds the end of a link, before it sets it up. A running switch gets the port at its next
         start."""

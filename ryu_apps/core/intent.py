@@ -301,10 +301,10 @@ def _check_networks(intent: Intent) -> None:
 def _check_servers(intent: Intent) -> None:
     for name, server in intent.servers.items():
         checks.in_range(f"servers.{name}.dpid", server.dpid, 1, MAX_DPID)
-        if server.uplink_port is not None:
-            checks.in_range(f"servers.{name}.uplink_port", server.uplink_port, 1, spec.TUNNEL_PORT_BASE - 1)
         for other, port in server.wires.items():
             _check_wire(intent, name, other, port)
+        if server.uplink_port is not None:
+            checks.in_range(f"servers.{name}.uplink_port", server.uplink_port, 1, spec.TUNNEL_PORT_BASE - 1)
         if server.wires and server.uplink_port not in server.wires.values():
             raise ConfigError(
                 f"servers.{name}.uplink_port",
@@ -382,7 +382,7 @@ def _check_tunnels(intent: Intent) -> None:
         if shared and intent.uplink_to(one, other) is None:
             raise ConfigError(
                 f"servers.{one}.wires",
-                f"lead not to {other}, and virtual network {shared[0]} has VMs on both",
+                f"do not lead to {other}, and virtual network {shared[0]} has VMs on both",
                 "wires by which all servers of a network reach each other",
             )
         if len(shared) > 1 and not row.flow_id_bits:

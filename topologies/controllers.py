@@ -46,9 +46,8 @@ class LabController(Controller):
     KIND = "a controller"
 
     def __init__(self, name: str, lab: Lab, **params: Any) -> None:
-        options.require_known(
-            name, f"{self.KIND} has no option", params, MININET_OPTIONS | options.options_of(type(self))
-        )
+        own = options.options_of(type(self))
+        options.require_known(name, f"{self.KIND} has no option", params, own, mininets=MININET_OPTIONS)
         self.lab = lab
         self.process: subprocess.Popen | None = None
         self.shell = None

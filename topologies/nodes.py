@@ -85,7 +85,7 @@ class VSwitch(Switch):
         batch: bool = False,
         **params: Any,
     ) -> None:
-        require_known(name, "VSwitch has no option", params, NODE_WORDS | options_of(type(self)))
+        require_known(name, "VSwitch has no option", params, options_of(type(self)), mininets=NODE_WORDS)
         dpid = datapath_id(name, dpid)
         require_ovs_words(name, protocols, datapath, inband)
         self.lab = lab or Lab.current()
@@ -430,7 +430,7 @@ class VM(Host):
         lab: Lab | None = None,
         **params: Any,
     ) -> None:
-        require_known(name, "VM has no option", params, NODE_WORDS | options_of(type(self)), NOT_OF_A_VM)
+        require_known(name, "VM has no option", params, options_of(type(self)), NOT_OF_A_VM, NODE_WORDS)
         if role not in ROLES:
             raise LabError(f"{name}: a VM's role is {' or '.join(ROLES)}, not {role!r}")
         self.lab = lab or Lab.current()

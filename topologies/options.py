@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from topologies.errors import LabError
 
@@ -35,22 +35,22 @@ def require_known(
     given: Iterable[str],
     known: Iterable[str],
     hints: Mapping[str, str] | None = None,
+    mininets: Collection[str] = (),
 ) -> None:
     """Raise LabError for the first word that is not known, with the nearest that is.
 
     where, what: whose words they are, as in `s1` and `VSwitch has no option`. hints: sentences for words
-    that others of Mininet's classes have, and what to do instead.
+    that others of Mininet's classes have, and what to do instead. mininets: words that are known, too, and
+    need not be listed.
     """
-    known = list(known)
+    known = sorted(known)
     for word in given:
-        if word not in known:
-            raise LabError(f"{where}: {(hints or {}).get(word) or _sentence(what, word, known)}")
-
-
-def _sentence(what: str, word: str, known: list[str]) -> str:
-    nearest = difflib.get_close_matches(word, known, 1)
-    instead = f", the nearest is {nearest[0]!r}" if nearest else ""
-    return f"{what} {word!r}{instead} (allowed: {', '.join(sorted(known)) or 'none'})"
+        if word not in known and word not in mininets:
+            if hints and word in hints:
+                raise LabError(f"{where}: {hints[word]}")
+            nearest = difflib.get_close_matches(word, [*known, *mininets], 1)
+            instead = f", the nearest is {nearest[0]!r}" if nearest else ""
+            raise LabError(f"{where}: {what} {word!r}{instead} (allowed: {', '.join(known) or 'none'})")
 
 
 def boolean(where: str, value: bool | str | int) -> bool:

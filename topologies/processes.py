@@ -110,7 +110,7 @@ def start_time(pid: int) -> int | None:
     """When a process started, in clock ticks since boot: with its id it names a process for good. None: no
     such.
 
-    A zombie counts as gone: it only waits for its parent; unless threads of it still run, with its files open.
+    A zombie counts as gone, since it only waits for its parent, unless threads of it still run.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

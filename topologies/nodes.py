@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -24,7 +23,13 @@ from topologies.lab import Lab
 from topologies.links import SwitchPort, TapIntf, WirePort, require_two_nodes
 from topologies.options import NODE_WORDS, options_of, require_known
 from topologies.processes import end, poll_until, run, spawn
-from topologies.switch_options import backoff, datapath_id, require_ovs_words, without_controller
+from topologies.switch_options import (
+    backoff,
+    datapath_id,
+    more_options,
+    require_ovs_words,
+    without_controller,
+)
 from vswitch import ctl
 
 READY_TIMEOUT_S = 90.0  # a first start compiles the dataplane
@@ -98,7 +103,7 @@ class VSwitch(Switch):
         self._own_arguments = [
             *without_controller(name, failMode, stp),
             *backoff(name, max_backoff, reconnectms),
-            *shlex.split(str(opts)),
+            *more_options(name, opts),
         ]
         self.lab.require_new(name)
         super().__init__(name, dpid=dpid, opts=opts, listenPort=listenPort, **params)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,3 +64,11 @@ def backoff(name: str, max_backoff: float | None, reconnectms: int | None) -> li
     except (TypeError, ValueError):
         raise LabError(f"{name}: {max_backoff or reconnectms!r} is no time to reconnect in") from None
     return ["--max-backoff", f"{seconds:g}"]
+
+
+def more_options(name: str, opts: str) -> list[str]:
+    """The words of `opts`, as a shell would split them."""
+    try:
+        return shlex.split(str(opts))
+    except ValueError as problem:
+        raise LabError(f"{name}: opts={opts!r} cannot be split into words: {problem}") from None

@@ -90,6 +90,10 @@ def net():
             lambda n: n.addSwitch("s1", cls=VSwitch, max_backoff=1, reconnectms=1),
             "s1: max_backoff and reconnectms say the same",
         ),
+        (
+            lambda n: n.addSwitch("s1", cls=VSwitch, opts="'"),
+            's1: opts="\'" cannot be split into words: No closing quotation',
+        ),
         (lambda n: n.addSwitch("s1", cls=VSwitch, dpid="xyz"), "s1: 'xyz' is no datapath id"),
         (
             lambda n: n.addSwitch("left", cls=VSwitch),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -60,6 +61,16 @@ def test_the_topology_of_mn(words):
     )  # fmt: skip
     assert " 0% dropped" in result.stdout + result.stderr, result.stdout + result.stderr
     assert result.returncode == 0
+
+
+def test_tcp_through_a_server_that_forwards():
+    """Super-frames of tunnels pass it whole."""
+    result = run_mn(
+        "--topo", "servers,servers=3", "--switch", "vswitch", "--controller", "orchestrator",
+        "--test", "iperf3,seconds=2", timeout_s=100,
+    )  # fmt: skip
+    rate = re.search(r"vm1 to vm3, 1 flow: ([\d.]+) Gbit/s", result.stdout + result.stderr)
+    assert rate and float(rate[1]) > 0.1, result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("tunnel", ["vxlan", "gre", "ipip"])

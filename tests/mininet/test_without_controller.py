@@ -109,6 +109,9 @@ def test_a_ring_of_three(make, link):
     assert [name for name, state in states(net).items() if state == "blocking"] == ["s3-eth2"]
     assert net.pingAll(timeout="2") == 0
     assert net["s3"].show()["spanning_tree"]["root"] == "8000.000000000001"
+    shown = net["s3"].cmd("vswitchctl show")
+    assert "standalone: it forwards as a learning switch" in shown
+    assert "root 8000.000000000001; s3-eth1 designated forwarding, s3-eth2 blocked blocking," in shown
     assert broadcasts_seen(net) == 1
     net.configLinkStatus("s1", "s2", "down")
     assert poll_until(lambda: states(net)["s3-eth2"] == "forwarding", 3 * TWO_DELAYS_S)

@@ -18,6 +18,7 @@ from tests.protocol.live import Client, LiveAgent, eventually
 from vswitch.agent import snoopers
 from vswitch.errors import ConfigError
 from vswitch.openflow import messages as m
+from vswitch.openflow.connection import Connection
 
 needs_ofctl = pytest.mark.skipif(not shutil.which("ovs-ofctl"), reason="ovs-ofctl is not installed")
 
@@ -75,6 +76,15 @@ def test_ovs_ofctl_finds_the_switch_by_its_name(start, rundir):
         tool = ofctl(rundir, *words)
         printed, _ = tool.communicate(timeout=10)
         assert tool.returncode == 0 and expected in printed, printed
+
+
+def test_hellos_are_not_told_to_who_snoops():
+    """Each connection has its own."""
+    seen = []
+    connection = Connection(0, observer=seen.append)
+    connection.receive(m.Hello().encode(), 0)
+    connection.receive(m.EchoRequest(xid=1).encode(), 0)
+    assert seen == [m.EchoRequest(xid=1).encode(), m.EchoReply(xid=1).encode()]
 
 
 @needs_ofctl

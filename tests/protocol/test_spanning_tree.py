@@ -220,6 +220,66 @@ def test_a_cable_between_two_ports_of_one_bridge_is_blocked_at_one_end():
     assert [network.trees[1].state(port) for port in (1, 2)] == [State.FORWARDING, State.BLOCKING]
 
 
+def test_of_two_ports_on_one_cable_the_lesser_stays_designated():
+    tree = SpanningTree(7, DEFAULT, 0)
+    for port in (1, 2):
+        tree.enable(port, 0)
+    (_, first), (_, second) = tree.to_send()
+    tree.receive(1, second, 1)
+    tree.receive(2, first, 1)
+    assert [tree.role(port) for port in (1, 2)] == ["designated", "blocked"]
+
+
+def told(root=1, age_s=0, bridge=1, **fields):
+    """What a bridge with a better root says."""
+    times = {"max_age_ns": 20 * SECOND_NS, "hello_time_ns": 2 * SECOND_NS, "forward_delay_ns": 15 * SECOND_NS}
+    return ConfigBpdu(root, 0, bridge, 0x8001, age_s * SECOND_NS, **{**times, **fields})
+
+
+def two_ports():
+    """A bridge with two ports, which have said what they say at first."""
+    tree = SpanningTree(32768 << 48 | 5, DEFAULT, 0)
+    for port in (1, 2):
+        tree.enable(port, 0)
+    tree.handle_timer(SECOND_NS)
+    tree.to_send()
+    return tree
+
+
+@pytest.mark.parametrize(("age_s", "passed_on_s"), [(0, 1), (18, 19), (19, None)])
+def test_what_is_told_ages_by_a_second_from_bridge_to_bridge(age_s, passed_on_s):
+    """And is not passed on when it is as old as it may become."""
+    tree = two_ports()
+    tree.receive(1, told(age_s=age_s), SECOND_NS)
+    ages = [bpdu.message_age_ns // SECOND_NS for port, bpdu in tree.to_send() if port == 2]
+    assert ages == ([] if passed_on_s is None else [passed_on_s])
+
+
+def test_news_within_a_second_waits_and_is_not_lost():
+    tree = two_ports()
+    tree.receive(1, told(root=4, bridge=4), SECOND_NS)
+    assert [bpdu.root_id for port, bpdu in tree.to_send()] == [4]
+    tree.receive(1, told(root=3, bridge=3), SECOND_NS + 1)
+    assert tree.to_send() == []
+    tree.handle_timer(2 * SECOND_NS)
+    assert [(port, bpdu.root_id) for port, bpdu in tree.to_send()] == [(2, 3)]
+
+
+def test_who_knows_less_is_told_at_once():
+    tree = two_ports()
+    tree.receive(2, told(root=0xFFFF << 48, bridge=0xFFFF << 48), SECOND_NS)
+    assert [(port, bpdu.root_id) for port, bpdu in tree.to_send()] == [(2, tree.bridge_id)]
+
+
+def test_a_bridge_that_becomes_the_root_goes_by_its_own_times():
+    tree = two_ports()
+    fast = {"max_age_ns": 6 * SECOND_NS, "forward_delay_ns": 4 * SECOND_NS}
+    tree.receive(1, told(**fast), SECOND_NS)
+    assert tree.forward_delay_ns == 4 * SECOND_NS
+    tree.handle_timer(7 * SECOND_NS)
+    assert (tree.root_port, tree.forward_delay_ns) == (None, 15 * SECOND_NS)
+
+
 @given(st.lists(st.tuples(st.integers(1, 3), st.binary(max_size=60), st.integers(0, 5)), max_size=30))
 def test_hostile_bpdus_neither_stop_nor_confuse_the_engine(inputs):
     tree = SpanningTree(32768 << 48 | 5, DEFAULT, 0)

@@ -189,12 +189,24 @@ def test_a_port_that_is_configured_down_is_none_of_the_tree(datapath, clock):
     assert switch.receives(1, TO_B) == [3]
 
 
+def test_a_port_that_is_gone_is_none_of_the_tree_and_a_tunnel_never_was(datapath, clock):
+    datapath.infos[1000] = tap(1000, kind="tunnel")
+    switch = bridge(datapath, clock)
+    assert sorted(port for port, _ in bpdus(switch)) == [1, 2, 3]
+    let_pass(switch, clock, 30)
+    assert switch.receives(1, TO_B) == [2, 3, 1000]
+    del datapath.infos[2]
+    switch.of.refresh_ports()
+    assert switch.of.bridge.tree.role(2) == "disabled"
+
+
 def test_bpdus_are_neither_forwarded_nor_cached_nor_told(datapath, clock):
     """Also after a frame *from* the group address, whose mirror image a BPDU is."""
-    switch = bridge(datapath, clock, add({}, out(Port.FLOOD, Port.CONTROLLER)))
+    switch = bridge(datapath, clock, add({}, out(1, Port.CONTROLLER)), add({"in_port": 2}, out(1)))
     let_pass(switch, clock, 30)
     bpdus(switch)
     mirror = bytes(Dot3(dst="02:00:00:00:00:99", src="01:80:c2:00:00:00") / LLC() / STP())
+    switch.says(add({"in_port": 1}, out(2)))
     switch.receives(2, mirror)
     switch.hears()
     before = len(switch.slowpath.flows)

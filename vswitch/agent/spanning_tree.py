@@ -144,8 +144,7 @@ class SpanningTree:
         if port is None or port.state == State.DISABLED:
             return
         if isinstance(bpdu, ConfigBpdu):
-            if (bpdu.bridge_id, bpdu.port_id) != (self.bridge_id, port.port_id):  # not our own come back
-                self._received_config(port, bpdu)
+            self._received_config(port, bpdu)
         elif self._is_designated(port):
             self._detect_topology_change()
             port.topology_change_ack = True
@@ -289,7 +288,7 @@ class SpanningTree:
         for port in self._ports.values():
             ours = self.root_path_cost, self.bridge_id, port.port_id
             theirs = port.designated_cost, port.designated_bridge, port.designated_port
-            if self._is_designated(port) or port.designated_root != self.designated_root or ours <= theirs:
+            if self._is_designated(port) or port.designated_root != self.designated_root or ours < theirs:
                 self._become_designated(port)
 
     def _become_designated(self, port: _Port) -> None:

@@ -64,7 +64,8 @@ class PortTable:
         return self._config.get(port_no, PortConfig.NONE)
 
     def receives(self, port_no: int) -> bool:
-        return not self.config(port_no) & (PortConfig.NO_RECV | PortConfig.PORT_DOWN) and self._in_tree(port_no)
+        forbidding = PortConfig.NO_RECV | PortConfig.PORT_DOWN
+        return not self.config(port_no) & forbidding and self._in_tree(port_no)
 
     def forwards(self, port_no: int) -> bool:
         """May packets be sent to the port? To LOCAL also while it is configured down, as it is at first: the

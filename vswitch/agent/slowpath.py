@@ -262,8 +262,6 @@ class SlowPath:
         reverse = None if translation.mirror is None else translation.mirror.key(key)
         if reverse is None or reverse in self.flows:
             return
-        if self.bpdus is not None and reverse.eth_dst == STP_ADDRESS:
-            return  # these all come here
         try:
             answer = self._translate(reverse)
         except OutsideKey:

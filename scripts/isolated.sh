@@ -9,7 +9,7 @@ fi
 shift
 ip link set lo up
 mount -t sysfs none /sys
-for folder in /run/netns /run/mininet-offload /dev/shm; do
+for folder in /run/netns /run/mininet-offload /run/openvswitch /dev/shm; do
     mkdir -p "$folder"
     mount -t tmpfs none "$folder"
 done

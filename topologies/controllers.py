@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import subprocess
@@ -17,6 +16,7 @@ import yaml
 from mininet.node import Controller, Node
 
 from ryu_apps.core import intent as intents
+from topologies import options
 from topologies.errors import LabError
 from topologies.lab import Lab
 from topologies.processes import end, listening, poll_until, spawn
@@ -31,7 +31,6 @@ OPENFLOW_PORT, REST_PORT = 6653, 8080
 DEFAULT_APPLICATION = "ryu.app.simple_switch_13"
 PYTHON_VARIABLE = "MININET_OFFLOAD_RYU_PYTHON"
 MININET_OPTIONS = {"ip", "port", "protocol", "inNamespace", "command", "cargs", "cdir", "privateDirs"}
-NOT_OPTIONS = {"name", "arguments", "lab", "params"}
 START_TIMEOUT_S = 20.0
 REST_TIMEOUT_S = 5.0
 RULES_TIMEOUT_S = 15.0
@@ -44,21 +43,16 @@ class LabController(Controller):
     lab: the lab that it belongs to; by default the current one.
     """
 
+    KIND = "a controller"
+
     def __init__(self, name: str, lab: Lab, **params: Any) -> None:
-        self._require_known(name, params)
+        own = options.options_of(type(self))
+        options.require_known(name, f"{self.KIND} has no option", params, own, mininets=MININET_OPTIONS)
         self.lab = lab
         self.process: subprocess.Popen | None = None
         self.shell = None
         super().__init__(name, **params)
         lab.controllers.append(self)
-
-    def _require_known(self, name: str, params: Mapping[str, Any]) -> None:
-        """Raise for an option that nothing reads: Mininet keeps any, and a typing error would be silent."""
-        for option in params.keys() - MININET_OPTIONS:
-            own = [word for word in inspect.signature(type(self)).parameters if word not in NOT_OPTIONS]
-            raise LabError(
-                f"{name}: {type(self).__name__} has no option {option!r}; it has {', '.join(sorted(own))}"
-            )
 
     def checkListening(self) -> None:
         """Mininet's check needs telnet; the port was found free when it was chosen."""
@@ -122,6 +116,8 @@ class Ryu(LabController):
     port, rest_port: TCP ports for OpenFlow and REST; by default 6653 and 8080, or free ones.
     """
 
+    KIND = "Ryu"
+
     def __init__(
         self,
         name: str,
@@ -161,6 +157,8 @@ class Orchestrator(LabController):
     port, rest_port: TCP ports for OpenFlow and REST; by default free ones, so that labs do not clash.
     """
 
+    KIND = "Orchestrator"
+
     def __init__(
         self,
         name: str,
@@ -179,9 +177,9 @@ class Orchestrator(LabController):
         lab = lab or Lab.current()
         if lab.orchestrator:
             raise LabError(f"{name}: the lab has an orchestrator already, {lab.orchestrator.name}")
-        self.gro = boolean(f"{name}: gro", gro)
-        self.packet_too_big = boolean(f"{name}: packet_too_big", packet_too_big)
-        self.proactive_reverse = boolean(f"{name}: proactive_reverse", proactive_reverse)
+        self.gro = options.boolean(f"{name}: gro", gro)
+        self.packet_too_big = options.boolean(f"{name}: packet_too_big", packet_too_big)
+        self.proactive_reverse = options.boolean(f"{name}: proactive_reverse", proactive_reverse)
         self.intent_file = Path(intent).absolute() if intent else None
         self.formats, self.tunnel = self._tunnels(name, tunnel, formats)
         self.rest_port = lab.reserve_port(rest_port, ip)
@@ -290,13 +288,3 @@ def ryu_python() -> Path:
             f"the controller's Python {path} does not exist: run `make setup`, or set {PYTHON_VARIABLE}"
         )
     return path
-
-
-def boolean(where: str, value: bool | str | int) -> bool:
-    """A truth value as `mn` hands it over: on, off, true, false, yes, no, 1, 0."""
-    word = str(value).lower()
-    if word in ("on", "true", "yes", "1"):
-        return True
-    if word in ("off", "false", "no", "0"):
-        return False
-    raise LabError(f"{where} must be on or off, not {value!r}")

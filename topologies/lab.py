@@ -9,6 +9,7 @@ side.
 from __future__ import annotations
 
 import atexit
+import functools
 import itertools
 import os
 import re
@@ -17,6 +18,9 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from mininet.log import warn
+
+from ryu_apps.core.underlay import path
 from topologies.errors import LabError
 from topologies.registry import LABS_DIR, Registry, remove_leftovers
 from vswitch.tunnel_formats import overhead
@@ -25,12 +29,14 @@ if TYPE_CHECKING:
     from topologies.controllers import LabController, Orchestrator
     from topologies.links import TapIntf, WireLink
     from topologies.nodes import VM, VSwitch
+    from vswitch.tunnel_formats import Format
 
 PROGRAMS = {"mnexec": "mininet", "ip": "iproute2", "ifconfig": "net-tools", "nsenter": "util-linux"}
 SHM_DIR = Path("/dev/shm")
 MAX_INTERFACE_NAME = 15  # IFNAMSIZ - 1
 MAX_SOCKET_PATH = 107  # sun_path of unix(7), less the final zero byte
 FIRST_VNI = 42
+OVS_RUNDIR, OVS_RUNDIR_VARIABLE = "/var/run/openvswitch", "OVS_RUNDIR"
 
 
 class Lab:
@@ -130,6 +136,7 @@ class Lab:
         for node in self._nodes():
             node.terminate()
         self.registry.remove_interfaces()
+        self.registry.remove_sockets()
         for lock in self._reservations:
             lock.close()
         shutil.rmtree(self.wire_dir, ignore_errors=True)
@@ -137,6 +144,20 @@ class Lab:
         if not self.keep:
             shutil.rmtree(self.run_dir, ignore_errors=True)
         atexit.unregister(self.close)
+
+    @functools.cached_property
+    def ovs_rundir(self) -> Path | None:
+        """Where ovs-ofctl looks for a switch that is given by name; None when it cannot be made."""
+        folder = Path(os.environ.get(OVS_RUNDIR_VARIABLE) or OVS_RUNDIR).absolute()
+        try:
+            folder.mkdir()
+            self.registry.add_folder(folder)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            warn(f"(ovs-ofctl will find no switch by its name: cannot make {folder}: {error.strerror}) ")
+            return None
+        return folder
 
     def reserve_port(self, wanted: int | None = None, address: str = "127.0.0.1") -> int:
         """A TCP port for a process of this lab: `wanted` (raises LabError when taken), or any free one."""
@@ -170,7 +191,10 @@ class Lab:
         for switch in self.switches.values():
             switch.require_known_ports()
         self._require_unique_addresses()
-        self._fit_mtus()
+        if self.orchestrator:
+            if self.orchestrator.intent_file is None:
+                self._require_ways()
+            self._fit_mtus(self.orchestrator.tunnel)
         self._validated = True
 
     def vnics(self) -> dict[str, TapIntf]:
@@ -196,17 +220,45 @@ class Lab:
                     f"{other} and {switch.name} have the same underlay address {switch.underlay_ip}"
                 )
 
-    def _fit_mtus(self) -> None:
-        """A VM's frame, encapsulated, must fit the wires of its server: nothing fragments on the way. A vNIC
-        that was given no MTU gets the largest.
+    def _way(self, source: str, destination: str) -> list[str]:
+        """The servers on the way between two; empty when there is none."""
+        return path({name: switch.uplinks() for name, switch in self.switches.items()}, source, destination)
+
+    def _servers_of_networks(self) -> dict[str, dict[str, str]]:
+        """By virtual network: its servers, each with the name of a vNIC there."""
+        found: dict[str, dict[str, str]] = {}
+        for name, vnic in self.vnics().items():
+            found.setdefault(vnic.network, {}).setdefault(vnic.server.name, name)
+        return found
+
+    def _require_ways(self) -> None:
+        """Raise when servers share a virtual network and links between them are missing."""
+        for network, ((first, vnic), *others) in (
+            (network, servers.items()) for network, servers in self._servers_of_networks().items()
+        ):
+            for server, other in others:
+                if not self._way(first, server):
+                    raise LabError(
+                        f"{vnic} and {other} are in network {network}, and no links lead from {first} to "
+                        f"{server}: join them by WireLinks, directly or through other servers"
+                    )
+
+    def _wires_used(self, server: str, network: str) -> list[WireLink]:
+        """The wires of a server, and those on the way to the other servers of a virtual network."""
+        used = {frozenset((server, neighbour)) for neighbour in self.switches[server].uplinks()}
+        for other in self._servers_of_networks()[network]:
+            used |= {frozenset(pair) for pair in itertools.pairwise(self._way(server, other))}
+        return [w for w in self.wires if frozenset((w.intf1.node.name, w.intf2.node.name)) in used]
+
+    def _fit_mtus(self, format: Format) -> None:
+        """A VM's frame, encapsulated, must fit the wires that it may cross: nothing fragments on the way. A
+        vNIC that was given no MTU gets the largest.
 
         What a forwarding VM sends is cut to the MSS that was snooped: it may get and send larger packets.
         """
-        if not self.orchestrator:
-            return
-        format = self.orchestrator.tunnel
+        wires_used = functools.cache(self._wires_used)
         for name, vnic in self.vnics().items():
-            wires = [wire for wire in self.wires if vnic.server in (wire.intf1.node, wire.intf2.node)]
+            wires = wires_used(vnic.server.name, vnic.network)
             if wires:
                 vnic.fit(min(wire.mtu for wire in wires) - overhead(format))
             for wire in wires:
@@ -239,6 +291,8 @@ class Lab:
     def _server(self, switch: VSwitch) -> dict[str, Any]:
         server: dict[str, Any] = {"dpid": int(switch.dpid, 16), "underlay_ip": switch.underlay_ip}
         uplink = switch.uplink_port()
+        if any(len(other.uplinks()) > 1 for other in self.switches.values()):
+            return server | {"wires": switch.uplinks()}
         return server | ({"uplink_port": uplink} if uplink is not None else {})
 
     @staticmethod

@@ -9,6 +9,7 @@ from mininet.link import Intf, Link
 
 from topologies.errors import LabError
 from topologies.lab import check_interface_name
+from topologies.options import require_known
 from topologies.processes import run
 from vswitch.config import MAX_MTU, MIN_MTU
 
@@ -29,6 +30,15 @@ WIRE_SETTINGS = (
     "seed",
 )
 
+VNIC_WORDS = ("mac", "ip", "up", "ifconfig")
+NOT_WHILE_IT_IS_THERE = {"mtu": "a wire's MTU is given when it is made, for both of its ends"}
+NOT_OF_A_TAP = {
+    word: f"a TapLink has no {word}: a vNIC is not shaped, the wire between the servers is, "
+    f"as in WireLink({word}=…)"
+    for word in WIRE_SETTINGS
+}
+"""What to do instead of shaping a vNIC."""
+
 
 class TapIntf(Intf):
     """A VM's end of a TapLink, its vNIC: an ordinary interface.
@@ -43,6 +53,11 @@ class TapIntf(Intf):
     network: str
     vni: int | None
     port: SwitchPort
+
+    def config(self, **params: Any) -> dict[str, Any]:
+        """Mininet's words: mac, ip, up, ifconfig."""
+        require_known(self.name, "a vNIC has no setting", params, VNIC_WORDS, NOT_OF_A_TAP)
+        return super().config(**params)
 
     def fit(self, mtu: int) -> None:
         """Take this MTU, unless another was asked for."""
@@ -102,12 +117,12 @@ class WirePort(SwitchPort):
 
     def argument(self) -> str:
         words = [f"{key}={value}" for key, value in self.settings.items() if value is not None]
-        return ",".join(
-            [f"wire:{self.link.path}", f"end={self.link.end_of(self)}", f"name={self.name}", *words]
-        )
+        place = [f"wire:{self.link.path}", f"end={self.link.end_of(self)}", f"name={self.name}"]
+        return ",".join([*place, f"mtu={self.link.mtu}", *words])
 
     def config(self, **settings: Any) -> dict[str, Any]:
         """Change settings, also of a running switch: `link.intf1.config(bw=100, delay="5ms")`."""
+        check_settings(self.name, settings)
         super().config(**settings)
         changes = {key: value for key, value in settings.items() if value is not None}
         if changes and self.link is not None and self.node.running:
@@ -157,7 +172,10 @@ class TapLink(LabLink):
     mtu: of the VM's interface, in bytes. Checksum and segmentation offloads are left to the VM's kernel.
     ip: the interface's address, as `10.2.0.254/24`; by default the VM's on its first vNIC, none on others.
     network, vni: its virtual network, and that network's number; by default the VM's.
+    params1, params2: the same, for the VM's end only, as Mininet's links take them.
     """
+
+    OPTIONS = ("mtu", "ip", "network", "vni")
 
     def __init__(
         self,
@@ -173,8 +191,15 @@ class TapLink(LabLink):
         ip: str | None = None,
         network: str | None = None,
         vni: int | None = None,
-        **ignored: Any,
+        intf: Any = Intf,
+        params1: dict[str, Any] | None = None,
+        params2: dict[str, Any] | None = None,
+        **others: Any,
     ) -> None:
+        require_two_nodes(node1, node2)
+        where = f"{node1}-{node2}"
+        require_own_interfaces(f"{where}: a TapLink", intf)
+        require_known(where, "a TapLink has no option", others, self.OPTIONS, NOT_OF_A_TAP)
         ends = [(node1, port1, intfName1, addr1), (node2, port2, intfName2, addr2)]
         ends.sort(key=lambda end: hasattr(end[0], "switch_ports"))  # the VM first
         (vm, vm_port, vm_name, address), (switch, switch_port, switch_name, _) = ends
@@ -184,6 +209,11 @@ class TapLink(LabLink):
             )
         if vm.server not in (None, switch):
             raise LabError(f"{vm} has a TapLink to {vm.server} already: all of a VM's are to one server")
+        for_vm, for_switch = (params1, params2) if vm is node1 else (params2, params1)
+        require_known(where, "a TapLink's end at its VM has no option", for_vm or {}, self.OPTIONS)
+        require_known(where, "a TapLink's end at its switch has no option", for_switch or {}, ())
+        own = {"mtu": mtu, "ip": ip, "network": network, "vni": vni} | (for_vm or {})
+        mtu, ip, network, vni = (own[option] for option in self.OPTIONS)
         vm_port = vm.newPort() if vm_port is None else vm_port
         switch_port = switch.newPort() if switch_port is None else switch_port
         vm_name = check_interface_name(vm_name or f"{vm}-eth{vm_port}")
@@ -221,19 +251,19 @@ class WireLink(LabLink):
         intfName2: str | None = None,
         addr1: str | None = None,
         addr2: str | None = None,
-        intf: Any = None,
+        intf: Any = Intf,
         mtu: int = DEFAULT_WIRE_MTU,
         params1: dict[str, Any] | None = None,
         params2: dict[str, Any] | None = None,
         **settings: Any,
     ) -> None:
+        require_two_nodes(node1, node2)
+        require_own_interfaces(f"{node1}-{node2}: a WireLink", intf)
         for node in (node1, node2):
             if not hasattr(node, "switch_ports"):
                 raise LabError(
                     f"{node1}-{node2}: a WireLink joins two VSwitches: start mn with --switch vswitch"
                 )
-        if node1 is node2:
-            raise LabError(f"{node1}-{node2}: a WireLink joins two different switches")
         port1 = node1.newPort() if port1 is None else port1
         port2 = node2.newPort() if port2 is None else port2
         name1 = check_interface_name(intfName1 or f"{node1}-eth{port1}")
@@ -246,8 +276,8 @@ class WireLink(LabLink):
         first, second = {**settings, **(params1 or {})}, {**settings, **(params2 or {})}
         for given in (first, second):
             check_settings(f"{name1}-{name2}", given)
-        self.intf1 = WirePort(name1, node1, port1, self, mtu=self.mtu, **first)
-        self.intf2 = WirePort(name2, node2, port2, self, mtu=self.mtu, **second)
+        self.intf1 = WirePort(name1, node1, port1, self, **first)
+        self.intf2 = WirePort(name2, node2, port2, self, **second)
         node1.lab.add_wire(self)
 
     def end_of(self, port: WirePort) -> str:
@@ -280,11 +310,21 @@ class WireLink(LabLink):
 
 def check_settings(where: str, settings: dict[str, Any]) -> None:
     """Raise for a setting that a wire does not have; the switch checks the values."""
-    for name in settings:
-        if name not in WIRE_SETTINGS:
-            raise LabError(
-                f"{where}: a wire has no setting {name!r}; it has {', '.join(WIRE_SETTINGS)} and mtu"
-            )
+    require_known(where, "a wire has no setting", settings, WIRE_SETTINGS, NOT_WHILE_IT_IS_THERE)
+
+
+def require_two_nodes(node1: Any, node2: Any) -> None:
+    """Raise for a link from a node to itself."""
+    if node1 is node2:
+        raise LabError(
+            f"{node1}-{node2}: both ends of this link are at {node1}: a link joins two different nodes"
+        )
+
+
+def require_own_interfaces(link: str, intf: Any) -> None:
+    """Raise when a link of ours is to have ends of another class (Mininet hands over its own by default)."""
+    if intf not in (None, Intf):
+        raise LabError(f"{link} has ends of its own: leave out intf={intf.__name__}")
 
 
 def check_mtu(where: str, mtu: Any) -> None:

@@ -4,23 +4,35 @@
 ryu,ryu.app.simple_switch_13`.
 
 `mn` executes this file and takes its global names: the tables `topos`, `switches`, `hosts`, `controllers` and
-`tests` are added to its own, and the names at the end replace its own.
+`tests` are added to its own, `validate` is called by it, and the names at the end replace its own.
 """
 
 from topologies.checks import iperf3
 from topologies.controllers import Orchestrator, Ryu
-from topologies.net import LabControlNet, LabNet, clean_up, default_controller, install, reported
+from topologies.net import (
+    LabControlNet,
+    LabNet,
+    build_topo,
+    check_tests,
+    clean_up,
+    custom_class,
+    default_controller,
+    install,
+    reported,
+)
 from topologies.nodes import VM, VSwitch
-from topologies.topos import ForwardingVm, TwoServers
+from topologies.topos import TOPOLOGIES
 
-topos = {"two_servers": reported(TwoServers), "forwarding_vm": reported(ForwardingVm)}
+topos = TOPOLOGIES
 switches = {"vswitch": VSwitch}
 hosts = {"vm": VM}
 controllers = {"orchestrator": Orchestrator, "ryu": Ryu}
 tests = {"iperf3": reported(iperf3)}
 
+validate = check_tests
 Mininet = LabNet
 MininetWithControlNet = LabControlNet
 findController = default_controller
+customClass, buildTopo = custom_class, build_topo
 cleanup = clean_up
 install()

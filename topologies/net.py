@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import signal
 import sys
 import time
@@ -12,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import mininet.clean
+import mininet.util
 from mininet.log import error, output
 from mininet.net import Mininet, MininetWithControlNet
 from mininet.node import Controller, Node
@@ -19,12 +21,15 @@ from mininet.node import Controller, Node
 from topologies.controllers import Ryu
 from topologies.errors import LabError
 from topologies.lab import Lab
+from topologies.links import require_two_nodes
 from topologies.nodes import VSwitch
+from topologies.options import require_known
 from topologies.processes import listening, poll_until
 from topologies.registry import remove_leftovers
 from vswitch.errors import VSwitchError
 
 IPERF_PATIENCE_S = 5.0
+CONNECT_PATIENCE_S = 20.0
 
 
 class LabNet(Mininet):
@@ -41,6 +46,24 @@ class LabNet(Mininet):
                     f"{str(problem).strip()}: another network has an interface of this name: end that one, "
                     "remove what was left behind (mn -c), or give the nodes other names"
                 ) from None
+
+    def addLink(self, node1: Any, node2: Any, *args: Any, **params: Any) -> Any:
+        """As Mininet's, which fails without a sentence on a link from a node to itself."""
+        first, second = (self[node] if isinstance(node, str) else node for node in (node1, node2))
+        require_two_nodes(first, second)
+        return super().addLink(first, second, *args, **params)
+
+    def waitConnected(self, timeout: float | None = None, delay: float = 0.5) -> bool:
+        """As Mininet's, which without `timeout` waits forever for a controller that is not there."""
+        connected = super().waitConnected(CONNECT_PATIENCE_S if timeout is None else timeout, delay)
+        if timeout is None and not connected:
+            with user_errors():
+                names = ", ".join(switch.name for switch in self.switches if not switch.connected())
+                raise LabError(
+                    f"{names}: no controller answers within {CONNECT_PATIENCE_S:g} s: start one where "
+                    "--controller says, or give the switch failMode=standalone"
+                )
+        return connected
 
     def start(self) -> None:
         """Start all; switches start at the same time (`VSwitch.batchStartup` waits for them)."""
@@ -97,18 +120,49 @@ def user_errors() -> Iterator[None]:
         sys.exit(1)
 
 
-def reported(topology: Callable[..., Any]) -> Callable[..., Any]:
-    """A topology for `mn`'s table whose errors are reported likewise."""
+def reported(test: Callable[..., Any]) -> Callable[..., Any]:
+    """A test for `mn`'s table whose errors are reported likewise."""
 
-    def build(*args: Any, **params: Any) -> Any:
+    _net, *parameters = inspect.signature(test).parameters
+
+    def run(*args: Any, **params: Any) -> Any:
         with user_errors():
+            require_known("--test", f"{test.__name__} has no parameter", params, parameters)
             try:
-                return topology(*args, **params)
-            except TypeError as problem:  # a parameter that it does not have
-                raise LabError(f"--topo: {problem}") from None
+                return test(*args, **params)
+            except TypeError as problem:  # too many parameters
+                raise LabError(f"--test: {problem}") from None
 
-    build.__name__ = topology.__name__
-    return build
+    return run
+
+
+def custom_class(classes: dict[str, Any], words: str) -> Any:
+    """As Mininet's `customClass`, for `--switch`, `--host`, `--controller` and `--link`: a name that is in no
+    table ends `mn` with one sentence."""
+    with user_errors():
+        require_known(words, "there is no", [words.partition(",")[0]], classes)
+    return mininet.util.customClass(classes, words)
+
+
+def build_topo(topos: dict[str, Any], words: str) -> Any:
+    """As Mininet's `buildTopo`, likewise; also for parameters that the topology cannot take."""
+    with user_errors():
+        require_known("--topo", "there is no", [words.partition(",")[0]], topos)
+        try:
+            return mininet.util.buildTopo(topos, words)
+        except (TypeError, ValueError) as problem:
+            raise LabError(f"--topo {words}: {problem}") from None
+
+
+def check_tests(options: Any) -> None:
+    """What `mn` calls before it builds the network: a test that is not known need not wait for it."""
+    mn = sys.modules["__main__"]
+    known = {*mn.TESTS, *mn.ALTSPELLING, *mn.ALTSPELLING.values()}
+    for words in "+".join(options.test).split("+") if options.test else ():
+        name = words.partition(",")[0]
+        if not hasattr(LabNet, name):
+            with user_errors():
+                require_known("--test", "there is no", [name], known)
 
 
 def default_controller() -> type[Controller]:
@@ -120,12 +174,16 @@ def clean_up() -> None:
     """What `mn` calls for `-c`, and after an exception or Ctrl-C.
 
     `-c` removes whatever any Mininet left behind, as always, and what labs left behind. After an error only
-    this lab is removed: Mininet's own clean-up would end every other lab on the machine.
+    this lab is removed: Mininet's own clean-up would end every other lab on the machine; and the exit status
+    tells of the error, which Mininet's does not.
     """
     if {"-c", "--clean"} & set(sys.argv):
         mininet.clean.cleanup()
-    else:
-        Lab.close_current()
+        return
+    failure = sys.exc_info()[0]
+    Lab.close_current()
+    if failure is not None:
+        sys.exit(128 + signal.SIGINT if issubclass(failure, KeyboardInterrupt) else 1)
 
 
 def install() -> None:

@@ -20,8 +20,16 @@ from mininet.node import Controller, Host, Switch
 from topologies.controllers import ROOT, Orchestrator
 from topologies.errors import LabError
 from topologies.lab import Lab
-from topologies.links import SwitchPort, TapIntf, WirePort
-from topologies.processes import end, poll_until, spawn
+from topologies.links import SwitchPort, TapIntf, WirePort, require_two_nodes
+from topologies.options import NODE_WORDS, options_of, require_known
+from topologies.processes import end, poll_until, run, spawn
+from topologies.switch_options import (
+    backoff,
+    datapath_id,
+    more_options,
+    require_ovs_words,
+    without_controller,
+)
 from vswitch import ctl
 
 READY_TIMEOUT_S = 90.0  # a first start compiles the dataplane
@@ -29,6 +37,12 @@ WIRE_TIMEOUT_S = 5.0
 PATIENCE_S = 3.0  # after which the user is told what is being waited for
 UNDERLAY = ipaddress.IPv4Network("192.168.0.0/16")
 ROLES = ("terminating", "forwarding")
+NOT_OF_A_VM = {
+    word: f"a VM has no {word}: it is not limited to cores, use taskset for the programs in it"
+    for word in ("cores", "cpu", "sched")
+}
+"""Words of Mininet's CPULimitedHost, which `mn --pin` gives."""
+
 FORWARDING = ("/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding")
 
 
@@ -39,6 +53,14 @@ class VSwitch(Switch):
     WireLinks to other servers.
 
     name, dpid, listenPort: as for Mininet's switches; when `listenPort` is taken, a free port is used.
+    opts: more options of `python -m vswitch`, as one text.
+    failMode: without a controller go on by the rules (`secure`), or be a learning switch (`standalone`).
+    stp: with failMode standalone: run the spanning tree protocol; a text gives settings, as in
+    `hello_time=1,max_age=6,forward_delay=4`.
+    protocols, datapath, inband: as for Mininet's OVSSwitch; only what this switch is, is taken: OpenFlow13,
+    user, False.
+    max_backoff: seconds between two attempts to connect to a controller, at most; reconnectms: the same in
+    milliseconds, OVSSwitch's word.
     underlay_ip: the server's tunnel end point; by default 192.168.x.y from the datapath id.
     workers: threads that forward packets; the receive queues of its ports go to them in turn.
     cpu: core that its workers are pinned to, or a core for each; None leaves it to the scheduler.
@@ -53,6 +75,14 @@ class VSwitch(Switch):
         name: str,
         dpid: str | None = None,
         listenPort: int | None = None,
+        opts: str = "",
+        failMode: str = "secure",
+        stp: bool | int | str = False,
+        protocols: str | Sequence[str] | None = None,
+        datapath: str = "user",
+        inband: bool = False,
+        max_backoff: float | None = None,
+        reconnectms: int | None = None,
         underlay_ip: str | None = None,
         workers: int = 1,
         cpu: int | Sequence[int] | None = None,
@@ -60,13 +90,23 @@ class VSwitch(Switch):
         batch: bool = False,
         **params: Any,
     ) -> None:
+        require_known(name, "VSwitch has no option", params, options_of(type(self)), mininets=NODE_WORDS)
+        dpid = datapath_id(name, dpid)
+        require_ovs_words(name, protocols, datapath, inband)
         self.lab = lab or Lab.current()
         self.process: subprocess.Popen | None = None
         self.shell = None
         self.listenPort: int | None = None
         self._listen_port_reserved = False
+        self._promised_port = 0
+        self.failMode = failMode
+        self._own_arguments = [
+            *without_controller(name, failMode, stp),
+            *backoff(name, max_backoff, reconnectms),
+            *more_options(name, opts),
+        ]
         self.lab.require_new(name)
-        super().__init__(name, dpid=dpid, listenPort=listenPort, **params)
+        super().__init__(name, dpid=dpid, opts=opts, listenPort=listenPort, **params)
         number = int(self.dpid, 16)
         self.underlay_ip = underlay_ip or str(UNDERLAY[number % UNDERLAY.num_addresses])
         self.workers = workers
@@ -91,8 +131,6 @@ class VSwitch(Switch):
         """Start the switch process; returns when it forwards as its controller wants."""
         self.lab.validate()
         self.controllers = list(controllers)
-        for intf in self.plain_ports():
-            self._leave_to_the_switch(intf)
         self._spawn()
         if not self.batch:
             self.await_ready()
@@ -141,6 +179,9 @@ class VSwitch(Switch):
                 parting_signal=signal.SIGTERM,
             )
         self.lab.registry.add_process(self.process.pid)
+        if self.lab.ovs_rundir:
+            for suffix in ("mgmt", "snoop"):
+                self.lab.registry.add_socket(self.lab.ovs_rundir / f"{self.name}.{suffix}")
 
     def _argv(self) -> list[str]:
         argv = [sys.executable, "-m", "vswitch", "--name", self.name, "--dpid", f"{int(self.dpid, 16):x}"]
@@ -153,7 +194,10 @@ class VSwitch(Switch):
             kind = port.argument() if isinstance(port, SwitchPort) else f"packet:{port.name}"
             argv += ["--port", f"{number}={kind}"]
         argv += ["--run-dir", str(self.lab.run_dir), "--workers", str(self.workers)]
-        return argv + (["--cpu", ",".join(map(str, self.cpus))] if self.cpus else [])
+        if self.lab.ovs_rundir:
+            argv += ["--ovs-rundir", str(self.lab.ovs_rundir)]
+        argv += ["--cpu", ",".join(map(str, self.cpus))] if self.cpus else []
+        return argv + self._own_arguments
 
     def _reserve_listen_port(self) -> None:
         """Reserve the passive port, once; another one when it is taken, for instance by another lab."""
@@ -180,6 +224,16 @@ class VSwitch(Switch):
             if isinstance(controller, Orchestrator):
                 controller.await_rules(self)
         self._await_wires()
+        self._tell_of_the_name()
+
+    def _tell_of_the_name(self) -> None:
+        """Say so when `ovs-ofctl … NAME` means another switch, or none."""
+        folder = self.lab.ovs_rundir
+        if folder and str(folder / f"{self.name}.mgmt") not in self.show()["listens_by_name_at"]:
+            warn(
+                f"({self.name}: ovs-ofctl finds another switch by this name in {folder}: "
+                f"use tcp:127.0.0.1:{self.listenPort}) "
+            )
 
     def _await_wires(self) -> None:
         """Return when every wire of which both switches are ready carries, in the eyes of both."""
@@ -239,7 +293,9 @@ class VSwitch(Switch):
         return self.control("show")
 
     def connected(self) -> bool:
-        """Whether a controller is connected (Mininet asks)."""
+        """Whether a controller is connected, or there is none to wait for (Mininet asks)."""
+        if self.failMode == "standalone" or not self.controllers:
+            return True
         try:
             return any(controller["connected"] for controller in self.show()["controllers"])
         except ctl.CtlError:
@@ -247,9 +303,12 @@ class VSwitch(Switch):
 
     def dpctl(self, *args: str) -> str:
         """`ovs-ofctl` on this switch (the CLI's `dpctl`)."""
-        if not self.listenPort:
+        if self.listenPort:
+            target = f"tcp:127.0.0.1:{self.listenPort}"
+        elif self.lab.ovs_rundir:
+            target = f"unix:{self.lab.ovs_rundir / self.name}.mgmt"
+        else:
             return f"{self.name} has no passive port: start mn without --nolistenport\n"
-        target = f"tcp:127.0.0.1:{self.listenPort}"
         return self.cmd("ovs-ofctl", "-O", "OpenFlow13", args[0], target, *args[1:])
 
     # Ports
@@ -273,13 +332,43 @@ class VSwitch(Switch):
         plain = [number for number, port in ports.items() if isinstance(_other_end(port), VSwitch)]
         return min(wires or plain, default=None)
 
+    def newPort(self) -> int:
+        """The next free number. A plain link from the switch to itself asks twice before it makes its ends:
+        they get different ones, so that addIntf can say what is wrong."""
+        self._promised_port = max(super().newPort(), self._promised_port + 1)
+        return self._promised_port
+
+    def uplinks(self) -> dict[str, int]:
+        """By the name of each switch that a link leads to: the number of the port, a wire's if there is one,
+        and the first of several."""
+        ports = self.ports_by_number()
+        found: dict[str, int] = {}
+        for number in sorted(ports, key=lambda number: (not isinstance(ports[number], WirePort), number)):
+            other = _other_end(ports[number])
+            if isinstance(other, VSwitch):
+                found.setdefault(other.name, number)
+        return found
+
     def addIntf(self, intf: Intf, *args: Any, **params: Any) -> None:
-        """Mininet adds the end of a link. A running switch gets the port at its next start."""
-        super().addIntf(intf, *args, **params)
-        if not isinstance(intf, SwitchPort) and intf.name != "lo" and not self.inNamespace:
+        """Mininet adds the end of a link, before it sets it up. A running switch gets the port at its next
+        start."""
+        plain = not isinstance(intf, SwitchPort) and intf.name != "lo" and not self.inNamespace
+        if plain:
             self.lab.registry.add_interface(intf.name)
-            if self.running:
-                warn(f"({self._fixed_ports(intf)}) ")
+            self._require_other_node(intf)
+            self._leave_to_the_switch(intf)
+        super().addIntf(intf, *args, **params)
+        self._promised_port = 0
+        if plain and self.running:
+            warn(f"({self._fixed_ports(intf)}) ")
+
+    def _require_other_node(self, intf: Intf) -> None:
+        """Raise, and remove both ends, when the other end of an interface's link is here, too."""
+        for other in self.plain_ports():
+            if intf.link and other.link is intf.link:
+                run(["ip", "link", "delete", intf.name])
+                self.delIntf(other)
+                require_two_nodes(self, self)
 
     def attach(self, intf: Intf | str) -> None:
         """Refused: raises LabError."""
@@ -346,6 +435,7 @@ class VM(Host):
         lab: Lab | None = None,
         **params: Any,
     ) -> None:
+        require_known(name, "VM has no option", params, options_of(type(self)), NOT_OF_A_VM, NODE_WORDS)
         if role not in ROLES:
             raise LabError(f"{name}: a VM's role is {' or '.join(ROLES)}, not {role!r}")
         self.lab = lab or Lab.current()

@@ -117,13 +117,14 @@ def start_time(pid: int) -> int | None:
     """When a process started, in clock ticks since boot: with its id it names a process for good. None: no
     such.
 
-    A zombie counts as gone: it only waits for its parent.
+    A zombie counts as gone, since it only waits for its parent, unless threads of it still run.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if fields[0] == "Z" else int(fields[19])
+    state, threads, started = fields[0], int(fields[17]), int(fields[19])
+    return None if state == "Z" and threads <= 1 else started
 
 
 def end_orphan(pid: int, started: int, grace_s: float = 3.0) -> None:

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a lab has made outside of its own process, written down so that it can be removed whatever happens.
 
-A lab's run folder holds `lab.json`, its owner, and `made.jsonl`, a line per process, directory and network
-interface. A later lab, or `mn -c`, removes what labs left behind whose owner is gone: processes by id and
-start time, interfaces by index and namespace, never by name.
+A lab's run folder holds `lab.json`, its owner, and `made.jsonl`, a line per process, directory, socket and
+network interface. A later lab, or `mn -c`, removes what labs left behind whose owner is gone: processes by
+id and start time, interfaces by index and namespace, never by name, sockets if nobody answers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from topologies.processes import end_orphan, run, start_time
+from vswitch.agent.control import answers
 
 LABS_DIR = Path("/run/mininet-offload")
 OWNER = "lab.json"
@@ -42,6 +44,18 @@ class Registry:
         """Record a network interface, of the namespace that we are in, that is the lab's alone."""
         self._append({"interface": socket.if_nametoindex(name), "network": network_namespace()})
 
+    def add_socket(self, path: Path) -> None:
+        """Record a UNIX socket that a process of the lab listens at."""
+        self._append({"socket": str(path)})
+
+    def add_folder(self, path: Path) -> None:
+        """Record a folder that the lab made, and others may use since."""
+        self._append({"folder": str(path)})
+
+    def remove_sockets(self) -> None:
+        """Remove the sockets at which nobody answers any more, and folders that are empty since."""
+        _remove_sockets(self.run_dir)
+
     def remove_interfaces(self) -> None:
         """Remove the interfaces that are left."""
         _remove_interfaces(self.run_dir)
@@ -61,6 +75,7 @@ def remove_leftovers(labs_dir: Path = LABS_DIR) -> list[str]:
         if _owner_is_gone(run_dir):
             _end_processes(run_dir)
             _remove_interfaces(run_dir)
+            _remove_sockets(run_dir)
             for record in _records(run_dir):
                 if "directory" in record:
                     shutil.rmtree(str(record["directory"]), ignore_errors=True)
@@ -84,6 +99,19 @@ def _remove_interfaces(run_dir: Path) -> None:
         name = names.get(index) if isinstance(index, int) else None
         if name and record.get("network") == network_namespace():
             run(["ip", "link", "delete", name])
+
+
+def _remove_sockets(run_dir: Path) -> None:
+    """What another switch has put in the place of a recorded socket answers, and is left."""
+    records = list(_records(run_dir))
+    for record in records:
+        path = Path(str(record.get("socket", "")))
+        if path.is_socket() and not answers(path):
+            path.unlink(missing_ok=True)
+    for record in records:
+        if "folder" in record:
+            with contextlib.suppress(OSError):  # in use
+                Path(str(record["folder"])).rmdir()
 
 
 def _owner_is_gone(run_dir: Path) -> bool:

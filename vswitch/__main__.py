@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vswitch.config import MAX_WORKERS, parse_port
+from vswitch.config import MAX_WORKERS, STP_RANGES, parse_port, parse_stp
 from vswitch.errors import ConfigError, VSwitchError
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ TLS_OPTIONS = {
     "certificate": "the switch's certificate",
     "ca-cert": "the certificate of whoever signs the controllers' certificates",
 }
+
+MIN_MAX_BACKOFF_S, MAX_MAX_BACKOFF_S = 0.01, 3600.0
 
 GC_THRESHOLD = 100_000
 """New objects before Python looks for cycles of garbage among them: the agent makes none to speak of, and
@@ -75,6 +77,29 @@ def _parser() -> argparse.ArgumentParser:
         "--cpu", default="", metavar="N[,N…]", help="processors for the workers, in turn (default: any)"
     )
     parser.add_argument(
+        "--max-backoff",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="seconds between two attempts to connect to a controller, at most (default: 1)",
+    )
+    parser.add_argument(
+        "--ovs-rundir", metavar="DIR", help="listen at NAME.mgmt and NAME.snoop there, for `ovs-ofctl … NAME`"
+    )
+    parser.add_argument(
+        "--fail-mode",
+        choices=("secure", "standalone"),
+        default="secure",
+        help="without a controller go on by the rules (default), or be a learning switch",
+    )
+    parser.add_argument(
+        "--stp",
+        nargs="?",
+        const="",
+        metavar="KEY=VALUE,…",
+        help=f"run the spanning tree protocol; settings: {', '.join(STP_RANGES)}",
+    )
+    parser.add_argument(
         "--no-proactive-reverse",
         action="store_true",
         help="do not install the reverse flow together with a new flow",
@@ -90,6 +115,10 @@ def _run(options: argparse.Namespace) -> int:
         raise ConfigError("name", f"{options.name!r} cannot name files", "a text without slash")
     if not 1 <= options.workers <= MAX_WORKERS:
         raise ConfigError("workers", f"{options.workers} is out of range", f"1 to {MAX_WORKERS}")
+    if not MIN_MAX_BACKOFF_S <= options.max_backoff <= MAX_MAX_BACKOFF_S:
+        allowed = f"{MIN_MAX_BACKOFF_S:g} to {MAX_MAX_BACKOFF_S:g} s"
+        raise ConfigError("max-backoff", f"{options.max_backoff:g} is out of range", allowed)
+    stp = None if options.stp is None else parse_stp(options.stp)
     cpus = _processors(options.cpu)
     tls = (options.private_key, options.certificate, options.ca_cert)
     if any(tls) and not all(tls):
@@ -118,6 +147,10 @@ def _run(options: argparse.Namespace) -> int:
             run_dir / f"{options.name}.ctl",
             not options.no_proactive_reverse,
             tls=TlsFiles(*tls) if all(tls) else None,
+            max_backoff_s=options.max_backoff,
+            ovs_rundir=options.ovs_rundir,
+            standalone=options.fail_mode == "standalone",
+            stp=stp,
         )
         started = time.monotonic()
         log.info("starting the dataplane (compiling it takes a while the first time)")

@@ -58,6 +58,39 @@ class WireSettings:
 
 
 @dataclass(frozen=True)
+class StpSettings:
+    """Of a bridge of the spanning tree protocol (IEEE 802.1D-1998, tables 8-3 and 8-4). Times in seconds;
+    those of the root hold for all."""
+
+    priority: int = 32768
+    hello_time: int = 2
+    max_age: int = 20
+    forward_delay: int = 15
+
+
+STP_RANGES = {"priority": (0, 65535), "hello_time": (1, 10), "max_age": (6, 40), "forward_delay": (4, 30)}
+
+
+def parse_stp(text: str) -> StpSettings:
+    """`priority=4096,hello_time=1,…`; what is left out has its default. Raises ConfigError."""
+    given = _given("stp", text.split(",") if text else [])
+    for key in given:
+        if key not in STP_RANGES:
+            raise ConfigError(f"stp.{key}", "is no setting of the spanning tree", ", ".join(STP_RANGES))
+    values = {key: _whole(*STP_RANGES[key])(f"stp.{key}", value) for key, value in given.items()}
+    settings = StpSettings(**values)
+    least, most = 2 * (settings.hello_time + 1), 2 * (settings.forward_delay - 1)
+    if not least <= settings.max_age <= most:
+        raise ConfigError(
+            "stp.max_age",
+            f"{settings.max_age} does not go with hello_time {settings.hello_time} and forward_delay "
+            f"{settings.forward_delay}",
+            f"2 * (hello_time + 1) to 2 * (forward_delay - 1), that is {least} to {most}",
+        )
+    return settings
+
+
+@dataclass(frozen=True)
 class PortConfig:
     """One `--port N=KIND:…`."""
 

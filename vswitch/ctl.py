@@ -305,8 +305,17 @@ def _render_show(result: dict[str, Any]) -> str:
     for controller in result["controllers"]:
         state = f"connected, {controller['role']}" if controller["connected"] else "not connected"
         lines.append(f"  controller {controller['target']}: {state}")
+    if result["standalone"]:
+        lines.append("  standalone: it forwards as a learning switch")
+    if result["spanning_tree"]:
+        lines.append(_render_tree(result["spanning_tree"]))
     lines += ["", _render_ports(result["ports"])]
     return "\n".join(lines)
+
+
+def _render_tree(tree: dict[str, Any]) -> str:
+    ports = ", ".join(f"{name} {port['role']} {port['state']}" for name, port in tree["ports"].items())
+    return f"  spanning tree: bridge {tree['bridge']}, root {tree['root']}; {ports or 'no ports'}"
 
 
 def _render_ports(ports: list[dict[str, Any]]) -> str:

@@ -83,8 +83,7 @@ def _spread(call: Call, port: str, words: list[str]) -> Any:
         case ["hkey", key]:
             return _shown("-x", call("nic.spread", port=port, hash_key=key))
         case ["default"]:
-            call("offload.set", message="NicRssSet", port=port)
-            return _shown("-x", call("nic.show", port=port))
+            return _shown("-x", call("nic.spread", port=port, default=True))
     raise WordsError("-X takes equal N, weight W…, hkey KEY or default, as in: nic s1 uplink0 -X equal 4")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import combinations
 from typing import Any, TypeVar
 
@@ -31,6 +31,7 @@ from ryu_apps.core.sections import (
     TunnelPolicy,
     VirtualNetwork,
 )
+from ryu_apps.core.underlay import next_hops
 from vswitch.errors import ConfigError
 from vswitch.openflow import spec
 from vswitch.tunnel_formats import IP, SHIPPED, Format, check_format, format_numbers, parse_format
@@ -69,8 +70,27 @@ class Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The format of the tunnels."""
         return self.format_rows()[self.tunnel.format]
 
+    def uplinks(self, server: str) -> list[int]:
+        """The ports of a server that lead to others."""
+        entry = self.servers[server]
+        if entry.wires:
+            return sorted(entry.wires.values())
+        return [] if entry.uplink_port is None else [entry.uplink_port]
+
+    def uplink_to(self, server: str, other: str) -> int | None:
+        """The port of `server` on the way to `other`; None when there is none."""
+        entry = self.servers[server]
+        if not entry.wires:
+            return entry.uplink_port
+        next_hop = next_hops(self.neighbours(), other).get(server)
+        return None if next_hop is None else entry.wires[next_hop]
+
+    def neighbours(self) -> dict[str, Iterable[str]]:
+        """By server: those that a wire leads to."""
+        return {name: server.wires for name, server in self.servers.items()}
+
     def queue_count(self, server: str) -> int:
-        """Receive queues of a server's uplink."""
+        """Receive queues of each of a server's uplinks."""
         return self.nic[server].queues if server in self.nic else 1
 
     def revision(self) -> int:
@@ -252,6 +272,9 @@ def _canonical(intent: Intent) -> Intent:
             server,
             underlay_ip=server.underlay_ip
             and checks.underlay_ip(f"servers.{name}.underlay_ip", server.underlay_ip),
+            uplink_port=min(server.wires.values(), default=None)
+            if server.uplink_port is None
+            else server.uplink_port,
         )
         for name, server in intent.servers.items()
     }
@@ -278,11 +301,28 @@ def _check_networks(intent: Intent) -> None:
 def _check_servers(intent: Intent) -> None:
     for name, server in intent.servers.items():
         checks.in_range(f"servers.{name}.dpid", server.dpid, 1, MAX_DPID)
+        for other, port in server.wires.items():
+            _check_wire(intent, name, other, port)
         if server.uplink_port is not None:
             checks.in_range(f"servers.{name}.uplink_port", server.uplink_port, 1, spec.TUNNEL_PORT_BASE - 1)
+        if server.wires and server.uplink_port not in server.wires.values():
+            raise ConfigError(
+                f"servers.{name}.uplink_port",
+                f"{server.uplink_port} is the port of no wire",
+                checks.listing(str(port) for port in intent.uplinks(name)),
+            )
     checks.unique((f"servers.{n}.dpid", s.dpid, f"{s.dpid:#x}") for n, s in intent.servers.items())
     checks.unique((f"servers.{n}.underlay_ip", s.underlay_ip, f"{s.underlay_ip}")
             for n, s in intent.servers.items() if s.underlay_ip)  # fmt: skip
+
+
+def _check_wire(intent: Intent, server: str, other: str, port: int) -> None:
+    """A wire has two ends, at two servers."""
+    path = f"servers.{server}.wires.{other}"
+    checks.known(path, other, intent.servers.keys() - {server}, "other server")
+    checks.in_range(path, port, 1, spec.TUNNEL_PORT_BASE - 1)
+    if server not in intent.servers[other].wires:
+        raise ConfigError(path, f"{other} has no wire to {server}", f"servers.{other}.wires.{server} as well")
 
 
 def _check_vms(intent: Intent) -> None:
@@ -301,8 +341,10 @@ def _check_vms(intent: Intent) -> None:
 
 def _port_uses(intent: Intent) -> Iterator[tuple[str, object, str]]:
     for name, server in intent.servers.items():
-        if server.uplink_port is not None:
+        if server.uplink_port is not None and not server.wires:
             yield f"servers.{name}.uplink_port", (name, server.uplink_port), f"{server.uplink_port}"
+        for other, port in server.wires.items():
+            yield f"servers.{name}.wires.{other}", (name, port), f"{port} (on {name})"
     for name, vm in intent.vms.items():
         yield f"vms.{name}.port", (vm.server, vm.port), f"{vm.port} (on {vm.server})"
 
@@ -337,6 +379,12 @@ def _check_tunnels(intent: Intent) -> None:
                         f"is missing, and virtual network {shared[0]} has VMs on {name} and on {peer}",
                         "a value must be given",
                     )
+        if shared and intent.uplink_to(one, other) is None:
+            raise ConfigError(
+                f"servers.{one}.wires",
+                f"do not lead to {other}, and virtual network {shared[0]} has VMs on both",
+                "wires by which all servers of a network reach each other",
+            )
         if len(shared) > 1 and not row.flow_id_bits:
             raise ConfigError(
                 "tunnel.format",

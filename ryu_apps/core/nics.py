@@ -41,12 +41,12 @@ def check_offload(intent: Intent) -> None:
         path = f"offload.overrides[{index}]"
         checks.known(f"{path}.server", override.server, intent.servers, "server")
         checks.in_range(f"{path}.port", override.port, 1, spec.TUNNEL_PORT_BASE - 1)
-        uplink = intent.servers[override.server].uplink_port
-        if override.port != uplink:
+        uplinks = intent.uplinks(override.server)
+        if override.port not in uplinks:
             raise ConfigError(
                 f"{path}.port",
                 f"{override.server} has no wire at port {override.port}",
-                "no port" if uplink is None else str(uplink),
+                ", ".join(map(str, uplinks)) or "no port",
             )
         _check_queues(intent, override.server, f"{path}.queue", (override.queue,))
         identity = (override.server, override.port, override.queue)
@@ -58,7 +58,7 @@ def check_nics(intent: Intent) -> None:
     """The section `nic`. Raises ConfigError."""
     for server, nic in intent.nic.items():
         checks.known(f"nic.{server}", server, intent.servers, "server")
-        if intent.servers[server].uplink_port is None:
+        if not intent.uplinks(server):
             raise ConfigError(f"nic.{server}", f"{server} has no uplink", "a server with an uplink_port")
         checks.in_range(f"nic.{server}.queues", nic.queues, 1, MAX_QUEUES)
         _check_workers(f"nic.{server}.workers", nic)
@@ -309,11 +309,13 @@ def _vni(intent: Intent, network: str) -> int | None:
 
 
 def nic_settings(intent: Intent, server: str) -> Iterator[ex.Setting]:
-    """Queues, RSS and filters of a server's uplink, as far as they are not the default."""
-    port = intent.servers[server].uplink_port
+    """Queues, RSS and filters of a server's uplinks, as far as they are not the default."""
     nic = intent.nic.get(server, NicPolicy())
-    if port is None:
-        return
+    for port in intent.uplinks(server):
+        yield from _port_settings(intent, port, nic)
+
+
+def _port_settings(intent: Intent, port: int, nic: NicPolicy) -> Iterator[ex.Setting]:
     if nic.queues > 1:
         yield ex.NicQueuesSet(port, nic.queues)
     if nic.workers:

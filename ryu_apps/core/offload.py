@@ -41,15 +41,16 @@ def settings(intent: Intent, server: str) -> Iterator[ex.Setting]:
 
 
 def queues(intent: Intent, server: str) -> list[Decision]:
-    """Each receive queue of the uplink, in order."""
-    port = intent.servers[server].uplink_port
-    if port is None:
-        return []
+    """Each receive queue of the uplinks, in order."""
+    return [decision for port in intent.uplinks(server) for decision in _queues(intent, server, port)]
+
+
+def _queues(intent: Intent, server: str, port: int) -> list[Decision]:
     by_hand = nics.queue_policies(intent.nic.get(server, NicPolicy()))
     overridden = {
         entry.queue: (index, entry.gro)
         for index, entry in enumerate(intent.offload.overrides)
-        if entry.server == server
+        if (entry.server, entry.port) == (server, port)
     }
     usual, usual_why = _usual(intent, server)
     decisions = []
@@ -85,10 +86,11 @@ def _usual(intent: Intent, server: str) -> tuple[str, str]:
 
 
 def rules(intent: Intent, server: str) -> list[Decision]:
-    """The LRO rules of the uplink, set by hand and derived, in the order in which the switch asks them."""
-    port = intent.servers[server].uplink_port
-    if port is None:
-        return []
+    """The LRO rules of the uplinks, set by hand and derived, in the order in which the switch asks them."""
+    return [decision for port in intent.uplinks(server) for decision in _rules(intent, server, port)]
+
+
+def _rules(intent: Intent, server: str, port: int) -> list[Decision]:
     by_hand = [
         Decision(
             ex.LroRuleAdd(port, nics.packet_match(intent, rule), rule.queues, rule.lro, rule.priority),
@@ -104,7 +106,8 @@ def _derived(intent: Intent, server: str, port: int) -> Iterator[Decision]:
     """For the queues that are not set by hand; none where those need no rules."""
     usual, _ = _usual(intent, server)
     set_by_hand = nics.queue_policies(intent.nic.get(server, NicPolicy()))
-    set_by_hand_too = {entry.queue for entry in intent.offload.overrides if entry.server == server}
+    overrides = intent.offload.overrides
+    set_by_hand_too = {entry.queue for entry in overrides if (entry.server, entry.port) == (server, port)}
     count = intent.queue_count(server)
     left = tuple(queue for queue in range(count) if queue not in set_by_hand.keys() | set_by_hand_too)
     if usual != "rules" or not left:
@@ -142,9 +145,7 @@ def explain(intent: Intent) -> dict[str, Any]:
     return {
         server: {
             "port": intent.servers[server].uplink_port,
-            "queues": [
-                _explained(decision, queue=queue) for queue, decision in enumerate(queues(intent, server))
-            ],
+            "queues": [_explained(decision) for decision in queues(intent, server)],
             "rules": [_explained(decision) for decision in rules(intent, server)],
             "vms": {name: _vm(intent, server, name, vm) for name, vm in _vms(intent, server)},
             "vm_ports": [_explained(decision) for decision in ports(intent, server)],

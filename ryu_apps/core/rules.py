@@ -9,6 +9,9 @@ VMs only, so no packet can go round. What bridges keep to themselves (spanning t
 
 A packet that comes through a tunnel without Ethernet header goes to the VM of its IP address. A format that
 carries no Ethernet frames carries no ARP: who asks for a VM on another server is answered by the switch.
+
+Servers that no wire joins directly reach each other through those between: there the packets of their
+tunnels are forwarded by their outer destination, along the shortest way, and stay as they are.
 """
 
 from __future__ import annotations
@@ -123,7 +126,8 @@ def _tunnels(intent: Intent, server: str) -> Iterator[TunnelAdd]:
     for peer in peers(intent, server):
         remote = intent.servers[peer]
         # intent._check_tunnels: servers that share a network have both.
-        assert local.underlay_ip and local.uplink_port and remote.underlay_ip and remote.uplink_port
+        uplink = intent.uplink_to(server, peer)
+        assert local.underlay_ip and remote.underlay_ip and uplink is not None
         port_no = tunnel_port(intent, peer)
         yield TunnelAdd(
             port_no=port_no,
@@ -133,7 +137,7 @@ def _tunnels(intent: Intent, server: str) -> Iterator[TunnelAdd]:
             remote_ip=remote.underlay_ip,
             local_mac=_uplink_mac(intent, server),
             remote_mac=_uplink_mac(intent, peer),
-            uplink_port=local.uplink_port,
+            uplink_port=uplink,
         )
 
 
@@ -159,6 +163,7 @@ def _rules(intent: Intent, server: str) -> Iterator[Rule]:
         yield from _classification(intent, server, network)
         yield from _forwarding(intent, server, network)
         yield from _output(intent, server, network)
+    yield from _underlay(intent, server)
 
 
 def _classification(intent: Intent, server: str, network: str) -> Iterator[Rule]:
@@ -224,6 +229,23 @@ def _output(intent: Intent, server: str, network: str) -> Iterator[Rule]:
         yield rule(spec.FLOOD_NEXT_HOP, *local, priority=Priority.FLOOD, in_port=output.port)
 
 
+def _underlay(intent: Intent, server: str) -> Iterator[Rule]:
+    """What comes by a wire and is for another server leaves by the wire on the way there."""
+    wires = intent.servers[server].wires
+    if len(wires) < 2:
+        return
+    for port in intent.uplinks(server):
+        match = Match.of(in_port=port)
+        to_underlay = GotoTable(Table.UNDERLAY)
+        yield _rule(Table.CLASSIFICATION, Priority.DEFAULT, match, Cookie.UNDERLAY, port, to_underlay)
+    for name, other in intent.servers.items():
+        port_no = intent.uplink_to(server, name) if name != server else None
+        if other.underlay_ip and port_no is not None:
+            match = Match.of(eth_type=ETH_IPV4, ipv4_dst=int(ipaddress.IPv4Address(other.underlay_ip)))
+            send = ApplyActions((Output(port_no),))
+            yield _rule(Table.UNDERLAY, Priority.HOST, match, Cookie.UNDERLAY, port_no, send)
+
+
 def _arp_answers(intent: Intent, server: str, network: str, rule: Callable[..., Rule]) -> Iterator[Rule]:
     """VMs' requests for addresses elsewhere get an answer."""
     for vm in _vms(intent, network, server):
@@ -254,9 +276,10 @@ def _set(name: str, value: int) -> SetField:
 
 
 def _rule(
-    table: int, priority: int, match: Match, kind: Cookie, vni: int, *instructions: Instruction
+    table: int, priority: int, match: Match, kind: Cookie, owner: int, *instructions: Instruction
 ) -> Rule:
-    return Rule(int(table), int(priority), match, Instructions.of(*instructions), spec.cookie(kind, vni))
+    """owner: the VNI of the network, or the port of the underlay, that the rule is for."""
+    return Rule(int(table), int(priority), match, Instructions.of(*instructions), spec.cookie(kind, owner))
 
 
 def _to_next_hop(next_hop: int) -> tuple[WriteMetadata, GotoTable]:

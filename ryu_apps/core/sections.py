@@ -24,11 +24,16 @@ class VirtualNetwork(Section, frozen=True):
 
 
 class Server(Section, frozen=True):
-    """An emulated server: one switch. A server whose networks are all its own needs no underlay."""
+    """An emulated server: one switch. A server whose networks are all its own needs no underlay.
+
+    uplink_port: the port that leads to all other servers. wires: instead, where several do: the port of the
+    wire to each neighbour, by its name.
+    """
 
     dpid: int
     underlay_ip: str | None = None
     uplink_port: int | None = None
+    wires: dict[str, int] = {}
 
 
 class VM(Section, frozen=True):

@@ -31,7 +31,7 @@ from vswitch.openflow.experimenter import EXP_TYPES
 
 SAID_BY_THE_AGENT = {
     "slow_path_misses", "slow_path_uncacheable", "packet_too_big_sent", "packet_ins_dropped",
-    "notices_dropped",
+    "notices_dropped", "snoop_messages_dropped",
 }  # fmt: skip
 
 

@@ -167,7 +167,8 @@ def test_two_vnics_of_one_network_have_different_addresses(net):
 def test_an_unknown_wire_setting(net):
     switches = [net.addSwitch(name, cls=VSwitch) for name in ("s1", "s2")]
     with pytest.raises(
-        LabError, match=r"^s1-eth1-s2-eth1: a wire has no setting 'speed'; it has bw, delay, "
+        LabError,
+        match=r"^s1-eth1-s2-eth1: a wire has no setting 'speed', the nearest is 'seed' \(allowed: bw, ",
     ):
         net.addLink(*switches, cls=WireLink, speed=10)
 
@@ -288,7 +289,10 @@ def test_switches_in_namespaces_of_their_own():
         ({"port": 99999}, "99999 is no TCP port"),
         ({"rest_port": "x"}, "x is no TCP port"),
         ({"ip": "192.0.2.1"}, "nothing can listen at 192.0.2.1: "),
-        ({"tunel": "gre"}, "c0: Orchestrator has no option 'tunel'; it has formats, gro, intent, ip, port, "),
+        (
+            {"tunel": "gre"},
+            "c0: Orchestrator has no option 'tunel', the nearest is 'tunnel' \\(allowed: formats, gro, ",
+        ),
     ],
 )
 def test_an_impossible_option_of_the_controller(net, options, sentence):
@@ -300,7 +304,7 @@ def test_an_impossible_option_of_the_controller(net, options, sentence):
     ("topo", "sentence"),
     [
         ("two_servers,vms=0", "two_servers: vms=0: a server has from 1 to 100 VMs"),
-        ("two_servers,colour=red", "a wire has no setting 'colour'"),
+        ("two_servers,colour=red", "two_servers: there is no parameter 'colour' (allowed: bw, delay, "),
         ("forwarding_vm,ends=-1", "forwarding_vm: ends=-1: a server has from 0 to 100 of them"),
     ],
 )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from vswitch.agent.by_name import NamedSockets
 from vswitch.agent.capture import Captures
 from vswitch.agent.control import ControlServer
 from vswitch.agent.datapath import Datapath
@@ -19,6 +20,7 @@ from vswitch.agent.session import Session
 from vswitch.agent.switch import OpenFlowSwitch
 from vswitch.agent.tables import SECOND_NS
 from vswitch.agent.transport import (
+    DEFAULT_MAX_BACKOFF_S,
     Controller,
     Target,
     TlsFiles,
@@ -28,6 +30,7 @@ from vswitch.agent.transport import (
     tls_context,
 )
 from vswitch.agent.view import SwitchView
+from vswitch.config import StpSettings
 from vswitch.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -49,6 +52,10 @@ class Agent:
     control_path: the control socket; None for none.
     proactive_reverse: install the mirror image of a new flow together with it (S4.5).
     tls: keys and certificates for `ssl:` and `pssl:` targets.
+    max_backoff_s: the longest time between two attempts to connect to a controller.
+    ovs_rundir: where ovs-ofctl is to find the switch by its name; None: nowhere.
+    standalone: be a learning switch while no controller is there.
+    stp: run the spanning tree protocol, with these settings.
 
     Raises ConfigError for a malformed target, and for files of `tls` that cannot be used.
     """
@@ -64,6 +71,10 @@ class Agent:
         proactive_reverse: bool = True,
         clock: Callable[[], int] = time.monotonic_ns,
         tls: TlsFiles | None = None,
+        max_backoff_s: float = DEFAULT_MAX_BACKOFF_S,
+        ovs_rundir: str | os.PathLike[str] | None = None,
+        standalone: bool = False,
+        stp: StpSettings | None = None,
     ) -> None:
         self.datapath = datapath
         self.clock = clock
@@ -72,9 +83,12 @@ class Agent:
         self._captures = Captures(datapath)
         active = [self._active(text, f"controller[{n}]") for n, text in enumerate(controllers)]
         passive = [self._passive(text, f"listen[{n}]") for n, text in enumerate(listeners)]
-        self._controllers = [Controller(target, tls_context(target, tls)) for target in active]
+        self._controllers = [Controller(t, tls_context(t, tls), max_backoff_s) for t in active]
+        self._standalone = standalone
+        self._stp = stp
         self._listen_at = [(target, tls_context(target, tls)) for target in passive]
         self._control = None if control_path is None else ControlServer(Path(control_path), self._methods())
+        self._named = None if ovs_rundir is None else NamedSockets(self.switch, Path(ovs_rundir), clock)
         self._servers: list[asyncio.Server] = []
         self._started_ns = clock()
         self._crowded_ns = self._started_ns - CROWDED_NS
@@ -94,6 +108,8 @@ class Agent:
         try:
             for target, context in self._listen_at:
                 self._servers.append(await listen(self.switch, target, context, self.clock))
+            if self._named is not None:
+                await self._named.start()
             if self._control is not None:
                 await self._control.start()
             for number in stop_signals:
@@ -101,6 +117,10 @@ class Agent:
             loop.add_reader(self.datapath.punt_fd, self._punts_wait)
             for fd in self.datapath.link_fds:
                 loop.add_reader(fd, self.switch.look_at_links)
+            if self._standalone:
+                self.switch.forward_without_controller(has_controllers=bool(self._controllers))
+            if self._stp is not None:
+                self.switch.run_spanning_tree(self._stp)
             tasks = [self._task(self._tick()), self._task(self._captures.run())]
             tasks += [self._task(keep_connected(self.switch, c, self.clock)) for c in self._controllers]
             self.state = "ready"
@@ -136,6 +156,7 @@ class Agent:
             await asyncio.sleep(TICK_S)
             self.switch.look_at_links()
             self.switch.slowpath.retire_ended()
+            self.switch.tick()
             await self.switch.expire_rules()
 
     # --- control socket ----------------------------------------------------------------------------------
@@ -171,7 +192,8 @@ class Agent:
 
     def _describe(self) -> dict[str, Any]:
         uptime = round((self.clock() - self._started_ns) / SECOND_NS, 3)
-        return {"state": self.state, "pid": os.getpid(), "uptime": uptime}
+        sockets = [] if self._named is None else [str(path) for path in self._named.paths]
+        return {"state": self.state, "pid": os.getpid(), "uptime": uptime, "listens_by_name_at": sockets}
 
     def _describe_controllers(self) -> list[dict[str, Any]]:
         own = [c.session for c in self._controllers if c.session is not None]
@@ -225,6 +247,8 @@ class Agent:
         self._captures.close()
         if self._control is not None:
             self._control.stop()
+        if self._named is not None:
+            self._named.stop()
         for server in self._servers:
             server.close()
         for session in list(self.switch.sessions):

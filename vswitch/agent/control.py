@@ -36,7 +36,7 @@ class ControlServer:
 
     async def start(self) -> None:
         """Raises ConfigError when the socket cannot be had, or another switch answers at it."""
-        if _answers(self.path):
+        if answers(self.path):
             raise ConfigError("run_dir", f"another switch runs with the control socket {self.path}")
         try:
             self.path.unlink(missing_ok=True)
@@ -108,7 +108,8 @@ def _parameters(method: Method) -> type:
     return msgspec.defstruct("Parameters", named)
 
 
-def _answers(path: Path) -> bool:
+def answers(path: Path) -> bool:
+    """Whether somebody listens at the UNIX socket `path`."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1)
         try:

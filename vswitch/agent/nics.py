@@ -50,11 +50,17 @@ class Nics:
         return [asdict(counters) for counters in self.datapath.nic(port_no).stats()]
 
     def spread(
-        self, port_no: int, equal: int | None, weights: list[int] | None, hash_key: str | None
+        self,
+        port_no: int,
+        equal: int | None,
+        weights: list[int] | None,
+        hash_key: str | None,
+        default: bool,
     ) -> None:
-        """Fill the indirection table in turn over `equal` queues, or by weight, or set the hash key."""
+        """Fill the indirection table in turn over `equal` queues, by weight, or as by default; or set the
+        hash key. Each leaves the other as it is."""
         nic = self.datapath.nic(port_no)
-        if equal is not None:
+        if equal is not None or default:
             nic.set_equal(equal)
         if weights is not None:
             nic.set_weights(weights)

@@ -52,11 +52,11 @@ class MacTable:
         self._places[vlan, mac] = port, now_ns
         return changed
 
-    def aged(self, now_ns: int) -> list[tuple[int, int]]:
-        """The addresses that were not seen for AGING_NS."""
+    def aged(self, now_ns: int, aging_ns: int = AGING_NS) -> list[tuple[int, int]]:
+        """The addresses that were not seen for that long."""
         aged = []
         for address, (_port, seen_ns) in self._places.items():
-            if seen_ns + AGING_NS > now_ns:
+            if seen_ns + aging_ns > now_ns:
                 break
             aged.append(address)
         return aged

@@ -84,6 +84,7 @@ class World(NamedTuple):
     meters: MeterTable
     macs: MacTable
     drop_fragments: bool = False  # OFPC_FRAG_DROP
+    standalone: bool = False  # a learning switch, whatever the rules say
 
 
 class On(enum.Enum):
@@ -218,7 +219,7 @@ def translate(packet: Packet, world: World, notes: list[Note] | None = None) -> 
         return Translation(run, (), DropReason.PORT_CONFIG)
     if world.drop_fragments and packet.is_fragment:
         return Translation(run, (), DropReason.RULE)
-    return run.result_of(lambda: run.tables_from(0))
+    return run.result_of(run.normal if world.standalone else lambda: run.tables_from(0))
 
 
 def translate_packet_out(actions: Iterable[of.Action], packet: Packet, world: World) -> Translation:
@@ -506,7 +507,7 @@ class _Run:
         elif port == Port.TABLE:
             self._copied(lambda: self.tables_from(0))
         elif port == Port.NORMAL:
-            self._normal()
+            self.normal()
         elif port in (Port.ALL, Port.FLOOD):
             self._flood()
         elif port == Port.IN_PORT:
@@ -536,7 +537,7 @@ class _Run:
 
     # --- OFPP_NORMAL -------------------------------------------------------------------------------------
 
-    def _normal(self) -> None:
+    def normal(self) -> None:
         """Forward as a MAC-learning, VLAN-aware bridge whose ports are all trunks (IEEE 802.1Q)."""
         packet, macs, ports = self.packet, self.world.macs, self.world.ports
         src, dst = packet.get("eth_src"), packet.get("eth_dst")

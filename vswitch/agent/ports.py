@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from vswitch.agent.spanning_tree import State
 from vswitch.flow import PortInfo
 from vswitch.openflow.constants import (
     Port,
@@ -47,6 +48,7 @@ class PortTable:
 
     def __init__(self) -> None:
         self.infos: dict[int, PortInfo] = {}
+        self.stp_states: Mapping[int, State] = {}  # of the ports that are part of a spanning tree
         self.since_ns: dict[int, int] = {}
         self._config: dict[int, PortConfig] = {}
 
@@ -62,13 +64,22 @@ class PortTable:
         return self._config.get(port_no, PortConfig.NONE)
 
     def receives(self, port_no: int) -> bool:
-        return not self.config(port_no) & (PortConfig.NO_RECV | PortConfig.PORT_DOWN)
+        forbidding = PortConfig.NO_RECV | PortConfig.PORT_DOWN
+        return not self.config(port_no) & forbidding and self._in_tree(port_no)
 
     def forwards(self, port_no: int) -> bool:
         """May packets be sent to the port? To LOCAL also while it is configured down, as it is at first: the
         datapath drops them, and counts them there."""
         forbidding = PortConfig.NO_FWD if port_no == Port.LOCAL else PortConfig.NO_FWD | PortConfig.PORT_DOWN
-        return not self.config(port_no) & forbidding
+        return not self.config(port_no) & forbidding and self._in_tree(port_no)
+
+    def _in_tree(self, port_no: int) -> bool:
+        """Does the spanning tree, if there is one, let the port forward?
+
+        A port that learns forwards nothing, and learns nothing either: what follows is a topology change,
+        at which all addresses are learned anew.
+        """
+        return self.stp_states.get(port_no, State.FORWARDING) == State.FORWARDING
 
     def tells_misses(self, port_no: int) -> bool:
         """May table misses of this port go to the controller? What rules send there on purpose does in any

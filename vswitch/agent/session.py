@@ -57,7 +57,10 @@ async def _at_once() -> None:
 class Session:
     """`write` is called when the connection has something to send, and returns the bytes not yet sent;
     `close` ends the session from this side; `drained` returns when most of what was written has been sent, or
-    when the connection has been closed since the peer does not take it."""
+    when the connection has been closed since the peer does not take it.
+
+    primary: with a controller that the switch connects to by itself.
+    """
 
     def __init__(
         self,
@@ -66,8 +69,10 @@ class Session:
         write: Callable[[bytes], int],
         close: Callable[[], None] = lambda: None,
         drained: Callable[[], Awaitable[None]] = _at_once,
+        primary: bool = False,
     ) -> None:
         self.target = target
+        self.primary = primary
         self.connection = connection
         self.close = close
         self.drained = drained

@@ -12,11 +12,12 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from vswitch.agent.bpdu import STP_ADDRESS
 from vswitch.agent.datapath import Datapath
 from vswitch.agent.fields import IP_TOS
 from vswitch.agent.flow_index import FlowIndex
 from vswitch.agent.memo import Memo
-from vswitch.agent.normal import MacTable
+from vswitch.agent.normal import AGING_NS, MacTable
 from vswitch.agent.packet import OutsideKey, Packet
 from vswitch.agent.packet_too_big import packet_too_big
 from vswitch.agent.pipeline import (
@@ -127,6 +128,10 @@ class SlowPath:
         self.packet_in = packet_in
         self.clock = clock
         self.proactive_reverse = proactive_reverse
+        self.bpdus: Callable[[int, bytes], None] | None = None
+        """Called with port and frame of what comes to the bridges' group address, which no rule then sees."""
+
+        self.address_aging_ns = AGING_NS
         self.flows: dict[FlowKey, CachedFlow] = {}
         self.misses = 0
         self.uncacheable = 0
@@ -154,9 +159,22 @@ class SlowPath:
     @drop_fragments.setter
     def drop_fragments(self, drop: bool) -> None:
         if drop != self.world.drop_fragments:
-            self.world = self.world._replace(drop_fragments=drop)
-            self._stale |= self._translations
-            self._memo.clear()
+            self._change_world(self.world._replace(drop_fragments=drop))
+
+    @property
+    def standalone(self) -> bool:
+        """Packets are forwarded as by OFPP_NORMAL, whatever the rules say; revalidate() has it so."""
+        return self.world.standalone
+
+    @standalone.setter
+    def standalone(self, standalone: bool) -> None:
+        if standalone != self.world.standalone:
+            self._change_world(self.world._replace(standalone=standalone))
+
+    def _change_world(self, world: World) -> None:
+        self.world = world
+        self._stale |= self._translations
+        self._memo.clear()
 
     # --- packets -----------------------------------------------------------------------------------------
 
@@ -200,6 +218,10 @@ class SlowPath:
     def _miss(self, punt: Punt) -> None:
         self.misses += 1
         key, frame = self._flow_key(punt.key), punt.frame
+        if self.bpdus is not None and key.eth_dst == STP_ADDRESS:
+            self.datapath.discard(punt.packet, DropReason.DELIVERED)
+            self.bpdus(key.in_port, frame)
+            return
         flow = self.flows.get(key)
         translation = self._learn(key, frame) if flow is None else flow.translation
         octets = punt.bytes or len(frame)
@@ -377,7 +399,7 @@ class SlowPath:
         if now_ns < self._next_aging_ns:
             return
         self._next_aging_ns = now_ns + AGING_PERIOD_NS
-        for vlan, mac in self.macs.aged(now_ns):
+        for vlan, mac in self.macs.aged(now_ns, self.address_aging_ns):
             users = self._dependents_on((On.ADDRESS, vlan, mac))
             port = self.macs.port_of(vlan, mac)
             if any((vlan, mac, port) in translation.sources for translation in users):
@@ -386,6 +408,13 @@ class SlowPath:
             else:
                 self.macs.forget(vlan, mac)
                 self._address_moved((vlan, mac))
+        self.revalidate()
+
+    def forget_addresses(self) -> None:
+        """Stations may be behind other ports now: learn all addresses anew."""
+        for address in list(self.macs):
+            self.macs.forget(*address)
+            self._address_moved(address)
         self.revalidate()
 
     # --- changes -----------------------------------------------------------------------------------------

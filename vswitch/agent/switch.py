@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple
 
 from vswitch.agent import admission
+from vswitch.agent.bridge import Bridge
 from vswitch.agent.buffers import BUFFERS, Buffered, PacketBuffers
 from vswitch.agent.datapath import Datapath
 from vswitch.agent.extensions import Extensions
@@ -20,8 +21,11 @@ from vswitch.agent.meters import MeterTable
 from vswitch.agent.ports import PortChange, PortTable
 from vswitch.agent.session import MAX_UNSENT_BYTES, AsyncConfig, Session
 from vswitch.agent.slowpath import PacketInEvent, SlowPath
+from vswitch.agent.snoopers import Snoopers
+from vswitch.agent.standalone import Standalone
 from vswitch.agent.statistics import NEED_SETTLING, Statistics
 from vswitch.agent.tables import SECOND_NS, Change, FlowTables, Removal
+from vswitch.config import StpSettings
 from vswitch.openflow import messages as m
 from vswitch.openflow import multipart as mp
 from vswitch.openflow.actions import Output
@@ -103,6 +107,7 @@ class OpenFlowSwitch:
         self.dpid = dpid
         self.clock = clock
         self.sessions: list[Session] = []
+        self.snoopers = Snoopers()
         self._dropped_before = Counter(packet_ins_dropped=0, notices_dropped=0)  # of sessions that have ended
         self.ports = PortTable()
         self.tables = FlowTables()
@@ -124,7 +129,24 @@ class OpenFlowSwitch:
         self.generation_id: int | None = None
         self._ended: deque[_Ended] = deque()
         self._ended_count = 0
+        self.standalone: Standalone | None = None
+        self.bridge: Bridge | None = None
         self.ports.refresh(datapath.ports(), clock())
+
+    def forward_without_controller(self, has_controllers: bool) -> None:
+        """Be a learning switch while no controller is there (fail mode `standalone`)."""
+        self.standalone = Standalone(self, has_controllers)
+
+    def run_spanning_tree(self, settings: StpSettings) -> None:
+        """Be a bridge of a spanning tree from now on; the datapath must be started."""
+        self.bridge = Bridge(self, settings)
+
+    def tick(self) -> None:
+        """To be called a few times a second: what depends on the time alone, beside the rules' time-outs."""
+        if self.standalone is not None:
+            self.standalone.look()
+        if self.bridge is not None:
+            self.bridge.handle_timer()
 
     # --- requests ----------------------------------------------------------------------------------------
 
@@ -160,6 +182,8 @@ class OpenFlowSwitch:
 
     def handle(self, session: Session, message: Message) -> None:
         """Carry out one message of an open session; answers and errors are queued in the session."""
+        if self.standalone is not None and session.primary:
+            self.standalone.heard()
         try:
             handler = self.HANDLERS.get(message.TYPE)
             if handler is None:
@@ -390,6 +414,7 @@ class OpenFlowSwitch:
         """Ask the datapath for its ports, and tell the controllers what changed."""
         changes = self.ports.refresh(self.datapath.ports(), self.clock())
         self.slowpath.ports_changed()  # a tunnel may have another uplink, of which controllers are not told
+        self._look_at_tree()
         self._tell_of_ports(changes)
         self.slowpath.revalidate()
 
@@ -402,7 +427,12 @@ class OpenFlowSwitch:
         changes = self.ports.modify(request)
         if changes:
             self.slowpath.ports_changed()
+            self._look_at_tree()
         self._tell_of_ports(changes)
+
+    def _look_at_tree(self) -> None:
+        if self.bridge is not None:
+            self.bridge.look_at_ports()
 
     def _tell_of_ports(self, changes: list[PortChange]) -> None:
         for reason, desc in changes:
@@ -416,11 +446,11 @@ class OpenFlowSwitch:
         self.sessions.remove(session)
 
     def dropped(self) -> dict[str, int]:
-        """The asynchronous messages that were not sent to controllers that did not read, by counter."""
+        """Messages that were not sent to controllers and snoopers that did not read, by counter."""
         total = self._dropped_before.copy()
         for session in self.sessions:
             total.update(_dropped(session))
-        return dict(total)
+        return {**total, "snoop_messages_dropped": self.snoopers.dropped}
 
     def notify(self, message: m.PacketIn | m.PortStatus | FlowRemoved) -> None:
         """Send an asynchronous message to every controller that is to hear of it."""

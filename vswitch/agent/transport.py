@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0
 MIN_BACKOFF_S = 0.25
-MAX_BACKOFF_S = 8.0
+DEFAULT_MAX_BACKOFF_S = 1.0
+"""Between two attempts to connect, at most: a lab's controller that starts again has its switches at once."""
+
 STALLED_S = 10.0
 """A peer that takes nothing for so long of what waits for it counts as dead, as a silent one does."""
 
@@ -124,13 +126,14 @@ class Controller:
 
     target: Target
     tls: ssl.SSLContext | None = None
+    max_backoff_s: float = DEFAULT_MAX_BACKOFF_S
     session: Session | None = None
 
 
 async def keep_connected(switch: OpenFlowSwitch, controller: Controller, clock: Callable[[], int]) -> None:
     """Connect, serve the session, connect again; never returns. One log line for each change of state."""
     target = controller.target
-    backoff_s = MIN_BACKOFF_S
+    first_s = backoff_s = min(MIN_BACKOFF_S, controller.max_backoff_s)
     reported = ""
     while True:
         try:
@@ -146,15 +149,15 @@ async def keep_connected(switch: OpenFlowSwitch, controller: Controller, clock: 
                 reported = problem
         else:
             log.info("controller %s: connected", target.text)
-            controller.session, serving = start_session(switch, target.text, *streams, clock)
+            controller.session, serving = start_session(switch, target.text, *streams, clock, primary=True)
             reason = await serving
             if controller.session.connection.established:
-                backoff_s = MIN_BACKOFF_S
+                backoff_s = first_s
             controller.session = None
             log.warning("controller %s: connection ended (%s); reconnecting", target.text, reason)
             reported = ""
         await asyncio.sleep(backoff_s)
-        backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
+        backoff_s = min(2 * backoff_s, controller.max_backoff_s)
 
 
 async def listen(
@@ -184,8 +187,12 @@ def start_session(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
     clock: Callable[[], int],
+    primary: bool = False,
 ):
-    """A session over these streams, and the awaitable that serves it and says why it ended."""
+    """A session over these streams, and the awaitable that serves it and says why it ended.
+
+    primary: with a controller that the switch connects to by itself; what is said there can be snooped.
+    """
 
     def write(data: bytes) -> int:
         if data and writer.is_closing():
@@ -203,7 +210,8 @@ def start_session(
             session.connection.close(_phrase(error))
         session.connection.attend(clock())
 
-    session = Session(target, Connection(clock()), write, writer.close, drained)
+    connection = Connection(clock(), observer=switch.snoopers.copy if primary else None)
+    session = Session(target, connection, write, writer.close, drained, primary)
     return session, _serve(switch, session, reader, writer, clock)
 
 

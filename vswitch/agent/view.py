@@ -57,6 +57,8 @@ class SwitchView:
             "dpid": f"{switch.dpid:016x}",
             "ports": self.ports(),
             "controllers": self.controllers(),
+            "standalone": switch.standalone is not None and switch.standalone.acting,
+            "spanning_tree": None if switch.bridge is None else switch.bridge.describe(),
             "intent_revision": switch.extensions.intent_revision,
             "rules": sum(len(table.rules) for table in switch.tables.tables),
             "flows": len(switch.slowpath.flows),
@@ -187,11 +189,13 @@ class SwitchView:
         equal: int | None = None,
         weights: list[int] | None = None,
         hash_key: str | None = None,
+        default: bool = False,
     ) -> dict[str, Any]:
-        """Fill a NIC's indirection table, in turn over `equal` queues or by weights, or set its hash key."""
-        if sum(value is not None for value in (equal, weights, hash_key)) != 1:
-            raise ConfigError("nic.spread", "takes one of equal, weights, hash_key")
-        self.switch.extensions.nics.spread(self.port_number(port), equal, weights, hash_key)
+        """Fill a NIC's indirection table, in turn over `equal` queues, by weights, or as by default over all
+        queues; or set its hash key."""
+        if sum(value is not None for value in (equal, weights, hash_key)) + default != 1:
+            raise ConfigError("nic.spread", "takes one of equal, weights, hash_key, default")
+        self.switch.extensions.nics.spread(self.port_number(port), equal, weights, hash_key, default)
         return self.nic(port)
 
     def delete_from_nic(

@@ -15,7 +15,7 @@ the framing is lost, the versions do not meet, or the peer is silent. `closed` t
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from vswitch.openflow import (
     flow_mod,  # noqa: F401  (registers its messages)
@@ -50,9 +50,18 @@ def error_reply(error: OpenFlowError | ExperimenterError, frame: bytes, xid: int
 
 
 class Connection:
-    """See the module's docstring. Times are in nanoseconds of any one monotonic clock."""
+    """See the module's docstring. Times are in nanoseconds of any one monotonic clock.
 
-    def __init__(self, now_ns: int, echo_interval_ns: int = ECHO_INTERVAL_NS) -> None:
+    observer: called with every message after the hellos, sent or received, whole.
+    """
+
+    def __init__(
+        self,
+        now_ns: int,
+        echo_interval_ns: int = ECHO_INTERVAL_NS,
+        *,
+        observer: Callable[[bytes], None] | None = None,
+    ) -> None:
         self.established = False
         self.closed: str | None = None
         self.queued_bytes = 0  # of what data_to_send() will give
@@ -62,6 +71,7 @@ class Connection:
         self._echo_interval_ns = echo_interval_ns
         self._last_heard_ns = now_ns
         self._probed = False
+        self._observer = observer
         self.send(messages.Hello(xid=self.next_xid()))
 
     def next_xid(self) -> int:
@@ -76,6 +86,11 @@ class Connection:
             data = message.encode()
             self._output.append(data)
             self.queued_bytes += len(data)
+            self._observe(data)
+
+    def _observe(self, data: bytes) -> None:
+        if self._observer is not None and self.established:
+            self._observer(data)
 
     def refuse(self, error: OpenFlowError | ExperimenterError, request: Message) -> None:
         """Answer `request`, which was received and well-formed, with an OFPT_ERROR."""
@@ -110,7 +125,9 @@ class Connection:
                 break
             if len(self._buffer) - offset < length:
                 break
-            message = self._message(bytes(self._buffer[offset : offset + length]))
+            frame = bytes(self._buffer[offset : offset + length])
+            self._observe(frame)
+            message = self._message(frame)
             offset += length
             if message is not None:
                 yield message

@@ -2,7 +2,8 @@
 """The overlay's pipeline, declared once for switch and controller: tables, metadata layout, names of numbers.
 
 A packet's way: CLASSIFICATION finds its virtual network, POLICY permits or drops it, FORWARDING finds
-its next hop, OUTPUT sends it there. The metadata carries the VNI (low 32 bits) and the next hop (high 32).
+its next hop, OUTPUT sends it there. What is on its way from one server to another passes CLASSIFICATION and
+UNDERLAY alone. The metadata carries the VNI (low 32 bits) and the next hop (high 32).
 The switch itself is an ordinary multi-table OpenFlow switch: check() is for the controller, before it sends.
 """
 
@@ -39,6 +40,7 @@ class Table(enum.IntEnum):
     POLICY = 1
     FORWARDING = 2
     OUTPUT = 3
+    UNDERLAY = 4
 
 
 class Priority(enum.IntEnum):
@@ -63,6 +65,7 @@ class Cookie(enum.IntEnum):
     FORWARD_FLOOD = 0x4F05
     OUTPUT = 0x4F06
     RESERVED = 0x4F07
+    UNDERLAY = 0x4F08
 
 
 COOKIE_SHIFT = 48
@@ -125,12 +128,12 @@ TABLES: dict[int, TableSpec] = {
     for table in (
         TableSpec(
             Table.CLASSIFICATION,
-            "in_port (and tunnel_id) to virtual network",
+            "in_port (and tunnel_id) to virtual network; a wire's to the underlay",
             frozenset({"in_port", "tunnel_id"}),
             frozenset({InstructionType.WRITE_METADATA, InstructionType.GOTO_TABLE}),
             _NOTHING,
             _NOTHING,
-            frozenset({Table.POLICY}),
+            frozenset({Table.POLICY, Table.UNDERLAY}),
         ),
         TableSpec(
             Table.POLICY,
@@ -158,6 +161,15 @@ TABLES: dict[int, TableSpec] = {
             frozenset({InstructionType.APPLY_ACTIONS, InstructionType.WRITE_ACTIONS}),
             frozenset({ActionType.OUTPUT, ActionType.SET_FIELD}),
             frozenset({"tunnel_id", "eth_dst", "eth_src"} | _ARP_FIELDS),
+            _NOTHING,
+        ),
+        TableSpec(
+            Table.UNDERLAY,
+            "packets of other servers' tunnels: the outer destination to the wire on the way there",
+            frozenset({"eth_type", "ipv4_dst"}),
+            frozenset({InstructionType.APPLY_ACTIONS}),
+            frozenset({ActionType.OUTPUT}),
+            _NOTHING,
             _NOTHING,
         ),
     )

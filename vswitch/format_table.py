@@ -85,7 +85,9 @@ class FormatTable:
     def _note_twins(self) -> None:
         for name, format in self._formats.items():
             has_twin = any(are_twins(format, other) for other in self._formats.values())
-            self._rows[self._places[name]]["has_twin"] = has_twin
+            row = self._rows[self._places[name]]
+            row["has_twin"] = has_twin
+            row["told_by_content"] = has_twin or row["inner_auto"]
 
 
 def outer_headers(

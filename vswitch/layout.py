@@ -370,15 +370,15 @@ packet_dtype = _record(
     in_port="i8", tunnel_id="i8", opaque="i8", opaque_len="i8", length_field="i8",
     outer_ecn="i8", outer_df="i8", outer_is_udp="i8",
     # headers as the receiver of the inner frame sees them; the payload begins in the head, or at its end, and
-    # goes on in the rest; `trailer_len`: bytes behind the IP packet (padding, or what the sender put there)
-    l2="i8", l3="i8", l4="i8", payload="i8", payload_len="i8", trailer_len="i8", eth_type="i8",
-    vlan_tci="i8", vlan_inner="i8",
+    # goes on in the rest, and what is behind it is a trailer (padding, or what the sender put there)
+    l2="i8", l3="i8", l4="i8", payload="i8", payload_len="i8", eth_type="i8", vlan_tci="i8",
+    vlan_inner="i8",
     ip_version="i8", ip_proto="i8", tos="i8", ttl="i8", ip_id="i8", df="i8", frag="i8", ip_options="i8",
     tcp_flags="i8", tcp_window="i8", tcp_options="i8", seq="i8", ack="i8", timestamp="i8",
     csum="i8", csum_start="i8", csum_offset="i8", gso_size="i8", hash="i8", ecn_changed="i8", next="i8",
     # where a packet has its headers that the sender has put into a tunnel of its own, if its checksum and
     # segmentation are left to others; then `payload` is its payload. `gso_l4` 0: there is no such packet
-    gso_l3="i8", gso_l4="i8", gso_version="i8", gso_proto="i8",
+    gso_l3="i8", gso_l4="i8",
 )  # fmt: skip
 
 group_dtype = _record(
@@ -462,6 +462,7 @@ format_dtype = _record(
     id_offset="i8", id_length="i8", id_value="i8", flow_id_offset="i8", flow_id_length="i8",
     flow_id_shift="i8", length_field="i8", check_offset="i8", check_mask="i8", check_value="i8",
     entropy_offset="i8", inner_ip="i8", inner_auto="i8", has_twin="i8",
+    told_by_content="i8",  # 1: one of the two, so that it takes bytes of what is inside to tell
 )  # fmt: skip
 
 KEY_WORDS = 9

@@ -78,12 +78,14 @@ def take_group(mem, t, group):
     if first["gso_l4"]:
         out["gso_l3"] = first["gso_l3"] - first["l2"]
         out["gso_l4"] = first["gso_l4"] - first["l2"]
-        out["gso_version"] = first["gso_version"]
-        out["gso_proto"] = first["gso_proto"]
+        out["gso_version"] = load8(mem, first["gso_l3"]) >> 4
+        is_tcp = first["csum_offset"] == checksum.l4_field(PROTO_TCP)
+        out["gso_proto"] = PROTO_TCP if is_tcp else PROTO_UDP
     out["frag"] = first["frag"]
     out["tos"] = first["tos"]
     out["payload_len"] = group["payload_len"]
-    out["trailer_len"] = first["trailer_len"] if group["count"] == 1 else 0
+    is_single = group["count"] == 1 and first["gso_size"] == 0
+    out["trailer_len"] = _trailer_length(first) if is_single else 0
     out["gso_size"] = group["gso_size"] if group["count"] > 1 else first["gso_size"]
     out["csum"] = first["csum"]
     out["in_port"] = first["in_port"]
@@ -117,6 +119,12 @@ def take_group(mem, t, group):
         complete_checksum(mem, t)
     out["bytes"] = out["header_len"] + out["payload_len"] + out["trailer_len"]
     return received
+
+
+@compiled
+def _trailer_length(packet):
+    """Bytes behind the IP packet of a parsed frame."""
+    return packet["length"] - (packet["payload"] - packet["offset"]) - packet["payload_len"]
 
 
 @compiled
@@ -409,7 +417,7 @@ def parse_anew(mem, t):
         out["gso_size"] = 0
         _offload_own_headers(out)
         body = out["bytes"] - out["header_len"]
-        out["trailer_len"] = min(packet["trailer_len"], body) if packet["ip_version"] else 0
+        out["trailer_len"] = min(_trailer_length(packet), body) if packet["ip_version"] else 0
         out["payload_len"] = body - out["trailer_len"]
 
 

@@ -9,7 +9,7 @@ frame through a wire may have understood more of its headers than we do, or less
 from vswitch.dataplane import checksum
 from vswitch.dataplane.carried import TELLING, is_bare_ip
 from vswitch.dataplane.checksum import PROTO_TCP, PROTO_UDP
-from vswitch.dataplane.compiled import compiled
+from vswitch.dataplane.compiled import compiled, inlined
 from vswitch.dataplane.ethernet import (
     ETH_ARP,
     ETH_HEADER,
@@ -51,29 +51,32 @@ def parse(mem, t, packet, verify):
     verify: whether L4 checksums are to be verified (frames from a wire; a VM's are its own stack's word).
     """
     if packet["head_length"] < ETH_HEADER:
-        _pull_up(mem, packet)
-        if packet["head_length"] < ETH_HEADER:
-            return Counter.RX_TOO_SHORT.value
+        return Counter.RX_TOO_SHORT.value
     packet["in_port"] = packet["port"]
     packet["tunnel_id"] = 0
     packet["opaque_len"] = 0
     packet["outer_ecn"] = -1
     packet["outer_df"] = 0
     packet["l2"] = packet["offset"]
-    verdict = FORWARD
-    for _ in range(2):
-        is_outer = packet["in_port"] == packet["port"]
-        verdict = _decapsulate(mem, t, packet) if t["tunnel_count"] > 0 and verify and is_outer else FORWARD
-        if verdict == FORWARD:
-            _find_headers(mem, packet)
-        if not _lacks_bytes(packet, verdict) or not _pull_up(mem, packet):
-            break
-    return _judge(mem, packet, verify) if verdict == FORWARD else verdict
+    if t["tunnel_count"] > 0 and verify:
+        verdict = _decapsulate(mem, t, packet)
+        if verdict != FORWARD:
+            return verdict
+    return _parse_frame(mem, packet, verify)
+
+
+@inlined
+def parse_received(mem, t, packet):
+    """As `parse`, of a frame that a wire or packet port received, wherever its head ends."""
+    verdict = parse(mem, t, packet, True)
+    if _is_cut_short(packet, verdict) and _pull_up(mem, packet):
+        verdict = parse(mem, t, packet, True)
+    return verdict
 
 
 @compiled
-def _lacks_bytes(packet, verdict):
-    """Whether the next header may be cut by the end of the head, and go on in the rest."""
+def _is_cut_short(packet, verdict):
+    """Whether the parser may have found no more headers since the head ends in one."""
     if packet["head_length"] == packet["length"]:
         return False
     if verdict != FORWARD:
@@ -94,6 +97,7 @@ def _pull_up(mem, packet):
     """Have the head go on with bytes of the rest, as far as the wire's slot has room; False: it has none."""
     if not _may_be_pulled_up(packet):
         return False
+    packet["csum"] = Csum.UNKNOWN.value
     count = min(SLOT_HEAD_MAX, packet["length"]) - packet["head_length"]
     copy(mem, packet["offset"] + packet["head_length"], packet["ext"], count)
     packet["head_length"] += count
@@ -125,11 +129,12 @@ def _decapsulate(mem, t, packet):
     row = t["formats"][t["ports"][port]["format"]]
     opaque_len = opaque_length(mem, row, opaque, end)
     inner = opaque + opaque_len
-    if (row["inner_auto"] or row["has_twin"]) and inner + TELLING > end and _may_be_pulled_up(packet):
-        return Counter.RX_TOO_SHORT.value  # to tell what is inside
     inner_ip = row["inner_ip"] != 0
-    if row["inner_auto"]:
-        inner_ip = is_bare_ip(mem, inner, end, l3 + total - inner)
+    if row["told_by_content"]:
+        if inner + TELLING > end and _may_be_pulled_up(packet):
+            return Counter.RX_TOO_SHORT.value  # to tell what is inside
+        if row["inner_auto"]:
+            inner_ip = is_bare_ip(mem, inner, end, l3 + total - inner)
     least = IPV4_HEADER if inner_ip else ETH_HEADER
     if ETH_HEADER + total > packet["length"] or inner + least > min(end, l3 + total):
         return Counter.RX_TOO_SHORT.value
@@ -155,7 +160,21 @@ def _decapsulate(mem, t, packet):
     packet["outer_ecn"] = load8(mem, l3 + 1) & ECN_MASK
     packet["outer_df"] = load16(mem, l3 + 6) & 0x4000
     packet["l2"] = inner
-    return _give_ethernet(mem, t, packet, load8(mem, l3 + 9)) if inner_ip else FORWARD
+    if not inner_ip:
+        return FORWARD
+    if _may_be_pulled_up(packet) and not _ends_with_tcp(mem, inner, end):
+        return Counter.RX_TOO_SHORT.value  # the outer headers, which are written over, are to be parsed again
+    return _give_ethernet(mem, t, packet, load8(mem, l3 + 9))
+
+
+@compiled
+def _ends_with_tcp(mem, l3, end):
+    """Whether the TCP header of the IP packet at `l3`, of which 20 bytes can be read, ends with the head."""
+    first = load8(mem, l3)
+    l4 = l3 + (first & 15) * 4 if first >> 4 == 4 else l3 + 40
+    if l4 + 20 > end or load8(mem, l3 + (9 if first >> 4 == 4 else 6)) != PROTO_TCP:
+        return False
+    return l4 + (load8(mem, l4 + 12) >> 4) * 4 == end
 
 
 @compiled
@@ -177,7 +196,7 @@ def _give_ethernet(mem, t, packet, proto):
 
 
 @compiled
-def _find_headers(mem, packet):
+def _parse_frame(mem, packet, verify):
     """The headers from `l2` on. What is malformed above Ethernet stays an unparsed payload."""
     end = packet["offset"] + packet["head_length"]
     l3 = packet["l2"] + ETH_HEADER
@@ -198,15 +217,6 @@ def _find_headers(mem, packet):
     packet["vlan_tci"] = vlan_tci
     packet["vlan_inner"] = vlan_inner
     packet["l3"] = l3
-    packet["l4"] = l3
-    packet["ip_version"] = 0
-    packet["ip_proto"] = 0
-    packet["tos"] = 0
-    packet["ttl"] = 0
-    packet["ip_id"] = 0
-    packet["df"] = 0
-    packet["frag"] = 0
-    packet["ip_options"] = 0
     packet["ecn_changed"] = 0
     rest = packet["length"] - (l3 - packet["offset"])
     known = False
@@ -214,20 +224,10 @@ def _find_headers(mem, packet):
         known = _parse_ipv4(mem, packet, l3, end, rest)
     elif eth_type == ETH_IPV6:
         known = _parse_ipv6(mem, packet, l3, end, rest)
-    elif eth_type == ETH_ARP and l3 + 28 <= end:
-        packet["ip_proto"] = load16(mem, l3 + 6)
     if not known:
-        packet["ip_version"] = 0
-        packet["payload"] = l3
-        packet["payload_len"] = rest
-
-
-@compiled
-def _judge(mem, packet, verify):
-    """What follows from the headers that were found: FORWARD, or the counter of the reason to drop."""
+        is_arp = eth_type == ETH_ARP and l3 + 28 <= end
+        _leave_unparsed(packet, l3, rest, load16(mem, l3 + 6) if is_arp else 0)
     packet["hash"] = _flow_hash(mem, packet)
-    position = packet["payload"] - packet["offset"]
-    packet["trailer_len"] = packet["length"] - position - packet["payload_len"]
     packet["gso_l4"] = 0
     if packet["outer_ecn"] >= 0 and packet["ip_version"]:
         inner = packet["tos"] & ECN_MASK
@@ -240,6 +240,22 @@ def _judge(mem, packet, verify):
     if verify and packet["csum"] != Csum.PARTIAL.value:
         packet["csum"] = _verify_l4(mem, packet)
     return FORWARD
+
+
+@compiled
+def _leave_unparsed(packet, l3, rest, operation):
+    """There is no IP packet at `l3`: the `rest` bytes there are payload. operation: of ARP, or 0."""
+    packet["l4"] = l3
+    packet["ip_version"] = 0
+    packet["ip_proto"] = operation
+    packet["tos"] = 0
+    packet["ttl"] = 0
+    packet["ip_id"] = 0
+    packet["df"] = 0
+    packet["frag"] = 0
+    packet["ip_options"] = 0
+    packet["payload"] = l3
+    packet["payload_len"] = rest
 
 
 @compiled
@@ -284,6 +300,10 @@ def _parse_ipv6(mem, packet, l3, end, rest):
     if 40 + length > rest:
         return False
     packet["ip_version"] = 6
+    packet["ip_id"] = 0
+    packet["df"] = 0
+    packet["frag"] = 0
+    packet["ip_options"] = 0
     packet["tos"] = (load16(mem, l3) >> 4) & 0xFF
     packet["ttl"] = load8(mem, l3 + 7)
     proto = load8(mem, l3 + 6)

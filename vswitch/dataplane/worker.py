@@ -25,7 +25,7 @@ from vswitch.dataplane.intrinsics import (
     sys_yield,
 )
 from vswitch.dataplane.nic import queues
-from vswitch.dataplane.parse import FORWARD, parse
+from vswitch.dataplane.parse import FORWARD, parse, parse_received
 from vswitch.dataplane.ports import packet, tap, wire
 from vswitch.dataplane.ports.vnet import settle_offload
 from vswitch.layout import (
@@ -185,7 +185,7 @@ def _parse_burst(mem, t):
         row = t["packets"][index]
         if index + 1 < t["packet_count"]:
             _prefetch_payload(mem, t["packets"][index + 1])
-        verdict = parse(mem, t, row, True)
+        verdict = parse_received(mem, t, row)
         if verdict != FORWARD:
             t["counters"][verdict] += 1
             t["ports"][row["port"]]["rx_dropped"] += 1

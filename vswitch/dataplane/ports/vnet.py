@@ -61,8 +61,6 @@ def settle_offload(mem, packet):
     parsed = packet["ip_version"] != 0 and packet["payload"] > packet["l4"]
     parsed = parsed and packet["payload"] - packet["l2"] <= HEADER_MAX
     if parsed and packet["csum_start"] == packet["l4"] - packet["offset"] and packet["csum_offset"] == field:
-        if packet["gso_size"]:
-            packet["trailer_len"] = 0
         return
     start = packet["offset"] + packet["csum_start"]
     end = packet["offset"] + packet["length"]
@@ -147,11 +145,8 @@ def _adopt(mem, packet, l3, l4, end, proto):
         return False
     packet["gso_l3"] = l3
     packet["gso_l4"] = l4
-    packet["gso_version"] = load8(mem, l3) >> 4
-    packet["gso_proto"] = proto
     packet["payload"] = l4 + header
     packet["payload_len"] = length - header
-    packet["trailer_len"] = 0 if packet["gso_size"] else end - l4 - length
     return True
 
 

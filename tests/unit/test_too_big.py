@@ -212,3 +212,16 @@ def test_a_held_packet_is_reported_too(rig):
     at = int(rig.t["punt_memory"]) + int(row["slot"]) * layout.PUNT_SLOT_SIZE
     assert rig.read(at, int(row["length"])) == frame
     assert np.array_equal(row["key"], rig.t["punts"][0]["key"])
+
+
+def test_a_report_leaves_the_other_segments_that_a_program_treats_one_by_one(rig):
+    """A program that sets a protocol treats a super-frame's segments apart; each is too big for the tunnel."""
+    tunnel = rig.add_tunnel()
+    frame = tcp_segment(4350, flags="PA")
+    program = SetField("ip_proto", 6), SetTunnel(VNI), Output(tunnel), Output(WIRE)
+    rig.run(frame, program, csum=Csum.PARTIAL, gso_size=1450)
+    sent = rig.sent()
+    assert [Ether(segment)["TCP"].seq for segment in sent] == [1000, 2450, 3900]
+    assert b"".join(map(payload_of, sent)) == payload_of(frame)
+    assert all(map(checksums_right, sent))
+    assert [mtu for mtu, _ in reports(rig)] == [1450] * 3

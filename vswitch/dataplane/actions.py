@@ -366,11 +366,13 @@ def _report_if_too_big(mem, t, tunnel):
     if not _may_report(t, port) or not _has_room_for_punt(mem, t):
         t["counters"][Counter.PACKET_TOO_BIG_SUPPRESSED.value] += 1
         return
-    save(mem, t, WHOLE)
-    if is_super_frame(out):
+    is_super = is_super_frame(out)
+    if is_super:  # a segment is in hand while the whole that it was cut from is saved
+        save(mem, t, WHOLE)
         _cut_segment(mem, t, 0)
     punt(mem, t, PuntKind.TOO_BIG.value, 0, out["bytes"], mtu)
-    restore(mem, t, WHOLE)
+    if is_super:
+        restore(mem, t, WHOLE)
 
 
 @compiled

@@ -411,7 +411,7 @@ def _stage_datagrams(mem, t, place, tunnel, template_len, gso_size):
     outer_len = udp + UDP_HEADER
     own_len = template_len + out["header_len"] - outer_len
     count = -(-out["payload_len"] // gso_size)
-    most = min(SERIES, (MAX_FRAME_LEN - outer_len) // (own_len + gso_size))
+    most = max(min(SERIES, (MAX_FRAME_LEN - outer_len) // (own_len + gso_size)), 1)
     number = 0
     index, position = START, START
     while number < count:

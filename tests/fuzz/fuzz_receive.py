@@ -278,7 +278,7 @@ class Fuzzer:
         slots_at = int(row["tx_slots"])
         for number in range(start, head):
             at = slots_at + number % layout.WIRE_SLOTS * layout.SLOT_SIZE + layout.SLOT_LENGTH
-            assert int(rig.mem[at : at + 4].view(np.uint32)[0]) <= rig.mtu + 22
+            assert int(rig.mem[at : at + 4].view(np.uint32)[0]) <= rig.mtu + 14 + layout.SHIM_ROOM
         row["tx_published"] = head
         rig.set_word(int(row["tx_cursors"]) + CURSOR_TAIL, head)
         wire.reclaim(rig.mem, rig.t, 1)

@@ -112,8 +112,9 @@ SERIES_OFFSET = TEMPLATES_OFFSET + MAX_PORTS * TEMPLATE_SIZE
 SERIES = 64
 """Segments of a tunnel that a packet port gives to the kernel as one datagram (UDP_MAX_SEGMENTS)."""
 SAVED_OFFSET = SERIES_OFFSET + SERIES * STAGED_HEAD
-SAVED = MAX_SAVED + 1
-"""Packets that an action program remembers, and the super-frame whose segments it treats one by one."""
+SAVED = MAX_SAVED + 2
+"""Packets that an action program remembers, the super-frame whose segments it treats one by one, and a packet
+that an operation cuts."""
 CONTROL_SIZE = (SAVED_OFFSET + SAVED * STAGED_HEAD + 4095) & ~4095
 
 # The ring of a receive queue's driver (S0.6): a page of cursors, then the slots.

@@ -309,6 +309,13 @@ def drop_trailer(out):
 
 
 @compiled
+def lose_trailer(t):
+    """Be without what stands behind the IP packet for good: a super-frame cannot have it."""
+    drop_trailer(t["outgoing"])
+    _cut_ranges(t, START, t["outgoing"]["payload_len"])
+
+
+@compiled
 def reach(mem, t, length):
     """Whether the packet's first `length` bytes stand in the scratch; they are pulled there if need be."""
     out = t["outgoing"]

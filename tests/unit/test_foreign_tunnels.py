@@ -202,6 +202,23 @@ def test_a_super_frame_goes_to_a_packet_port_as_the_kernel_takes_it(rig, kind, i
     assert rig.counted() == {}
 
 
+@pytest.mark.parametrize("inner", ["tcp4", "udp6"])
+@pytest.mark.parametrize("kind", ["vxlan", "vxlan-ipv6", "gre", "ipip"])
+@pytest.mark.parametrize("shim", [0x8847, 0x88E7])
+def test_behind_a_shim_of_ours_no_kernel_is_given_it_whole(rig, injected, shim, kind, inner):
+    """Not every kernel can segment what stands behind MPLS or PBB."""
+    frame, vnet = super_frame(kind, inner, 5_000, 1300)
+    rig.t["sockets"]["udp_gso"] = 1
+    rig.route(frame, OUTSIDE, (Op.PUSH, shim), (Op.OUTPUT, INSIDE))
+    rig.arrives(frame, OUTSIDE, vnet)
+    rig.step()
+    wanted = reference_segments(kind, inner, 5_000, 1300)
+    sent = rig.got()
+    assert [message.gso_type for message in sent] == [0] * 4
+    ip = 14 + (4 if shim == 0x8847 else 18)
+    assert [message.completed()[ip:] for message in sent] == [segment[14:] for segment in wanted]
+
+
 @pytest.fixture
 def injected(rig):
     """The other end of an injector of the port INSIDE."""
@@ -425,14 +442,57 @@ def test_a_partial_checksum_of_sctp_becomes_a_crc(rig, version, tunnelled, lengt
     assert (sent.frame[: len(right)], sent.flags) == (right, 0)
 
 
-def test_any_other_partial_checksum_is_completed_as_linux_does(rig):
-    frame = bytes(vm_ether() / IP(src="1.1.1.1", dst="2.2.2.2", proto=200) / Raw(payload(200)))
+@pytest.mark.parametrize(
+    ("packet", "start", "offset"),
+    [
+        (IP(src="1.1.1.1", dst="2.2.2.2", proto=200) / Raw(payload(200)), 40, 10),
+        (IP(src="1.1.1.1", dst="2.2.2.2") / UDP() / Raw(payload(200)), 34, 8),
+        (IP(src="1.1.1.1", dst="2.2.2.2", flags="MF") / UDP() / Raw(payload(200)), 34, 6),
+    ],
+    ids=["unknown", "where SCTP has its", "fragment"],
+)
+def test_any_other_partial_checksum_is_completed_as_linux_does(rig, packet, start, offset):
+    frame = bytes(vm_ether() / packet)
     rig.route(frame, OUTSIDE, (Op.OUTPUT, INSIDE))
-    rig.arrives(frame, OUTSIDE, VNET.pack(NEEDS_CSUM, 0, 0, 0, 40, 10))
+    rig.arrives(frame, OUTSIDE, VNET.pack(NEEDS_CSUM, 0, 0, 0, start, offset))
     rig.step()
     (sent,) = rig.got()
-    value = ~internet_sum(frame[40:]) & 0xFFFF
-    assert sent.frame == frame[:50] + value.to_bytes(2, "big") + frame[52:]
+    value = ~internet_sum(frame[start:]) & 0xFFFF
+    at = start + offset
+    assert (sent.frame, sent.flags) == (frame[:at] + value.to_bytes(2, "big") + frame[at + 2 :], 0)
+
+
+@pytest.mark.parametrize("tags", [0, 3])
+@pytest.mark.parametrize("proto", [17, 47])
+@pytest.mark.parametrize("extensions", [1, 30, 512])
+def test_no_header_is_taken_for_one_inside_of_itself(rig, extensions, proto, tags):
+    """A hostile sender points at an IPv4 header made of the IPv6 addresses, in front of long extensions.
+
+    It is no super-frame then. Tags hide the IPv6 header, until some are popped; it is cut by what was found.
+    """
+    long = 8 * extensions
+    chain = bytes([60, 255]) + bytes(2046)
+    last = long % 2048 or 2048
+    chain = chain * ((long - last) // 2048) + bytes([proto, last // 8 - 1]) + bytes(last - 2)
+    body = chain + struct.pack("!HHHH", 0x8000, 2, 8 + 3000, 7) + payload(3000)
+    addresses = bytearray(12) + IP(src="1.2.3.4", dst="5.6.7.8", proto=17, len=20 + len(body)).build()[:20]
+    headers = bytes(tagged(tags, 0x86DD))
+    frame = headers + struct.pack("!IHBB", 6 << 28, len(body), 60, 64) + addresses + body
+    start = len(headers) + 40
+    vnet = VNET.pack(NEEDS_CSUM, GSO_UDP_L4, start + 8, 1000, start, 6)
+    rig.t["sockets"]["udp_gso"] = 1
+    for pops in range(tags + 1):
+        outputs = (Op.OUTPUT, rig.wire_ports[0]), (Op.OUTPUT, INSIDE)
+        rig.route(frame, OUTSIDE, *[(Op.POP_VLAN,)] * pops, *outputs)
+        templates = rig.read(layout.TEMPLATES_OFFSET, layout.SERIES_OFFSET - layout.TEMPLATES_OFFSET)
+        rig.arrives(frame, OUTSIDE, vnet)
+        rig.step()
+        assert rig.counted() == ({} if tags else {"mtu_exceeded": 2})
+        assert templates == rig.read(layout.TEMPLATES_OFFSET, len(templates))
+        headers_left = start - 4 * pops + 8
+        cut = frame[start + 8 :] if tags else b""
+        for sent in (rig.sent(), rig.frames()):
+            assert b"".join(segment[headers_left:] for segment in sent) == cut
 
 
 @pytest.mark.parametrize("start", [0, 13, 14, 33, 35, 60, 200, 65000])
@@ -489,6 +549,31 @@ def test_a_tunnel_ends_behind_any_head(split_at):
         rig.step()
         assert rig.vms[0].recv(1 << 16)[layout.VNET_HEADER :] == inner
         assert rig.counted() == {}
+
+
+@pytest.mark.parametrize("port", ["packet", "wire"])
+@pytest.mark.parametrize("trailer", [b"\0", b"odd", b"a longer one, even"])
+@pytest.mark.parametrize("inner", INNERS)
+@pytest.mark.parametrize("kind", [None, "vxlan-checksum", "gre"])
+def test_no_trailer_gets_into_a_checksum(rig, kind, inner, trailer, port):
+    """Linux would sum it up with the packet that is left to it: so nothing is left to it."""
+    if kind is None:
+        packet, layer, _, version = inner_packet(inner, 300)
+        right = bytes(vm_ether())[:12] + (b"\x08\x00" if version == 4 else b"\x86\xdd") + bytes(packet)
+        start = len(right) - len(bytes(packet[layer]))
+        at = start + (16 if layer is TCP else 6)
+        addresses = right[26:34] if version == 4 else right[22:54]
+        pseudo = internet_sum(addresses + struct.pack("!II", len(right) - start, 6 if layer is TCP else 17))
+        frame = right[:at] + pseudo.to_bytes(2, "big") + right[at + 2 :]
+        vnet = VNET.pack(NEEDS_CSUM, 0, 0, 0, start, at - start)
+    else:
+        (right,) = reference_segments(kind, inner, 300, 0)
+        frame, vnet = super_frame(kind, inner, 300, 0)
+    rig.route(frame, OUTSIDE, (Op.OUTPUT, INSIDE if port == "packet" else rig.wire_ports[0]))
+    rig.arrives(frame + trailer, OUTSIDE, vnet)
+    rig.step()
+    sent = [message.completed() for message in rig.got()] if port == "packet" else rig.sent()
+    assert sent == [right + trailer]
 
 
 @pytest.mark.parametrize("ethertype", [0x8100, 0x88A8])

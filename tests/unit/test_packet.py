@@ -691,3 +691,17 @@ def test_ipv6_without_a_payload_length_is_forwarded_untouched(rig, length):
     rig.arrives(frame)
     rig.step()
     assert rig.frames() == [frame]
+
+
+def test_of_segments_that_fill_a_datagram_each_leaves_alone():
+    """An MTU beyond the longest super-frame of datagrams."""
+    with PacketRig(mtu=65535) as rig:
+        tunnel = rig.tunnel_through(INSIDE)
+        rig.t["sockets"]["udp_gso"] = 1
+        frame, header = super_frame(65_470, 65_440)
+        rig.route(frame, OUTSIDE, (Op.SET_TUNNEL, VNI), (Op.OUTPUT, tunnel))
+        rig.arrives(frame, vnet=header)
+        rig.step()
+        sent = rig.got()
+        assert [message.gso_type for message in sent] == [0, 0]
+        assert b"".join(payload_of(bytes(Ether(m.frame)[VXLAN].payload)) for m in sent) == payload(65_470)

@@ -78,7 +78,6 @@ def from_vm(mem, t, packet):
         _make_partial(mem, l3, l4, version, header_len + packet["payload_len"])
         packet["csum"] = Csum.PARTIAL.value
     packet["gso_size"] = t["forwarded_mss"]
-    packet["trailer_len"] = 0
     t["counters"][Counter.MSS_SEGMENTED.value] += 1
 
 

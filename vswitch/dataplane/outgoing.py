@@ -426,6 +426,9 @@ def parse_anew(mem, t):
         body = out["bytes"] - out["header_len"]
         out["trailer_len"] = min(_trailer_length(packet), body) if packet["ip_version"] else 0
         out["payload_len"] = body - out["trailer_len"]
+    elif is_tunnelled_by_sender(out) and out["gso_l3"] < out["l4"]:
+        out["ip_version"] = 0  # no tunnel: what offloads concern stands among the headers that came to light
+        out["l4"] = out["l3"]
 
 
 # Super-frames and their segments

@@ -38,6 +38,7 @@ from tests.unit.rig import CHECKED, INTERPRETED, Rig
 from tests.unit.test_packet import INSIDE, OUTSIDE, VNET, PacketRig, Sent
 from vswitch import layout
 from vswitch.dataplane.ports.vnet import GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM
+from vswitch.dataplane.rewrite import SETTABLE
 from vswitch.layout import Op, SlotKind
 
 OUTER4 = {"src": "172.16.0.1", "dst": "172.16.0.2", "id": 7}
@@ -374,6 +375,27 @@ def test_a_program_that_rewrites_the_outer_headers_leaves_the_inner_ones_right(r
     rig.step()
     untagged = [sent[:12] + sent[16:] for sent in rig.sent()]
     assert untagged == reference_segments(kind, "tcp4", 5000, 1300)
+
+
+@pytest.mark.parametrize("inner", INNERS)
+@pytest.mark.parametrize("kind", ["vxlan", "vxlan-checksum", "fou", "odd"])
+@pytest.mark.parametrize(("length", "gso_size"), [(5000, 1300), (300, 0)])
+def test_addresses_of_a_tunnel_over_udp_may_change(rig, injected, kind, inner, length, gso_size):
+    """Its checksum is right then if it had one, and stays away if it had none (RFC 768, RFC 6935)."""
+    frame, vnet = super_frame(kind, inner, length, gso_size)
+    address = (Op.SET_FIELD, SETTABLE.index("ipv4_dst"), 0, 0xC0A80101)
+    rig.route(frame, OUTSIDE, address, (Op.OUTPUT, rig.wire_ports[0]), (Op.OUTPUT, INSIDE))
+    rig.arrives(frame, OUTSIDE, vnet)
+    rig.step()
+    wanted = []
+    for segment in reference_segments(kind, inner, length, gso_size):
+        header = IP(segment[14:34]).copy()
+        header.dst, header.chksum = "192.168.1.1", None
+        wanted.append(with_tunnel_checksum(segment[:14] + bytes(header)[:20] + segment[34:]))
+    assert rig.sent() == wanted
+    if gso_size:
+        data = injected.recv(1 << 17)
+        assert bool(data[0] & UDP_TUNNEL_CSUM) == (frame[40:42] != b"\0\0") == (data[64:66] != b"\0\0")
 
 
 def test_a_packet_in_of_one_is_its_segments(rig):

@@ -11,6 +11,8 @@ import socket
 import struct
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.packets import (
     IP,
@@ -34,12 +36,15 @@ from tests.packets import (
     vxlan,
 )
 from tests.reference import internet_sum
-from tests.unit.rig import CHECKED, INTERPRETED, Rig
+from tests.unit.programs import programs
+from tests.unit.rig import CHECKED, INTERPRETED, STORE, Rig, examples
 from tests.unit.test_packet import INSIDE, OUTSIDE, VNET, PacketRig, Sent
 from vswitch import layout
-from vswitch.dataplane.ports.vnet import GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM
+from vswitch.dataplane import actions, flow_table
+from vswitch.dataplane.ports import wire
+from vswitch.dataplane.ports.vnet import GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, settle_offload
 from vswitch.dataplane.rewrite import SETTABLE
-from vswitch.layout import Op, SlotKind
+from vswitch.layout import Csum, Op, SlotKind
 
 OUTER4 = {"src": "172.16.0.1", "dst": "172.16.0.2", "id": 7}
 OUTER6 = {"src": "fd01::1", "dst": "fd01::2"}
@@ -375,6 +380,40 @@ def test_a_program_that_rewrites_the_outer_headers_leaves_the_inner_ones_right(r
     rig.step()
     untagged = [sent[:12] + sent[16:] for sent in rig.sent()]
     assert untagged == reference_segments(kind, "tcp4", 5000, 1300)
+
+
+RIG = Rig(wires=1, mtu=9000)
+
+
+def outcome(frame, vnet, program):
+    """What a program sends out of port 1, and what it punts, in no order."""
+    RIG.burst([frame], 1, verify=False)
+    row = RIG.t["packets"][0]
+    flags, _, _, row["gso_size"], row["csum_start"], row["csum_offset"] = VNET.unpack(vnet)
+    row["csum"] = Csum.PARTIAL if flags else Csum.UNKNOWN
+    settle_offload(RIG.mem, row)
+    RIG.coalesce()
+    RIG.take(0)
+    flow_table.make_key(RIG.mem, RIG.t, row)
+    at, length = RIG.store.place(program)
+    actions.run_program(RIG.mem, RIG.t, STORE + at, length)
+    wire.flush(RIG.mem, RIG.t, 0)
+    return sorted(RIG.sent()), sorted(RIG.punted())
+
+
+@settings(max_examples=examples(200))
+@given(
+    kind=st.sampled_from([kind for kind in KINDS if kind != "tagged"]),
+    inner=st.sampled_from(INNERS),
+    lengths=st.sampled_from([(500, 100), (201, 200), (90, 0)]),
+    program=programs(),
+)
+def test_a_program_makes_of_one_what_it_makes_of_its_segments(kind, inner, lengths, program):
+    expected = [], []
+    for segment in reference_segments(kind, inner, *lengths):
+        for total, part in zip(expected, outcome(segment, bytes(10), program), strict=True):
+            total += part
+    assert outcome(*super_frame(kind, inner, *lengths), program) == tuple(map(sorted, expected))
 
 
 @pytest.mark.parametrize("inner", INNERS)

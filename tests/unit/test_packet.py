@@ -663,7 +663,31 @@ def test_a_frame_of_more_than_64_kilobytes_is_taken_in_parts(rig, version, jumbo
     rig.assert_pool_whole()
 
 
-@pytest.mark.parametrize("change", ["kind", "size", "start", "header"])
+def test_wires_give_their_buffers_back_for_a_frame_in_many_parts():
+    """Nobody else asks for those that the receiver has released, as long as some are free."""
+    with PacketRig(wires=1) as rig:
+        t = rig.t
+        row = t["wires"][0]
+        while t["free_buffer_count"] > 9:
+            t["free_buffer_count"] -= 1
+            buffer = t["free_buffers"][t["free_buffer_count"]]
+            t["buffers"][buffer] = 1
+            t["wire_buffers"][0, int(row["tx_head"])] = buffer
+            row["tx_head"] += 1
+        row["tx_published"] = row["tx_head"]
+        rig.set_word(int(row["tx_cursors"]) + layout.CURSOR_TAIL, int(row["tx_head"]))
+        frame, header = big_frame(4, 520_000, 13_200)
+        between_ports(rig, tcp_segment(10, sport=5001))
+        rig.t["ports"]["mtu"] = 14_000
+        rig.arrives(frame, vnet=header)
+        rig.step()
+        sent = rig.got()
+        assert len(sent) == 10
+        assert b"".join(payload_of(message.frame) for message in sent) == payload(520_000)
+        rig.assert_pool_whole()
+
+
+@pytest.mark.parametrize("change", ["kind", "size", "start", "header", "tunnel"])
 def test_a_long_frame_that_cannot_be_cut_is_counted_and_the_next_passes(rig, change):
     frame, vnet = big_frame(4, 100_000, 1448)
     fields = list(VNET.unpack(vnet))
@@ -673,6 +697,9 @@ def test_a_long_frame_that_cannot_be_cut_is_counted_and_the_next_passes(rig, cha
         fields[3] = 0
     elif change == "start":
         fields[4] = 3000
+    elif change == "tunnel":
+        outer = bytes(vm_ether() / IP(proto=4, len=0))
+        frame, fields[4] = outer + frame[14:], fields[4] + 20
     else:
         frame = frame[:14] + b"\x46" + frame[15:]
     small = tcp_segment(100)

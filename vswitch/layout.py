@@ -399,7 +399,8 @@ class GroupLro(enum.IntEnum):
 
 
 outgoing_dtype = _record(
-    # the packet that the action program works on: headers in the scratch, payload in `ranges`
+    # the packet that the action program works on: headers in the scratch, payload in `ranges`, behind it the
+    # trailer, which no packet with a partial checksum has
     header="i8", header_len="i8", l3="i8", l4="i8", ip_version="i8", ip_proto="i8", frag="i8", tos="i8",
     payload_len="i8", trailer_len="i8", range_count="i8", gso_size="i8", csum="i8", in_port="i8",
     buffer="i8", tunnel_id="i8", hash="i8", frames="i8", bytes="i8",

@@ -6,6 +6,8 @@ from __future__ import annotations
 import socket
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
+from random import Random
 
 import pytest
 
@@ -687,6 +689,14 @@ def test_wires_give_their_buffers_back_for_a_frame_in_many_parts():
         rig.assert_pool_whole()
 
 
+def test_of_the_parts_the_first_tells_of_a_smaller_window_and_the_last_of_the_end(rig):
+    frame, header = big_frame(4, 150_000, 1400, flags="CFPA")
+    between_ports(rig, tcp_segment(10, sport=5001))
+    rig.arrives(frame, vnet=header)
+    rig.step()
+    assert [str(Ether(message.frame)[TCP].flags) for message in rig.got()] == ["AC", "A", "FPA"]
+
+
 @pytest.mark.parametrize("change", ["kind", "size", "start", "header", "tunnel"])
 def test_a_long_frame_that_cannot_be_cut_is_counted_and_the_next_passes(rig, change):
     frame, vnet = big_frame(4, 100_000, 1448)
@@ -718,6 +728,31 @@ def test_ipv6_without_a_payload_length_is_forwarded_untouched(rig, length):
     rig.arrives(frame)
     rig.step()
     assert rig.frames() == [frame]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_each_long_frame_has_bytes_of_its_own_in_a_buffer_that_is_held(uplink, seed):
+    """Whatever comes in which order: long frames that share a buffer, super-frames, parts, a tunnel's."""
+    random = Random(seed)
+    outer = [vxlan(frame) for frame in tcp_stream(10, 1300)]
+    series = outer[0][:42] + b"".join(frame[42:] for frame in outer)
+    kinds = [
+        [(tcp_segment(length, sport=5001), bytes(10)) for length in (100, 2500, 8000, 20_000)],
+        [super_frame(60_000, 1400), super_frame(3000, 1000), big_frame(4, 150_000, 1400)],
+        [(series, VNET.pack(NEEDS_CSUM, GSO_UDP_L4, 42, len(outer[0]) - 42, 34, 6))],
+    ]
+    for _turn in range(8):
+        arrived = [random.choice(random.choice(kinds)) for _ in range(random.randint(1, 12))]
+        for frame, vnet in arrived:
+            uplink.arrives(frame, vnet=vnet)
+        t = uplink.t
+        while count := packet.receive(uplink.mem, t, OUTSIDE - 1):
+            rows = sorted((int(row["offset"]), int(row["length"])) for row in t["packets"][:count])
+            assert all(at + length <= then for (at, length), (then, _) in pairwise(rows))
+            places = [(at - int(t["pool"])) // layout.BUFFER_SIZE for at, _ in rows]
+            assert all(t["buffers"][place] for place in places if 0 <= place < layout.BUFFERS)
+            packet.release(uplink.mem, t, OUTSIDE - 1)
+        uplink.assert_pool_whole()
 
 
 def test_of_segments_that_fill_a_datagram_each_leaves_alone():

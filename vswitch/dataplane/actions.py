@@ -444,7 +444,7 @@ def punt(mem, t, kind, action, received, mtu):
         held.wait(t, slot)
     if out["csum"] == Csum.PARTIAL.value and not is_super_frame(out):
         l4 = at + out["gso_l4"]
-        l4_sum = checksum.sum_bytes(mem, l4, out["bytes"] - out["trailer_len"] - out["gso_l4"])
+        l4_sum = checksum.sum_bytes(mem, l4, out["bytes"] - out["gso_l4"])
         checksum.store_l4(mem, l4, out["gso_proto"], l4_sum)
         info["csum"] = Csum.GOOD.value
     row["partial"] = 1 if info["csum"] == Csum.PARTIAL.value else 0

@@ -211,8 +211,7 @@ def _send_whole(mem, t, wire_index, tunnel, template_len):
     gather(mem, t, at + header_len, START, START, frame_len - header_len)
     if out["csum"] == Csum.PARTIAL.value:
         l4 = at + template_len + out["gso_l4"]
-        end = at + frame_len - out["trailer_len"]
-        checksum.store_l4(mem, l4, out["gso_proto"], checksum.sum_bytes(mem, l4, end - l4))
+        checksum.store_l4(mem, l4, out["gso_proto"], checksum.sum_bytes(mem, l4, at + frame_len - l4))
     if tunnel >= 0:
         _set_outer(mem, t, at, tunnel, frame_len, _outer_sum(mem))
     publish_frame(mem, t, wire_index, release_ns, kind, frame_len, frame_len, 0, -1)

@@ -176,6 +176,23 @@ def test_a_frame_that_is_too_short_for_ethernet_is_padded(rig, length):
     assert rig.t["ports"][INSIDE]["tx_bytes"] - before == 2 * max(60, len(frame) + 3)
 
 
+@pytest.mark.parametrize("shim", [0x8100, 0x88A8, 0x8847])
+@pytest.mark.parametrize("fit", [True, False])
+def test_tags_beside_the_mtu_have_room_but_not_without_end(shim, fit):
+    """A frame of a full MTU passes with 64 bytes of tags, on wires and packet ports; more are counted."""
+    pushes = layout.SHIM_ROOM // 4 + (0 if fit else 1)
+    with PacketRig(wires=1) as rig:
+        frame = tcp_segment(1460)
+        outputs = (Op.OUTPUT, INSIDE), (Op.OUTPUT, rig.wire_ports[0])
+        rig.route(frame, OUTSIDE, *[(Op.PUSH, shim)] * pushes, *outputs)
+        rig.arrives(frame)
+        rig.step()
+        sent = rig.frames() + rig.sent()
+        assert [len(each) - len(frame) for each in sent] == ([layout.SHIM_ROOM] * 2 if fit else [])
+        assert all(each[-1500:] == frame[-1500:] for each in sent)
+        assert rig.counted() == ({} if fit else {"mtu_exceeded": 2})
+
+
 def test_a_super_frame_behind_an_mpls_label_is_cut(rig):
     frame, header = super_frame(8000, 1400)
     rig.route(frame, OUTSIDE, (Op.PUSH, 0x8847), (Op.OUTPUT, INSIDE))

@@ -37,7 +37,7 @@ from tests.packets import (
 )
 from tests.reference import internet_sum
 from tests.unit.programs import programs
-from tests.unit.rig import CHECKED, INTERPRETED, STORE, Rig, examples
+from tests.unit.rig import CHECKED, INTERPRETED, LOCAL_IP, REMOTE_IP, STORE, Rig, examples
 from tests.unit.test_packet import INSIDE, OUTSIDE, VNET, PacketRig, Sent
 from vswitch import layout
 from vswitch.dataplane import actions, flow_table
@@ -609,6 +609,34 @@ def test_a_tunnel_ends_behind_any_head(split_at):
         rig.put(frame, 0, SlotKind.SPLIT, split_at)
         rig.step()
         assert rig.vms[0].recv(1 << 16)[layout.VNET_HEADER :] == inner
+        assert rig.counted() == {}
+
+
+@pytest.mark.parametrize("damaged", [None, "checksum", "length", "fragment", "no header", "long header"])
+@pytest.mark.parametrize("inner", ["tcp4", "tcp4-options", "tcp6"])
+def test_where_the_head_ends_makes_no_difference_to_what_a_tunnel_of_bare_ip_carries(inner, damaged):
+    """A sound TCP header ends most heads: what only looks like one there is payload as it is in one piece."""
+    packet, _, _, version = inner_packet(inner, 200)
+    if damaged in ("checksum", "length", "fragment") and version == 4:
+        changed = {"checksum": {"chksum": 1}, "length": {"len": 1000}, "fragment": {"flags": "MF"}}
+        packet = IP(src=packet.src, dst=packet.dst, **changed[damaged]) / packet.payload
+    elif damaged == "length":
+        packet.plen = 1000
+    elif damaged in ("no header", "long header"):
+        packet[TCP].dataofs = 4 if damaged == "no header" else 15
+    body = bytes(packet)
+    frame = bytes(vm_ether() / IP(src=REMOTE_IP, dst=LOCAL_IP, proto=4 if version == 4 else 41) / Raw(body))
+    ends = 34 + (20 if version == 4 else 40)
+    with Rig(wires=1) as rig:
+        rig.add_tunnel(format="ipip")
+        rig.put(frame, 0, SlotKind.DATA)
+        rig.step()
+        whole = rig.punted(), rig.t["punts"][0]["key"].tolist()
+        assert whole[0][0][1][14:] == body
+        for number, split_at in enumerate(ends + 4 * dataofs for dataofs in range(4, 16)):
+            rig.put(frame, 0, SlotKind.SPLIT, split_at)
+            rig.step()
+            assert (rig.punted(), rig.t["punts"][number + 1]["key"].tolist()) == whole, split_at
         assert rig.counted() == {}
 
 

@@ -112,8 +112,9 @@ SERIES_OFFSET = TEMPLATES_OFFSET + MAX_PORTS * TEMPLATE_SIZE
 SERIES = 64
 """Segments of a tunnel that a packet port gives to the kernel as one datagram (UDP_MAX_SEGMENTS)."""
 SAVED_OFFSET = SERIES_OFFSET + SERIES * STAGED_HEAD
-SAVED = MAX_SAVED + 1
-"""Packets that an action program remembers, and the super-frame whose segments it treats one by one."""
+SAVED = MAX_SAVED + 2
+"""Packets that an action program remembers, the super-frame whose segments it treats one by one, and a packet
+that an operation cuts."""
 CONTROL_SIZE = (SAVED_OFFSET + SAVED * STAGED_HEAD + 4095) & ~4095
 
 # The ring of a receive queue's driver (S0.6): a page of cursors, then the slots.
@@ -398,7 +399,8 @@ class GroupLro(enum.IntEnum):
 
 
 outgoing_dtype = _record(
-    # the packet that the action program works on: headers in the scratch, payload in `ranges`
+    # the packet that the action program works on: headers in the scratch, payload in `ranges`, behind it the
+    # trailer, which no packet with a partial checksum has
     header="i8", header_len="i8", l3="i8", l4="i8", ip_version="i8", ip_proto="i8", frag="i8", tos="i8",
     payload_len="i8", trailer_len="i8", range_count="i8", gso_size="i8", csum="i8", in_port="i8",
     buffer="i8", tunnel_id="i8", hash="i8", frames="i8", bytes="i8",

@@ -11,6 +11,8 @@ import socket
 import struct
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.packets import (
     IP,
@@ -34,11 +36,15 @@ from tests.packets import (
     vxlan,
 )
 from tests.reference import internet_sum
-from tests.unit.rig import CHECKED, INTERPRETED, Rig
+from tests.unit.programs import programs
+from tests.unit.rig import CHECKED, INTERPRETED, LOCAL_IP, REMOTE_IP, STORE, Rig, examples
 from tests.unit.test_packet import INSIDE, OUTSIDE, VNET, PacketRig, Sent
 from vswitch import layout
-from vswitch.dataplane.ports.vnet import GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM
-from vswitch.layout import Op, SlotKind
+from vswitch.dataplane import actions, flow_table
+from vswitch.dataplane.ports import wire
+from vswitch.dataplane.ports.vnet import GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, settle_offload
+from vswitch.dataplane.rewrite import SETTABLE
+from vswitch.layout import Csum, Op, SlotKind
 
 OUTER4 = {"src": "172.16.0.1", "dst": "172.16.0.2", "id": 7}
 OUTER6 = {"src": "fd01::1", "dst": "fd01::2"}
@@ -202,6 +208,23 @@ def test_a_super_frame_goes_to_a_packet_port_as_the_kernel_takes_it(rig, kind, i
     assert rig.counted() == {}
 
 
+@pytest.mark.parametrize("inner", ["tcp4", "udp6"])
+@pytest.mark.parametrize("kind", ["vxlan", "vxlan-ipv6", "gre", "ipip"])
+@pytest.mark.parametrize("shim", [0x8847, 0x88E7])
+def test_behind_a_shim_of_ours_no_kernel_is_given_it_whole(rig, injected, shim, kind, inner):
+    """Not every kernel can segment what stands behind MPLS or PBB."""
+    frame, vnet = super_frame(kind, inner, 5_000, 1300)
+    rig.t["sockets"]["udp_gso"] = 1
+    rig.route(frame, OUTSIDE, (Op.PUSH, shim), (Op.OUTPUT, INSIDE))
+    rig.arrives(frame, OUTSIDE, vnet)
+    rig.step()
+    wanted = reference_segments(kind, inner, 5_000, 1300)
+    sent = rig.got()
+    assert [message.gso_type for message in sent] == [0] * 4
+    ip = 14 + (4 if shim == 0x8847 else 18)
+    assert [message.completed()[ip:] for message in sent] == [segment[14:] for segment in wanted]
+
+
 @pytest.fixture
 def injected(rig):
     """The other end of an injector of the port INSIDE."""
@@ -359,6 +382,61 @@ def test_a_program_that_rewrites_the_outer_headers_leaves_the_inner_ones_right(r
     assert untagged == reference_segments(kind, "tcp4", 5000, 1300)
 
 
+RIG = Rig(wires=1, mtu=9000)
+
+
+def outcome(frame, vnet, program):
+    """What a program sends out of port 1, and what it punts, in no order."""
+    RIG.burst([frame], 1, verify=False)
+    row = RIG.t["packets"][0]
+    flags, _, _, row["gso_size"], row["csum_start"], row["csum_offset"] = VNET.unpack(vnet)
+    row["csum"] = Csum.PARTIAL if flags else Csum.UNKNOWN
+    settle_offload(RIG.mem, row)
+    RIG.coalesce()
+    RIG.take(0)
+    flow_table.make_key(RIG.mem, RIG.t, row)
+    at, length = RIG.store.place(program)
+    actions.run_program(RIG.mem, RIG.t, STORE + at, length)
+    wire.flush(RIG.mem, RIG.t, 0)
+    return sorted(RIG.sent()), sorted(RIG.punted())
+
+
+@settings(max_examples=examples(200))
+@given(
+    kind=st.sampled_from([kind for kind in KINDS if kind != "tagged"]),
+    inner=st.sampled_from(INNERS),
+    lengths=st.sampled_from([(500, 100), (201, 200), (90, 0)]),
+    program=programs(),
+)
+def test_a_program_makes_of_one_what_it_makes_of_its_segments(kind, inner, lengths, program):
+    expected = [], []
+    for segment in reference_segments(kind, inner, *lengths):
+        for total, part in zip(expected, outcome(segment, bytes(10), program), strict=True):
+            total += part
+    assert outcome(*super_frame(kind, inner, *lengths), program) == tuple(map(sorted, expected))
+
+
+@pytest.mark.parametrize("inner", INNERS)
+@pytest.mark.parametrize("kind", ["vxlan", "vxlan-checksum", "fou", "odd"])
+@pytest.mark.parametrize(("length", "gso_size"), [(5000, 1300), (300, 0)])
+def test_addresses_of_a_tunnel_over_udp_may_change(rig, injected, kind, inner, length, gso_size):
+    """Its checksum is right then if it had one, and stays away if it had none (RFC 768, RFC 6935)."""
+    frame, vnet = super_frame(kind, inner, length, gso_size)
+    address = (Op.SET_FIELD, SETTABLE.index("ipv4_dst"), 0, 0xC0A80101)
+    rig.route(frame, OUTSIDE, address, (Op.OUTPUT, rig.wire_ports[0]), (Op.OUTPUT, INSIDE))
+    rig.arrives(frame, OUTSIDE, vnet)
+    rig.step()
+    wanted = []
+    for segment in reference_segments(kind, inner, length, gso_size):
+        header = IP(segment[14:34]).copy()
+        header.dst, header.chksum = "192.168.1.1", None
+        wanted.append(with_tunnel_checksum(segment[:14] + bytes(header)[:20] + segment[34:]))
+    assert rig.sent() == wanted
+    if gso_size:
+        data = injected.recv(1 << 17)
+        assert bool(data[0] & UDP_TUNNEL_CSUM) == (frame[40:42] != b"\0\0") == (data[64:66] != b"\0\0")
+
+
 def test_a_packet_in_of_one_is_its_segments(rig):
     frame, vnet = super_frame("vxlan-checksum", "tcp4", 3000, 1300)
     rig.route(frame, OUTSIDE, (Op.CONTROLLER, 5))
@@ -425,14 +503,57 @@ def test_a_partial_checksum_of_sctp_becomes_a_crc(rig, version, tunnelled, lengt
     assert (sent.frame[: len(right)], sent.flags) == (right, 0)
 
 
-def test_any_other_partial_checksum_is_completed_as_linux_does(rig):
-    frame = bytes(vm_ether() / IP(src="1.1.1.1", dst="2.2.2.2", proto=200) / Raw(payload(200)))
+@pytest.mark.parametrize(
+    ("packet", "start", "offset"),
+    [
+        (IP(src="1.1.1.1", dst="2.2.2.2", proto=200) / Raw(payload(200)), 40, 10),
+        (IP(src="1.1.1.1", dst="2.2.2.2") / UDP() / Raw(payload(200)), 34, 8),
+        (IP(src="1.1.1.1", dst="2.2.2.2", flags="MF") / UDP() / Raw(payload(200)), 34, 6),
+    ],
+    ids=["unknown", "where SCTP has its", "fragment"],
+)
+def test_any_other_partial_checksum_is_completed_as_linux_does(rig, packet, start, offset):
+    frame = bytes(vm_ether() / packet)
     rig.route(frame, OUTSIDE, (Op.OUTPUT, INSIDE))
-    rig.arrives(frame, OUTSIDE, VNET.pack(NEEDS_CSUM, 0, 0, 0, 40, 10))
+    rig.arrives(frame, OUTSIDE, VNET.pack(NEEDS_CSUM, 0, 0, 0, start, offset))
     rig.step()
     (sent,) = rig.got()
-    value = ~internet_sum(frame[40:]) & 0xFFFF
-    assert sent.frame == frame[:50] + value.to_bytes(2, "big") + frame[52:]
+    value = ~internet_sum(frame[start:]) & 0xFFFF
+    at = start + offset
+    assert (sent.frame, sent.flags) == (frame[:at] + value.to_bytes(2, "big") + frame[at + 2 :], 0)
+
+
+@pytest.mark.parametrize("tags", [0, 3])
+@pytest.mark.parametrize("proto", [17, 47])
+@pytest.mark.parametrize("extensions", [1, 30, 512])
+def test_no_header_is_taken_for_one_inside_of_itself(rig, extensions, proto, tags):
+    """A hostile sender points at an IPv4 header made of the IPv6 addresses, in front of long extensions.
+
+    It is no super-frame then. Tags hide the IPv6 header, until some are popped; it is cut by what was found.
+    """
+    long = 8 * extensions
+    chain = bytes([60, 255]) + bytes(2046)
+    last = long % 2048 or 2048
+    chain = chain * ((long - last) // 2048) + bytes([proto, last // 8 - 1]) + bytes(last - 2)
+    body = chain + struct.pack("!HHHH", 0x8000, 2, 8 + 3000, 7) + payload(3000)
+    addresses = bytearray(12) + IP(src="1.2.3.4", dst="5.6.7.8", proto=17, len=20 + len(body)).build()[:20]
+    headers = bytes(tagged(tags, 0x86DD))
+    frame = headers + struct.pack("!IHBB", 6 << 28, len(body), 60, 64) + addresses + body
+    start = len(headers) + 40
+    vnet = VNET.pack(NEEDS_CSUM, GSO_UDP_L4, start + 8, 1000, start, 6)
+    rig.t["sockets"]["udp_gso"] = 1
+    for pops in range(tags + 1):
+        outputs = (Op.OUTPUT, rig.wire_ports[0]), (Op.OUTPUT, INSIDE)
+        rig.route(frame, OUTSIDE, *[(Op.POP_VLAN,)] * pops, *outputs)
+        templates = rig.read(layout.TEMPLATES_OFFSET, layout.SERIES_OFFSET - layout.TEMPLATES_OFFSET)
+        rig.arrives(frame, OUTSIDE, vnet)
+        rig.step()
+        assert rig.counted() == ({} if tags else {"mtu_exceeded": 2})
+        assert templates == rig.read(layout.TEMPLATES_OFFSET, len(templates))
+        headers_left = start - 4 * pops + 8
+        cut = frame[start + 8 :] if tags else b""
+        for sent in (rig.sent(), rig.frames()):
+            assert b"".join(segment[headers_left:] for segment in sent) == cut
 
 
 @pytest.mark.parametrize("start", [0, 13, 14, 33, 35, 60, 200, 65000])
@@ -489,6 +610,59 @@ def test_a_tunnel_ends_behind_any_head(split_at):
         rig.step()
         assert rig.vms[0].recv(1 << 16)[layout.VNET_HEADER :] == inner
         assert rig.counted() == {}
+
+
+@pytest.mark.parametrize("damaged", [None, "checksum", "length", "fragment", "no header", "long header"])
+@pytest.mark.parametrize("inner", ["tcp4", "tcp4-options", "tcp6"])
+def test_where_the_head_ends_makes_no_difference_to_what_a_tunnel_of_bare_ip_carries(inner, damaged):
+    """A sound TCP header ends most heads: what only looks like one there is payload as it is in one piece."""
+    packet, _, _, version = inner_packet(inner, 200)
+    if damaged in ("checksum", "length", "fragment") and version == 4:
+        changed = {"checksum": {"chksum": 1}, "length": {"len": 1000}, "fragment": {"flags": "MF"}}
+        packet = IP(src=packet.src, dst=packet.dst, **changed[damaged]) / packet.payload
+    elif damaged == "length":
+        packet.plen = 1000
+    elif damaged in ("no header", "long header"):
+        packet[TCP].dataofs = 4 if damaged == "no header" else 15
+    body = bytes(packet)
+    frame = bytes(vm_ether() / IP(src=REMOTE_IP, dst=LOCAL_IP, proto=4 if version == 4 else 41) / Raw(body))
+    ends = 34 + (20 if version == 4 else 40)
+    with Rig(wires=1) as rig:
+        rig.add_tunnel(format="ipip")
+        rig.put(frame, 0, SlotKind.DATA)
+        rig.step()
+        whole = rig.punted(), rig.t["punts"][0]["key"].tolist()
+        assert whole[0][0][1][14:] == body
+        for number, split_at in enumerate(ends + 4 * dataofs for dataofs in range(4, 16)):
+            rig.put(frame, 0, SlotKind.SPLIT, split_at)
+            rig.step()
+            assert (rig.punted(), rig.t["punts"][number + 1]["key"].tolist()) == whole, split_at
+        assert rig.counted() == {}
+
+
+@pytest.mark.parametrize("port", ["packet", "wire"])
+@pytest.mark.parametrize("trailer", [b"\0", b"odd", b"a longer one, even"])
+@pytest.mark.parametrize("inner", INNERS)
+@pytest.mark.parametrize("kind", [None, "vxlan-checksum", "gre"])
+def test_no_trailer_gets_into_a_checksum(rig, kind, inner, trailer, port):
+    """Linux would sum it up with the packet that is left to it: so nothing is left to it."""
+    if kind is None:
+        packet, layer, _, version = inner_packet(inner, 300)
+        right = bytes(vm_ether())[:12] + (b"\x08\x00" if version == 4 else b"\x86\xdd") + bytes(packet)
+        start = len(right) - len(bytes(packet[layer]))
+        at = start + (16 if layer is TCP else 6)
+        addresses = right[26:34] if version == 4 else right[22:54]
+        pseudo = internet_sum(addresses + struct.pack("!II", len(right) - start, 6 if layer is TCP else 17))
+        frame = right[:at] + pseudo.to_bytes(2, "big") + right[at + 2 :]
+        vnet = VNET.pack(NEEDS_CSUM, 0, 0, 0, start, at - start)
+    else:
+        (right,) = reference_segments(kind, inner, 300, 0)
+        frame, vnet = super_frame(kind, inner, 300, 0)
+    rig.route(frame, OUTSIDE, (Op.OUTPUT, INSIDE if port == "packet" else rig.wire_ports[0]))
+    rig.arrives(frame + trailer, OUTSIDE, vnet)
+    rig.step()
+    sent = [message.completed() for message in rig.got()] if port == "packet" else rig.sent()
+    assert sent == [right + trailer]
 
 
 @pytest.mark.parametrize("ethertype", [0x8100, 0x88A8])

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.packets import IP, TCP, Dot1Q, Ether, IPv6, Raw, checksums_right, payload, payload_of, tcp_segment
 from tests.unit.rig import VNI, Rig, examples
 from vswitch.dataplane import mss
+from vswitch.dataplane.rewrite import SETTABLE
 from vswitch.layout import MSS_ENTRIES, MSS_WAYS, PUNT_HEAD_OFFSET, Command, Op
 
 ROUTER, OTHER, WIRE = 1, 2, 3
@@ -242,6 +243,30 @@ def test_s0_9_another_vm_gets_the_segment_size_as_metadata(rig):
     got = rig.vms[OTHER - 1].recv(1 << 17)
     flags, kind, header_len, size, start, field, _ = struct.unpack_from("<BBHHHHH", got)
     assert (flags, kind, header_len, size, start, field) == (1, 1, 54, 700, 34, 16)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_s0_9_a_super_frame_has_nothing_behind_its_ip_packet(rig, known):
+    """Whoever segments it would take that for payload: it is not the payload that the wire got."""
+    if known:
+        router_gets(rig, syn(700, back=True))
+    large = segment(2000)
+    sent = router_sends(rig, large + b"trailer", (Op.OUTPUT, WIRE), (Op.OUTPUT, OTHER))
+    assert_segments_of(sent, large)
+    got = rig.vms[OTHER - 1].recv(1 << 17)
+    assert struct.unpack_from("<BBHH", got) == (1, 1, 54, 700 if known else 536)
+    assert len(got) == 12 + len(large) and payload_of(got[12:]) == payload_of(large)
+
+
+def test_s0_9_what_the_agent_gets_of_segments_that_are_cut_again(rig):
+    """A program that treats a super-frame's segments one by one goes on when one of them was cut again."""
+    router_gets(rig, syn(1600, back=True))
+    large = segment(5000)
+    same_protocol = (Op.SET_FIELD, SETTABLE.index("ip_proto"), 0, 6)
+    sent = router_sends(rig, large, same_protocol, (Op.OUTPUT, WIRE), (Op.CONTROLLER, 3))
+    assert lengths(sent) == [1460, 140] * 3 + [200]
+    assert_segments_of(sent, large)
+    assert [frame for _, frame in rig.punted()] == sent
 
 
 def test_s0_9_vlans_are_told_apart(rig):

@@ -6,6 +6,8 @@ from __future__ import annotations
 import socket
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
+from random import Random
 
 import pytest
 
@@ -172,6 +174,23 @@ def test_a_frame_that_is_too_short_for_ethernet_is_padded(rig, length):
         rig.step()
         assert rig.frames() == [(frame + b"\xaa" * 3).ljust(60, b"\0")]
     assert rig.t["ports"][INSIDE]["tx_bytes"] - before == 2 * max(60, len(frame) + 3)
+
+
+@pytest.mark.parametrize("shim", [0x8100, 0x88A8, 0x8847])
+@pytest.mark.parametrize("fit", [True, False])
+def test_tags_beside_the_mtu_have_room_but_not_without_end(shim, fit):
+    """A frame of a full MTU passes with 64 bytes of tags, on wires and packet ports; more are counted."""
+    pushes = layout.SHIM_ROOM // 4 + (0 if fit else 1)
+    with PacketRig(wires=1) as rig:
+        frame = tcp_segment(1460)
+        outputs = (Op.OUTPUT, INSIDE), (Op.OUTPUT, rig.wire_ports[0])
+        rig.route(frame, OUTSIDE, *[(Op.PUSH, shim)] * pushes, *outputs)
+        rig.arrives(frame)
+        rig.step()
+        sent = rig.frames() + rig.sent()
+        assert [len(each) - len(frame) for each in sent] == ([layout.SHIM_ROOM] * 2 if fit else [])
+        assert all(each[-1500:] == frame[-1500:] for each in sent)
+        assert rig.counted() == ({} if fit else {"mtu_exceeded": 2})
 
 
 def test_a_super_frame_behind_an_mpls_label_is_cut(rig):
@@ -663,7 +682,39 @@ def test_a_frame_of_more_than_64_kilobytes_is_taken_in_parts(rig, version, jumbo
     rig.assert_pool_whole()
 
 
-@pytest.mark.parametrize("change", ["kind", "size", "start", "header"])
+def test_wires_give_their_buffers_back_for_a_frame_in_many_parts():
+    """Nobody else asks for those that the receiver has released, as long as some are free."""
+    with PacketRig(wires=1) as rig:
+        t = rig.t
+        row = t["wires"][0]
+        while t["free_buffer_count"] > 9:
+            t["free_buffer_count"] -= 1
+            buffer = t["free_buffers"][t["free_buffer_count"]]
+            t["buffers"][buffer] = 1
+            t["wire_buffers"][0, int(row["tx_head"])] = buffer
+            row["tx_head"] += 1
+        row["tx_published"] = row["tx_head"]
+        rig.set_word(int(row["tx_cursors"]) + layout.CURSOR_TAIL, int(row["tx_head"]))
+        frame, header = big_frame(4, 520_000, 13_200)
+        between_ports(rig, tcp_segment(10, sport=5001))
+        rig.t["ports"]["mtu"] = 14_000
+        rig.arrives(frame, vnet=header)
+        rig.step()
+        sent = rig.got()
+        assert len(sent) == 10
+        assert b"".join(payload_of(message.frame) for message in sent) == payload(520_000)
+        rig.assert_pool_whole()
+
+
+def test_of_the_parts_the_first_tells_of_a_smaller_window_and_the_last_of_the_end(rig):
+    frame, header = big_frame(4, 150_000, 1400, flags="CFPA")
+    between_ports(rig, tcp_segment(10, sport=5001))
+    rig.arrives(frame, vnet=header)
+    rig.step()
+    assert [str(Ether(message.frame)[TCP].flags) for message in rig.got()] == ["AC", "A", "FPA"]
+
+
+@pytest.mark.parametrize("change", ["kind", "size", "start", "header", "tunnel"])
 def test_a_long_frame_that_cannot_be_cut_is_counted_and_the_next_passes(rig, change):
     frame, vnet = big_frame(4, 100_000, 1448)
     fields = list(VNET.unpack(vnet))
@@ -673,6 +724,9 @@ def test_a_long_frame_that_cannot_be_cut_is_counted_and_the_next_passes(rig, cha
         fields[3] = 0
     elif change == "start":
         fields[4] = 3000
+    elif change == "tunnel":
+        outer = bytes(vm_ether() / IP(proto=4, len=0))
+        frame, fields[4] = outer + frame[14:], fields[4] + 20
     else:
         frame = frame[:14] + b"\x46" + frame[15:]
     small = tcp_segment(100)
@@ -691,3 +745,42 @@ def test_ipv6_without_a_payload_length_is_forwarded_untouched(rig, length):
     rig.arrives(frame)
     rig.step()
     assert rig.frames() == [frame]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_each_long_frame_has_bytes_of_its_own_in_a_buffer_that_is_held(uplink, seed):
+    """Whatever comes in which order: long frames that share a buffer, super-frames, parts, a tunnel's."""
+    random = Random(seed)
+    outer = [vxlan(frame) for frame in tcp_stream(10, 1300)]
+    series = outer[0][:42] + b"".join(frame[42:] for frame in outer)
+    kinds = [
+        [(tcp_segment(length, sport=5001), bytes(10)) for length in (100, 2500, 8000, 20_000)],
+        [super_frame(60_000, 1400), super_frame(3000, 1000), big_frame(4, 150_000, 1400)],
+        [(series, VNET.pack(NEEDS_CSUM, GSO_UDP_L4, 42, len(outer[0]) - 42, 34, 6))],
+    ]
+    for _turn in range(8):
+        arrived = [random.choice(random.choice(kinds)) for _ in range(random.randint(1, 12))]
+        for frame, vnet in arrived:
+            uplink.arrives(frame, vnet=vnet)
+        t = uplink.t
+        while count := packet.receive(uplink.mem, t, OUTSIDE - 1):
+            rows = sorted((int(row["offset"]), int(row["length"])) for row in t["packets"][:count])
+            assert all(at + length <= then for (at, length), (then, _) in pairwise(rows))
+            places = [(at - int(t["pool"])) // layout.BUFFER_SIZE for at, _ in rows]
+            assert all(t["buffers"][place] for place in places if 0 <= place < layout.BUFFERS)
+            packet.release(uplink.mem, t, OUTSIDE - 1)
+        uplink.assert_pool_whole()
+
+
+def test_of_segments_that_fill_a_datagram_each_leaves_alone():
+    """An MTU beyond the longest super-frame of datagrams."""
+    with PacketRig(mtu=65535) as rig:
+        tunnel = rig.tunnel_through(INSIDE)
+        rig.t["sockets"]["udp_gso"] = 1
+        frame, header = super_frame(65_470, 65_440)
+        rig.route(frame, OUTSIDE, (Op.SET_TUNNEL, VNI), (Op.OUTPUT, tunnel))
+        rig.arrives(frame, vnet=header)
+        rig.step()
+        sent = rig.got()
+        assert [message.gso_type for message in sent] == [0, 0]
+        assert b"".join(payload_of(bytes(Ether(m.frame)[VXLAN].payload)) for m in sent) == payload(65_470)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -110,6 +112,29 @@ def test_what_follows_in_the_program_is_not_touched(rig):
     rig.run(frame, (*to(tunnel), Output(OTHER_VM)), csum=Csum.PARTIAL, gso_size=1460)
     assert payload_of(rig.vms[OTHER_VM - 1].recv(1 << 17)[layout.VNET_HEADER :]) == payload_of(frame)
     assert len(reports(rig)) == 1
+
+
+def test_segments_that_are_treated_one_by_one_are_reported_one_by_one(rig):
+    """Each is dropped by the tunnel and reported; what follows in the program gets every one of them."""
+    tunnel = rig.add_tunnel()
+    frame = tcp_segment(20000)
+    one_by_one = SetField("ip_proto", 6)
+    rig.run(frame, (one_by_one, *to(tunnel), Output(OTHER_VM)), csum=Csum.PARTIAL, gso_size=1460)
+    got = b"".join(payload_of(segment) for segment in received(rig.vms[OTHER_VM - 1]))
+    assert got == payload_of(frame)
+    told = reports(rig)
+    assert [mtu for mtu, _ in told] == [1450] * 13  # the 14th fits
+    assert b"".join(payload_of(segment) for _, segment in told) == payload_of(frame)[: 13 * 1460]
+    assert rig.counted() == {"mtu_exceeded": 13}
+
+
+def received(vm):
+    """The frames that wait for a VM, without their virtio-net headers."""
+    frames = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            frames.append(vm.recv(1 << 17)[layout.VNET_HEADER :])
+    return frames
 
 
 def test_rules_may_have_changed_the_packet(rig):

@@ -59,7 +59,9 @@ SET_TTL, DEC_TTL, COPY_TTL = Op.SET_TTL.value, Op.DEC_TTL.value, Op.COPY_TTL.val
 SAVE, RESTORE, LOOK_UP_AGAIN = Op.SAVE.value, Op.RESTORE.value, Op.LOOK_UP_AGAIN.value
 
 WHOLE = MAX_SAVED
-"""Where a super-frame is saved while its segments are treated one by one."""
+"""Where a super-frame is saved while a program treats its segments one by one."""
+UNCUT = MAX_SAVED + 1
+"""Where the packet is saved that an operation cuts; it may be such a segment."""
 
 CHANGED = 0
 """What an operation did: changed the packet, or left it as it is …"""
@@ -307,12 +309,12 @@ def _send_segments_to_vm(mem, t, index):
 
     Linux takes one in a UDP tunnel for one of UDP, and drops it, if the virtio-net header tells of no tunnel.
     """
-    save(mem, t, WHOLE)
+    save(mem, t, UNCUT)
     for number in range(segment_count(t["outgoing"])):
-        restore(mem, t, WHOLE)
+        restore(mem, t, UNCUT)
         _cut_segment(mem, t, number)
         tap.send(mem, t, index)
-    restore(mem, t, WHOLE)
+    restore(mem, t, UNCUT)
 
 
 @compiled
@@ -341,12 +343,12 @@ def _punt_packets(mem, t, action):
     if not is_super_frame(t["outgoing"]):
         punt(mem, t, PuntKind.ACTION.value, action, t["outgoing"]["bytes"], 0)
         return
-    save(mem, t, WHOLE)
+    save(mem, t, UNCUT)
     for number in range(segment_count(t["outgoing"])):
-        restore(mem, t, WHOLE)
+        restore(mem, t, UNCUT)
         _cut_segment(mem, t, number)
         punt(mem, t, PuntKind.ACTION.value, action, t["outgoing"]["bytes"], 0)
-    restore(mem, t, WHOLE)
+    restore(mem, t, UNCUT)
 
 
 @compiled
@@ -366,13 +368,11 @@ def _report_if_too_big(mem, t, tunnel):
     if not _may_report(t, port) or not _has_room_for_punt(mem, t):
         t["counters"][Counter.PACKET_TOO_BIG_SUPPRESSED.value] += 1
         return
-    is_super = is_super_frame(out)
-    if is_super:  # a segment is in hand while the whole that it was cut from is saved
-        save(mem, t, WHOLE)
+    save(mem, t, UNCUT)
+    if is_super_frame(out):
         _cut_segment(mem, t, 0)
     punt(mem, t, PuntKind.TOO_BIG.value, 0, out["bytes"], mtu)
-    if is_super:
-        restore(mem, t, WHOLE)
+    restore(mem, t, UNCUT)
 
 
 @compiled
@@ -444,7 +444,7 @@ def punt(mem, t, kind, action, received, mtu):
         held.wait(t, slot)
     if out["csum"] == Csum.PARTIAL.value and not is_super_frame(out):
         l4 = at + out["gso_l4"]
-        l4_sum = checksum.sum_bytes(mem, l4, out["bytes"] - out["trailer_len"] - out["gso_l4"])
+        l4_sum = checksum.sum_bytes(mem, l4, out["bytes"] - out["gso_l4"])
         checksum.store_l4(mem, l4, out["gso_proto"], l4_sum)
         info["csum"] = Csum.GOOD.value
     row["partial"] = 1 if info["csum"] == Csum.PARTIAL.value else 0

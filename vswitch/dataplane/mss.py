@@ -17,7 +17,7 @@ from vswitch.dataplane.ethernet import ETH_HEADER, ETH_QINQ, ETH_VLAN
 from vswitch.dataplane.gro import FIN, RST, SYN
 from vswitch.dataplane.hashing import mix
 from vswitch.dataplane.intrinsics import load8, load16, load32, load_be64, store16
-from vswitch.dataplane.outgoing import link_header, sum_l4
+from vswitch.dataplane.outgoing import link_header, lose_trailer, sum_l4
 from vswitch.dataplane.ports.vnet import is_super_frame
 from vswitch.dataplane.tso import NO_TUNNEL
 from vswitch.layout import HEADER_MAX, MSS_ENTRIES, MSS_WAYS, MSS_WORDS, Counter, Csum
@@ -124,6 +124,7 @@ def fit_to_path(mem, t, index, tunnel):
         length = out["header_len"] - out["l4"] + out["payload_len"]
         _make_partial(mem, at + out["l3"], at + out["l4"], out["ip_version"], length)
         out["csum"] = Csum.PARTIAL.value
+    lose_trailer(t)
     out["gso_size"] = min(size if is_super else t["forwarded_mss"], room)
     if not is_super:
         t["counters"][Counter.MSS_SEGMENTED.value] += 1

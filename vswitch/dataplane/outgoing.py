@@ -309,6 +309,13 @@ def drop_trailer(out):
 
 
 @compiled
+def lose_trailer(t):
+    """Be without what stands behind the IP packet for good: a super-frame cannot have it."""
+    drop_trailer(t["outgoing"])
+    _cut_ranges(t, START, t["outgoing"]["payload_len"])
+
+
+@compiled
 def reach(mem, t, length):
     """Whether the packet's first `length` bytes stand in the scratch; they are pulled there if need be."""
     out = t["outgoing"]
@@ -419,6 +426,9 @@ def parse_anew(mem, t):
         body = out["bytes"] - out["header_len"]
         out["trailer_len"] = min(_trailer_length(packet), body) if packet["ip_version"] else 0
         out["payload_len"] = body - out["trailer_len"]
+    elif is_tunnelled_by_sender(out) and out["gso_l3"] < out["l4"]:
+        out["ip_version"] = 0  # no tunnel: what offloads concern stands among the headers that came to light
+        out["l4"] = out["l3"]
 
 
 # Super-frames and their segments

@@ -7,7 +7,7 @@ frame through a wire may have understood more of its headers than we do, or less
 """
 
 from vswitch.dataplane import checksum
-from vswitch.dataplane.carried import TELLING, is_bare_ip
+from vswitch.dataplane.carried import TELLING, ip_holds, is_bare_ip
 from vswitch.dataplane.checksum import PROTO_TCP, PROTO_UDP
 from vswitch.dataplane.compiled import compiled, inlined
 from vswitch.dataplane.ethernet import (
@@ -162,19 +162,25 @@ def _decapsulate(mem, t, packet):
     packet["l2"] = inner
     if not inner_ip:
         return FORWARD
-    if _may_be_pulled_up(packet) and not _ends_with_tcp(mem, inner, end):
+    if _may_be_pulled_up(packet) and not _ends_with_tcp(mem, inner, end, l3 + total - inner):
         return Counter.RX_TOO_SHORT.value  # the outer headers, which are written over, are to be parsed again
     return _give_ethernet(mem, t, packet, load8(mem, l3 + 9))
 
 
 @compiled
-def _ends_with_tcp(mem, l3, end):
-    """Whether the TCP header of the IP packet at `l3`, of which 20 bytes can be read, ends with the head."""
-    first = load8(mem, l3)
-    l4 = l3 + (first & 15) * 4 if first >> 4 == 4 else l3 + 40
-    if l4 + 20 > end or load8(mem, l3 + (9 if first >> 4 == 4 else 6)) != PROTO_TCP:
+def _ends_with_tcp(mem, l3, end, length):
+    """Whether the `length` bytes at `l3` are an IP packet whose TCP header, a sound one, ends the head."""
+    if not ip_holds(mem, l3, end, length):
         return False
-    return l4 + (load8(mem, l4 + 12) >> 4) * 4 == end
+    is_ipv4 = load8(mem, l3) >> 4 == 4
+    l4 = l3 + (load8(mem, l3) & 15) * 4 if is_ipv4 else l3 + 40
+    stop = l3 + load16(mem, l3 + 2) if is_ipv4 else l3 + length
+    if is_ipv4 and load16(mem, l3 + 6) & 0x3FFF:
+        return False
+    if l4 + 20 > end or load8(mem, l3 + (9 if is_ipv4 else 6)) != PROTO_TCP:
+        return False
+    header = (load8(mem, l4 + 12) >> 4) * 4
+    return header >= 20 and l4 + header == end and end <= stop
 
 
 @compiled

@@ -196,12 +196,13 @@ def _amend_l4(mem, t, change, of_pseudo_header):
     if place < 0 or not _has_l4(mem, t, proto, 0, place + 2):
         return
     field = out["header"] + out["l4"] + place
-    if out["csum"] == Csum.PARTIAL.value and (not is_tunnelled_by_sender(out) or is_super_frame(out)):
+    is_own_partial = out["csum"] == Csum.PARTIAL.value and not is_tunnelled_by_sender(out)
+    if not is_own_partial and proto == PROTO_UDP and load16(mem, field) == 0:
+        return  # it has none (RFC 768)
+    if is_own_partial or is_super_frame(out):
         if of_pseudo_header:
             store16(mem, field, checksum.fold(load16(mem, field) + change))
         return
-    if proto == PROTO_UDP and load16(mem, field) == 0:
-        return  # it has none (RFC 768)
     _amend(mem, field, change)
     if proto == PROTO_UDP and load16(mem, field) == 0:
         store16(mem, field, 0xFFFF)

@@ -107,7 +107,7 @@ def _segment(mem, t, index, tunnel):
         t["counters"][Counter.MTU_EXCEEDED.value] += 1
         port["tx_dropped"] += 1
         return 0
-    if port["kind"] == PortKind.PACKET.value and tunnel < 0 and is_udp_tunnelled_by_sender(out):
+    if port["kind"] == PortKind.PACKET.value and tunnel < 0 and _is_in_plain_udp_tunnel(mem, out):
         if packet.inject(mem, t, port["socket"]):
             return 1
     _make_prototype(mem, t, tunnel, template_len)
@@ -119,17 +119,23 @@ def _segment(mem, t, index, tunnel):
         return _send_segments(mem, t, port["wire"], tunnel, template_len, gso_size)
     if whole:
         return _stage_whole(mem, t, port["socket"], tunnel, template_len)
-    if t["sockets"][port["socket"]]["udp_gso"] and _is_udp_tunnel(t, tunnel, out):
+    if t["sockets"][port["socket"]]["udp_gso"] and _is_udp_tunnel(mem, t, tunnel):
         return _stage_datagrams(mem, t, port["socket"], tunnel, template_len, gso_size)
     return _stage_segments(mem, t, port["socket"], tunnel, template_len, gso_size)
 
 
 @compiled
-def _is_udp_tunnel(t, tunnel, out):
-    """Whether the outermost tunnel that segments are in is one over UDP."""
+def _is_udp_tunnel(mem, t, tunnel):
+    """Whether the outermost tunnel that segments are in is one over UDP, which the kernel can segment."""
     if tunnel >= 0:
         return t["formats"][t["ports"][tunnel]["format"]]["outer_proto"] == PROTO_UDP
-    return is_udp_tunnelled_by_sender(out)
+    return _is_in_plain_udp_tunnel(mem, t["outgoing"])
+
+
+@compiled
+def _is_in_plain_udp_tunnel(mem, out):
+    """Whether the sender's own tunnel is one over UDP, with VLAN tags at most in front of its IP header."""
+    return is_udp_tunnelled_by_sender(out) and is_ip(mem, out)
 
 
 @compiled
@@ -205,8 +211,7 @@ def _send_whole(mem, t, wire_index, tunnel, template_len):
     gather(mem, t, at + header_len, START, START, frame_len - header_len)
     if out["csum"] == Csum.PARTIAL.value:
         l4 = at + template_len + out["gso_l4"]
-        end = at + frame_len - out["trailer_len"]
-        checksum.store_l4(mem, l4, out["gso_proto"], checksum.sum_bytes(mem, l4, end - l4))
+        checksum.store_l4(mem, l4, out["gso_proto"], checksum.sum_bytes(mem, l4, at + frame_len - l4))
     if tunnel >= 0:
         _set_outer(mem, t, at, tunnel, frame_len, _outer_sum(mem))
     publish_frame(mem, t, wire_index, release_ns, kind, frame_len, frame_len, 0, -1)
@@ -411,7 +416,7 @@ def _stage_datagrams(mem, t, place, tunnel, template_len, gso_size):
     outer_len = udp + UDP_HEADER
     own_len = template_len + out["header_len"] - outer_len
     count = -(-out["payload_len"] // gso_size)
-    most = max(min(SERIES, (MAX_FRAME_LEN - outer_len) // (own_len + gso_size)), 1)
+    most = max(1, min(SERIES, (MAX_FRAME_LEN - outer_len) // (own_len + gso_size)))
     number = 0
     index, position = START, START
     while number < count:

@@ -13,7 +13,7 @@ Sending: frames are staged, headers copied and payload by reference, and given t
 from vswitch.dataplane import checksum
 from vswitch.dataplane.checksum import PROTO_TCP
 from vswitch.dataplane.compiled import compiled
-from vswitch.dataplane.ethernet import ETH_HEADER, ETH_IPV4, ETH_VLAN, VLAN_TAG
+from vswitch.dataplane.ethernet import ETH_HEADER, ETH_IPV4, ETH_IPV6, ETH_VLAN, VLAN_TAG
 from vswitch.dataplane.formats import find_tunnel
 from vswitch.dataplane.gro import CWR, FIN, PSH
 from vswitch.dataplane.intrinsics import (
@@ -43,10 +43,10 @@ from vswitch.dataplane.intrinsics import (
     sys_sendmmsg,
     sys_writev,
 )
-from vswitch.dataplane.outgoing import link_header, write_packet
+from vswitch.dataplane.outgoing import link_header, network_offset, write_packet
 from vswitch.dataplane.ports import vnet
 from vswitch.dataplane.ports.tap import EAGAIN, ENOBUFS, POOL_HEADROOM
-from vswitch.dataplane.ports.wire import release_buffer
+from vswitch.dataplane.ports.wire import reclaim, release_buffer
 from vswitch.dataplane.seq import seq_add
 from vswitch.dataplane.workers import done_up_to
 from vswitch.layout import (
@@ -156,9 +156,12 @@ def _is_cut(mem, slot):
 
 @compiled
 def _room_for(mem, t, socket, slot, segments, parts):
-    """Whether the pool has room for a frame that is longer than its slot."""
+    """Whether the pool has room for a frame that is longer than its slot; wires give back what they can."""
     if segments <= 1 and parts == 1 and _fits_behind(mem, socket, slot):
         return True
+    if t["free_buffer_count"] < parts:
+        for index in range(t["wire_count"]):
+            reclaim(mem, t, index)
     return socket["large_count"] + parts <= LARGE_BURST and t["free_buffer_count"] >= parts
 
 
@@ -232,7 +235,7 @@ def _big_header(mem, slot):
     """(offset of the IP header, bytes of headers, payload bytes of a part) of a big TCP super-frame.
 
     The last is 0 where it is none: its IP header has no options, and its length, which does not fit there,
-    stands nowhere or in an option of IPv6 (RFC 2675).
+    stands nowhere or in an option of IPv6 (RFC 2675). Nor is it in an IP tunnel, whose length does not fit.
     """
     frame = slot + load_le16(mem, slot + TP_MAC)
     kind = load8(mem, frame - vnet.HEADER + 1) & ~vnet.GSO_ECN
@@ -252,9 +255,17 @@ def _big_header(mem, slot):
     else:
         return 0, 0, 0
     header_len = start + (load8(mem, l4 + 12) >> 4) * 4
-    if not sound or header_len < start + 20:
+    if not sound or header_len < start + 20 or _is_in_ip(mem, frame, l3):
         return 0, 0, 0
     return l3 - frame, header_len, (MAX_FRAME_LEN - VLAN_TAG - header_len) // gso_size * gso_size
+
+
+@compiled
+def _is_in_ip(mem, frame, l3):
+    """Whether another IP header stands in front of the one at `l3`."""
+    network = frame + network_offset(mem, frame, l3 - frame)
+    eth_type = load16(mem, network - 2)
+    return network < l3 and (eth_type == ETH_IPV4 or eth_type == ETH_IPV6)
 
 
 @compiled

@@ -29,7 +29,12 @@ def alias(kernel: socket.socket, ifindex: int) -> str:
     kernel.send(request(RTM_GETLINK, 0, _LINK.pack(0, 0, ifindex, 0, 0)))
     for kind, message in messages(kernel.recv(ANSWER_SIZE)):
         if kind != NLMSG_ERROR:
-            return attributes(message[_LINK.size :]).get(IFLA_IFALIAS, b"").rstrip(b"\0").decode()
+            return (
+                attributes(message[_LINK.size :])
+                .get(IFLA_IFALIAS, b"")
+                .rstrip(b"\0")
+                .decode(errors="replace")
+            )
     return ""
 
 

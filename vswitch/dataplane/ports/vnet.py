@@ -5,7 +5,6 @@ a super-frame is to be segmented, and which checksum is left to be completed."""
 from vswitch.dataplane import checksum, crc32c
 from vswitch.dataplane.checksum import PROTO_TCP, PROTO_UDP
 from vswitch.dataplane.compiled import compiled
-from vswitch.dataplane.ethernet import ETH_HEADER
 from vswitch.dataplane.intrinsics import (
     load8,
     load16,
@@ -53,6 +52,7 @@ def settle_offload(mem, packet):
 
     They are those that `parse` found, or those of a packet that the sender tunnels itself, in whatever
     format. A checksum that is neither's is completed: SCTP's, and where no later stage could say whose it is.
+    So is one with bytes behind the IP packet, which whoever completes it later would add to its sum.
     """
     if packet["csum"] != Csum.PARTIAL.value:
         packet["gso_size"] = 0  # segmentation needs a partial checksum (virtio 1.2, 5.1.6.2)
@@ -61,18 +61,21 @@ def settle_offload(mem, packet):
     parsed = packet["ip_version"] != 0 and packet["payload"] > packet["l4"]
     parsed = parsed and packet["payload"] - packet["l2"] <= HEADER_MAX
     if parsed and packet["csum_start"] == packet["l4"] - packet["offset"] and packet["csum_offset"] == field:
-        return
+        has_trailer = packet["payload"] + packet["payload_len"] < packet["offset"] + packet["length"]
+        if packet["gso_size"] or not has_trailer:
+            return
     start = packet["offset"] + packet["csum_start"]
     end = packet["offset"] + packet["length"]
     proto = _proto_of_field(packet["csum_offset"])
-    l3 = 0
     if start + packet["csum_offset"] + 2 <= end:
-        l3 = _ip_in_front(mem, packet["l2"] + ETH_HEADER, start, end, proto)
+        l3 = _ip_header_of(mem, packet, start, end, proto)
         if l3 and _adopt(mem, packet, l3, start, end, proto):
             return
+        if l3:
+            end = min(_ip_end(mem, l3), end)
         if l3 and proto == PROTO_SCTP:
-            _complete_sctp(mem, start, min(_ip_end(mem, l3), end))
-        else:
+            _complete_sctp(mem, start, end)
+        elif start + packet["csum_offset"] + 2 <= end:
             value = checksum.finish(checksum.sum_bytes(mem, start, end - start))
             store16(mem, start + packet["csum_offset"], value if value else 0xFFFF)
     packet["csum"] = Csum.UNKNOWN.value
@@ -87,6 +90,17 @@ def _proto_of_field(offset):
     if offset == checksum.l4_field(PROTO_TCP):
         return PROTO_TCP
     return PROTO_UDP if offset == checksum.l4_field(PROTO_UDP) else 0
+
+
+@compiled
+def _ip_header_of(mem, packet, l4, end, proto):
+    """Where the IP header stands whose payload, of this protocol, begins at `l4`; 0: there is none.
+
+    It is the one that `parse` found, or stands behind what `parse` understood: never among these headers.
+    """
+    if packet["ip_version"] and l4 == packet["l4"]:
+        return packet["l3"] if packet["ip_proto"] == proto and packet["frag"] == 0 else 0
+    return _ip_in_front(mem, packet["l4"], l4, end, proto)
 
 
 @compiled
@@ -135,13 +149,18 @@ def _leads_to(mem, l3, l4, proto):
 
 @compiled
 def _adopt(mem, packet, l3, l4, end, proto):
-    """Note that offloads concern the TCP or UDP header at `l4`; False: it is unsound, or too far behind."""
+    """Note that offloads concern the TCP or UDP header at `l4`; False: its checksum has to be completed here.
+
+    The header may be unsound, or too far behind, or bytes behind the packet would get into the checksum.
+    """
     length = min(_ip_end(mem, l3), end) - l4
     header = 8
     if proto == PROTO_TCP and length >= 20:
         header = (load8(mem, l4 + 12) >> 4) * 4
     is_sound = header >= 20 if proto == PROTO_TCP else proto == PROTO_UDP
     if not is_sound or header > length or l4 + header - packet["l2"] > HEADER_MAX:
+        return False
+    if packet["gso_size"] == 0 and l4 + length < end:
         return False
     packet["gso_l3"] = l3
     packet["gso_l4"] = l4

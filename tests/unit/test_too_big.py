@@ -240,7 +240,7 @@ def test_a_held_packet_is_reported_too(rig):
 
 
 def test_a_report_leaves_the_other_segments_that_a_program_treats_one_by_one(rig):
-    """A program that sets a protocol treats a super-frame's segments apart; each is too big for the tunnel."""
+    """A program that sets a protocol treats a super-frame's segments apart; each is too big for a tunnel."""
     tunnel = rig.add_tunnel()
     frame = tcp_segment(4350, flags="PA")
     program = SetField("ip_proto", 6), SetTunnel(VNI), Output(tunnel), Output(WIRE)

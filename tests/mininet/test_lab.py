@@ -35,6 +35,7 @@ def kill(process):
     process.wait(5)
 
 
+@pytest.mark.smoke
 def test_the_mn_line():
     """The line of the README, its first commands, and leaving."""
     with MnCli(*TWO_SERVERS) as mn:
@@ -85,6 +86,7 @@ def ten_lines():
     )
 
 
+@pytest.mark.smoke
 def test_ten_lines_of_python():
     printed, errors = ten_lines().communicate(timeout=90)
     assert printed.strip().endswith("lost 0.0"), printed + errors

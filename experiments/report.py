@@ -45,6 +45,7 @@ COLOURS = {
     OTHER: "#CC79A7",
 }
 LIGHT = {"#0072B2": "#56B4E9"}  # the same switch without GRO
+KEYS = {"experiment", "valid", "invalid_reasons", "environment", "baseline", "rows", "ratios"}
 OFFERED = 0.99  # of what is offered: who takes so much is limited by the offer
 TABLE_WIDTH = 120  # of a table that needs no more
 UNLIMITED = 1000
@@ -103,11 +104,20 @@ def load_summary(folder: Path) -> dict[str, Any]:
     """The summary of a run folder; raises when there is none."""
     path = folder / "summary.json"
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
+        summary = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
         raise ExperimentError(f"{path} does not exist: give the folder of a finished run") from None
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise ExperimentError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:  # no JSON, or no text
         raise ExperimentError(f"{path} is not valid JSON: {error}") from None
+    missing = KEYS - summary.keys() if isinstance(summary, dict) else KEYS
+    if missing:
+        raise ExperimentError(
+            f"{path} is no summary of a run, it lacks {', '.join(sorted(missing))}: "
+            "give the folder of a finished run"
+        )
+    return summary
 
 
 def write_report(summary: dict[str, Any], experiment: Experiment, folder: Path, console: Console) -> None:

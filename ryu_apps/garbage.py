@@ -16,8 +16,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-PARSE_LIMIT_S = 1.0
-"""Processor time for one message, of at most 64 KB: the longest takes a tenth of it."""
+PARSE_LIMIT_S = 0.5
+"""Processor time for one message. It has at most 64 KB, which take a tenth of it."""
 
 
 class Endless(Exception):

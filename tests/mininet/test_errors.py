@@ -328,7 +328,8 @@ def test_the_topology_without_our_switch():
 def test_hints_to_who_uses_mn_are_in_its_words():
     script = (
         "from mininet.net import Mininet\nfrom mininet.node import Switch\n"
-        "from topologies.mn import TwoServers\nMininet(topo=TwoServers(), switch=Switch, controller=None)"
+        "from topologies import mn\nfrom topologies.topos import TwoServers\n"
+        "Mininet(topo=TwoServers(), switch=Switch, controller=None)"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert "s1-s2: a WireLink joins two VSwitches: start mn with --switch vswitch\n" in result.stderr

@@ -8,7 +8,7 @@ SHELL     := /bin/bash
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup faucet demo test conformance lint fuzz bench clean
+.PHONY: help setup faucet demo test pythons conformance lint fuzz bench clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ demo: setup  ## set up, then compare GRO on and off, the kernel's VXLAN and Open
 test: setup lint  ## set up, check the style and the types, run all tests (TEST_ARGS goes to pytest)
 	@scripts/setup.sh faucet || echo "the test with FAUCET is skipped"
 	@scripts/as_root.sh scripts/test.sh $(TEST_ARGS)
+
+pythons: setup  ## the smoke tests under each other Python that is promised and that this machine has
+	@scripts/as_root.sh scripts/pythons.sh
 
 conformance: setup  ## Ryu's 991 OpenFlow switch tests, 35 minutes (CONFORMANCE_ARGS="--category action": a part)
 	@scripts/as_root.sh .venv/bin/python -m vswitch.compile

@@ -121,7 +121,6 @@ def run_command(options: argparse.Namespace) -> int:
     from experiments.harness import Harness
     from experiments.options import parse_options
     from experiments.progress import Reporter
-    from experiments.report import write_report
 
     experiment = find(options.name)
     if options.against:
@@ -131,25 +130,29 @@ def run_command(options: argparse.Namespace) -> int:
     console = Console(highlight=False)
     with Reporter(console) as reporter:
         summary = Harness(experiment, values, out, reporter, options.quick).run()
-    write_report(summary, experiment, out, console)
-    give_to_caller(out)
-    for reason in summary["invalid_reasons"]:
-        console.print(f"INVALID: {reason}", markup=False, soft_wrap=True)
-    as_fast = report_comparison(summary, console)
-    print_paths(console, out)
-    if not summary["valid"]:
-        return EXIT_INVALID
-    return 0 if as_fast else EXIT_SLOWER
+    return tell(summary, experiment, out, console)
 
 
 def report_command(options: argparse.Namespace) -> int:
-    from experiments.report import load_summary, write_report
+    from experiments.report import load_summary
 
     summary = load_summary(options.folder)
-    console = Console(highlight=False)
-    write_report(summary, find(summary["experiment"]), options.folder, console)
-    print_paths(console, options.folder)
-    return 0
+    return tell(summary, find(summary["experiment"]), options.folder, Console(highlight=False))
+
+
+def tell(summary: dict[str, Any], experiment: Experiment, folder: Path, console: Console) -> int:
+    """Write the report and say whether the run counts; returns the exit status."""
+    from experiments.report import write_report
+
+    write_report(summary, experiment, folder, console)
+    give_to_caller(folder)
+    for reason in summary["invalid_reasons"]:
+        console.print(f"INVALID: {reason}", markup=False, soft_wrap=True)
+    as_fast = report_comparison(summary, console)
+    print_paths(console, folder)
+    if not summary["valid"]:
+        return EXIT_INVALID
+    return 0 if as_fast else EXIT_SLOWER
 
 
 def print_paths(console: Console, folder: Path) -> None:

@@ -56,14 +56,17 @@ class Session:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.received = b""
         self.barriers = self.replies = self.errors = 0
+        self.waited_s = 0.0  # because the switch was behind
         self.socket.sendall(header(HELLO, 8, 0))
 
     def send(self, messages: bytes) -> None:
         """Send messages and a barrier; waits while too many barriers are unanswered."""
         self.barriers += 1
         self.socket.sendall(messages + header(BARRIER_REQUEST, 8, self.barriers))
+        began = time.monotonic()
         while self.barriers - self.replies >= IN_FLIGHT:
             self.read()
+        self.waited_s += time.monotonic() - began
 
     def finish(self) -> None:
         """Return when all barriers are answered."""
@@ -87,14 +90,15 @@ class Session:
 
 
 def run(port: int, rate: int, seconds: float, flows: int) -> dict[str, float]:
-    """Send `rate` flow-mods a second for `seconds`; a round adds the rules of all flows, the next deletes
-    them."""
+    """Send `rate` flow-mods a second for `seconds`, or as many as the switch answers; a round adds the rules
+    of all flows, the next deletes them."""
     session = Session(port)
+    most = max(1, int(2 * BATCH_S * rate))  # to one barrier, also of a switch that is behind
     sent, began = 0, time.monotonic()
     while (now := time.monotonic() - began) < seconds:
         due = int((now + BATCH_S) * rate) - sent
         if due > 0:
-            batch = range(sent, sent + min(due, rate))
+            batch = range(sent, sent + min(due, most))
             session.send(
                 b"".join(
                     flow_mod(number, DELETE_STRICT if number // flows % 2 else ADD, number % flows)
@@ -104,7 +108,8 @@ def run(port: int, rate: int, seconds: float, flows: int) -> dict[str, float]:
             sent = batch.stop
         time.sleep(max(0.0, sent / rate - (time.monotonic() - began)))
     session.finish()
-    return {"flow_mods": sent, "seconds": time.monotonic() - began, "errors": session.errors}
+    took = time.monotonic() - began
+    return {"flow_mods": sent, "seconds": took, "errors": session.errors, "waited": session.waited_s}
 
 
 def main(arguments: list[str] | None = None) -> int:

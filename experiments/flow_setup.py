@@ -20,7 +20,7 @@ from typing import Any
 from experiments.errors import ExperimentError
 from experiments.metrics import Measurement, Workload
 from experiments.options import Option, choice, default_cores, integer, number, server_cores, several
-from experiments.packets import SETTLE_S, as_bed, blast, delivered
+from experiments.packets import SETTLE_S, as_bed, blast, delivered, offered
 from experiments.peers.base import BackEnd, Variant
 from experiments.peers.l2 import OPENFLOW_PORT, OpenFlowBed, OvsBed, VSwitchBed
 from experiments.plan import Case, Config, Experiment, Plan, Ratio
@@ -33,6 +33,7 @@ FILL_RATE = 20_000  # new flows a second, with which the cache is filled
 MOST_FILL_S = 120.0  # until all flows are to be known
 LIVE_FLOWS = 100  # whose rules change
 TRAFFIC_RATE = 20_000  # packets a second meanwhile
+WAITED = 0.01  # of the time: a sender that waits more is faster than the switch
 PATIENCE_S = 15.0
 FORGETTING_S = 60.0
 
@@ -62,7 +63,7 @@ class NewFlows:
         time.sleep(SETTLE_S)
         arrived = delivered(bed) - before
         values = {"flows_per_second": arrived / sent["seconds"], "memory_bytes": bed.memory_bytes()}
-        return Measurement(values, {"arrived": arrived, **sent})
+        return Measurement(values, {"arrived": arrived, **sent}, offered=sent["sent"] / sent["seconds"])
 
     def shortened(self, seconds: int) -> NewFlows:
         return replace(self, seconds=seconds)
@@ -83,13 +84,16 @@ class CachedFlows:
         bed = as_bed(back_end)
         assert isinstance(bed, OpenFlowBed)
         values, raw = self._fill(bed)
+        start = delivered(bed)
         with blast(bed, seconds=self.seconds + 0.5, flows=self.flows) as sender:
             time.sleep(0.25)
             before, began = delivered(bed), time.monotonic()
             time.sleep(self.seconds)
             rate = (delivered(bed) - before) / (time.monotonic() - began)
             raw |= sender.result()
-        return Measurement({"packets_per_second": rate, **values, "memory_bytes": bed.memory_bytes()}, raw)
+        time.sleep(SETTLE_S)
+        values = {"packets_per_second": rate, **values, "memory_bytes": bed.memory_bytes()}
+        return Measurement(values, raw, offered=offered(rate, delivered(bed) - start, raw["sent"]))
 
     def _fill(self, bed: OpenFlowBed) -> tuple[dict[str, float], dict[str, Any]]:
         """Have the switch learn the flows; how many it knows if it can tell, and what that took."""
@@ -143,14 +147,17 @@ class FlowMods:
             outcome = self._send_mods(bed)
             sent = sender.result()["sent"]
         time.sleep(SETTLE_S)
+        rate = outcome["flow_mods"] / outcome["seconds"]
+        # a sender that never waited for the switch has offered what it sent, however much it was to send
+        offer = self.rate if outcome["waited"] > WAITED * outcome["seconds"] else rate
         values = {
-            "flow_mods_per_second": outcome["flow_mods"] / outcome["seconds"],
+            "flow_mods_per_second": rate,
             "packets_lost": sent - (delivered(bed) - before),
             "memory_bytes": bed.memory_bytes(),
         }
         if outcome["errors"]:
             raise ExperimentError(f"{bed.name} refused {outcome['errors']:.0f} flow-mods")
-        return Measurement(values, {"packets_sent": sent, **outcome})
+        return Measurement(values, {"packets_sent": sent, **outcome}, offered=offer)
 
     def _send_mods(self, bed: Any) -> dict[str, float]:
         argv = [sys.executable, "-m", "experiments.flow_mods", str(OPENFLOW_PORT), f"--rate={self.rate}"]
@@ -223,9 +230,9 @@ OPTIONS = {
     "runs": Option(integer(1, 1000), 5, 2, "how often each configuration is measured"),
     "seconds": Option(integer(1, 3600), 3, 1, "length of a run"),
     "rules": Option(integer(2, 10_000), 1000, 1000, "rules that are installed"),
-    "new_flows": Option(integer(1, 10**6), 20_000, 20_000, "new flows that are offered, a second"),
+    "new_flows": Option(integer(1, 10**6), 80_000, 80_000, "new flows that are offered, a second"),
     "cached_flows": Option(integer(1, 10**6), 100_000, 10_000, "flows that are known at once"),
-    "flow_mods": Option(integer(1, 10**6), 4000, 4000, "flow-mods that are sent, a second"),
+    "flow_mods": Option(integer(1, 10**6), 50_000, 50_000, "flow-mods that are sent, a second"),
     "switches": Option(
         several(choice(*BACK_ENDS)), tuple(BACK_ENDS), tuple(BACK_ENDS), f"among {', '.join(BACK_ENDS)}"
     ),

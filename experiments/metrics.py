@@ -19,7 +19,7 @@ class Metric:
     decimals: int = 0
 
     def text(self, value: float) -> str:
-        return f"{value / self.unit:.{self.decimals}f}"
+        return f"{value / self.unit:,.{self.decimals}f}"
 
 
 METRICS = {
@@ -43,19 +43,29 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one run measured. The first of `values` is what the run is about; `raw` goes to the run folder."""
+    """What one run measured. The first of `values` is what the run is about; `raw` goes to the run folder.
+
+    offered: what that value is if the switch takes all that it is offered; None for a load like TCP, which
+    offers what is taken.
+    """
 
     values: dict[str, float]
     raw: dict[str, Any]
+    offered: float | None = None
+
+    @property
+    def about(self) -> str:
+        """The metric that the run is about."""
+        return next(iter(self.values))
 
     @property
     def primary(self) -> float:
-        return next(iter(self.values.values()))
+        return self.values[self.about]
 
     def __str__(self) -> str:
         """The primary value as tables show it, with its unit."""
-        name = next(iter(self.values))
-        return f"{METRICS[name].text(self.primary)} {METRICS[name].heading}"
+        metric = METRICS[self.about]
+        return f"{metric.text(self.primary)} {metric.heading}"
 
 
 class Workload(Protocol):

@@ -43,14 +43,19 @@ class PacketLoad:
         client, _ = bed.endpoints()
         # the kernel is to cut large datagrams before they reach the interface
         run_in(client.pid, "ethtool", "-K", bed.INTERFACE, "tx-udp-segmentation", "off")
+        start = delivered(bed)
         with blast(bed, seconds=self.warmup_s + self.seconds + 0.25, flood=True) as sender:
             time.sleep(self.warmup_s)
             before, began = delivered(bed), time.monotonic()
             time.sleep(self.seconds)
             after, ended = delivered(bed), time.monotonic()
             sent = sender.result()
+        time.sleep(SETTLE_S)
         rate = (after - before) / (ended - began)
-        return Measurement({"packets_per_second": rate}, {"received": after - before, **sent})
+        raw = {"received": after - before, **sent}
+        return Measurement(
+            {"packets_per_second": rate}, raw, offered=offered(rate, delivered(bed) - start, sent["sent"])
+        )
 
     def shortened(self, seconds: int) -> PacketLoad:
         return replace(self, seconds=seconds / 2)
@@ -90,6 +95,11 @@ def blast(bed: Bed, seconds: float, flood: bool = False, **options: float) -> It
     finally:
         end(process)
         process.stdout.close()
+
+
+def offered(rate: float, arrived: int, sent: int) -> float:
+    """The rate that was offered, from the rate that was delivered and the share of packets that arrived."""
+    return rate * sent / arrived if arrived else float(sent)
 
 
 def delivered(bed: Bed) -> int:

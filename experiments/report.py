@@ -45,6 +45,8 @@ COLOURS = {
     OTHER: "#CC79A7",
 }
 LIGHT = {"#0072B2": "#56B4E9"}  # the same switch without GRO
+KEYS = {"experiment", "valid", "invalid_reasons", "environment", "baseline", "rows", "ratios"}
+OFFERED = 0.99  # of what is offered: who takes so much is limited by the offer
 TABLE_WIDTH = 120  # of a table that needs no more
 UNLIMITED = 1000
 ALWAYS_SHOWN = {"switch", "gro", "flows", "wire"}
@@ -102,11 +104,20 @@ def load_summary(folder: Path) -> dict[str, Any]:
     """The summary of a run folder; raises when there is none."""
     path = folder / "summary.json"
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
+        summary = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
         raise ExperimentError(f"{path} does not exist: give the folder of a finished run") from None
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise ExperimentError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:  # no JSON, or no text
         raise ExperimentError(f"{path} is not valid JSON: {error}") from None
+    missing = KEYS - summary.keys() if isinstance(summary, dict) else KEYS
+    if missing:
+        raise ExperimentError(
+            f"{path} is no summary of a run, it lacks {', '.join(sorted(missing))}: "
+            "give the folder of a finished run"
+        )
+    return summary
 
 
 def write_report(summary: dict[str, Any], experiment: Experiment, folder: Path, console: Console) -> None:
@@ -128,25 +139,40 @@ def write_report(summary: dict[str, Any], experiment: Experiment, folder: Path, 
 def table_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
     """The cells of the table, a line per configuration, in the order of the plan."""
     columns = layout(summary)
-    return [_cells(rows, columns, summary["ratios"]) for rows in _by_config(summary)]
+    return [_cells(rows, columns, summary) for rows in _by_config(summary)]
 
 
-def _cells(rows: list[dict[str, Any]], columns: Layout, ratios: dict[str, Any]) -> tuple[str, ...]:
+def _cells(rows: list[dict[str, Any]], columns: Layout, summary: dict[str, Any]) -> tuple[str, ...]:
     first, config = rows[0], rows[0]["config"]
     by_metric = {row["metric"]: row for row in rows}
-    metric = METRICS[first["metric"]]
-    unit = f" {metric.heading}" if len(columns.primary) > 1 else ""
+    unit = f" {METRICS[first['metric']].heading}" if len(columns.primary) > 1 else ""
     others = (
         METRICS[name].text(by_metric[name]["median"]) if name in by_metric else "" for name in columns.others
     )
     return (
         *(_cell(key, config.get(key, "")) for key in columns.keys),
-        metric.text(first["median"]) + unit,
-        f"{metric.text(first['low'])} - {metric.text(first['high'])}",
-        *((_ratio_to_baseline(config, columns.baseline, ratios),) if columns.baseline else ()),
+        _measured(first, unit),
+        _interval(first),
+        *((_ratio_to_baseline(config, columns.baseline, summary),) if columns.baseline else ()),
         *others,
         str(first["runs"]) if first["valid"] else f"{first['runs']} INVALID",
     )
+
+
+def takes_all(row: dict[str, Any]) -> bool:
+    """True if the value is what was offered: what the switch could do may be more."""
+    return row["median"] >= OFFERED * row.get("offered", float("inf"))
+
+
+def _measured(row: dict[str, Any], unit: str = "") -> str:
+    value = METRICS[row["metric"]].text(row["median"]) + unit
+    return f"≥ {value}, offered" if takes_all(row) else value
+
+
+def _interval(row: dict[str, Any]) -> str:
+    """Nothing for a single run, which has none."""
+    metric = METRICS[row["metric"]]
+    return f"{metric.text(row['low'])} - {metric.text(row['high'])}" if row["runs"] > 1 else ""
 
 
 def _cell(key: str, value: Any) -> str:
@@ -155,13 +181,24 @@ def _cell(key: str, value: Any) -> str:
     return NAMES.get(value, value) if key == "switch" else str(value)
 
 
-def _ratio_to_baseline(config: dict[str, Any], baseline: str, ratios: dict[str, Any]) -> str:
+def _ratio_to_baseline(config: dict[str, Any], baseline: str, summary: dict[str, Any]) -> str:
     if config["switch"] == baseline:
         return "1"
-    for ratio in ratios.values():
+    for ratio in summary["ratios"].values():
         if ratio["numerator"] == config and ratio["denominator"]["switch"] == baseline:
-            return f"{ratio['median']:.2f} ({ratio['low']:.2f} - {ratio['high']:.2f})"
+            return _ratio(ratio, summary)
     return ""
+
+
+def _ratio(ratio: dict[str, Any], summary: dict[str, Any]) -> str:
+    """The ratio: a bound where one of the two took all that it was offered, and nothing where both did."""
+    limited = [rows[0]["config"] for rows in _by_config(summary) if takes_all(rows[0])]
+    above, below = (ratio[part] in limited for part in ("numerator", "denominator"))
+    if above and below:
+        return "both offered"
+    sign = "≥ " if above else "≤ " if below else ""
+    interval = f" ({ratio['low']:.2f} - {ratio['high']:.2f})" if ratio["runs"] > 1 else ""
+    return f"{sign}{ratio['median']:.2f}{interval}"
 
 
 def rich_table(
@@ -261,14 +298,14 @@ def _panel(axis: Any, rows: list[dict[str, Any]], labels: list[str], name: str, 
     for position, row in enumerate(rows):
         median, low, high = (row[key] / metric.unit for key in ("median", "low", "high"))
         axis.barh(position, median, height=0.62, color=_colour(row), alpha=1 if row["valid"] else 0.35)
-        axis.errorbar(
-            median, position, xerr=[[median - low], [high - median]], color="0.1", capsize=3, linewidth=1.2
-        )
+        if row["runs"] > 1:
+            spread = [[median - low], [high - median]]
+            axis.errorbar(median, position, xerr=spread, color="0.1", capsize=3, linewidth=1.2)
         axis.plot(
             [value / metric.unit for value in row["values"]], [position] * len(row["values"]),
             "o", markersize=2.6, color="white", markeredgecolor="0.1", markeredgewidth=0.6,
         )  # fmt: skip
-        text = metric.text(row["median"]) + ("" if row["valid"] else " (invalid)")
+        text = _measured(row) + ("" if row["valid"] else " (invalid)")
         axis.text(high + 0.025 * top / metric.unit, position, text, va="center", fontsize=8.5)
     axis.set_yticks(range(len(rows)), labels)
     axis.tick_params(axis="y", length=0)

@@ -96,8 +96,16 @@ def _rows(case: Case, samples: list[Sample], variant: str | None) -> list[dict[s
         values = [sample.values[metric] for sample in good or samples]
         row: dict[str, Any] = {"config": case.config, "metric": metric, **_numbers(median_interval(values))}
         row |= {"valid": valid, "values": values}
+        if metric == samples[0].measured.about:
+            row |= _offered(good or samples)
         rows.append(row | ({"variant": variant} if variant else {}))
     return rows
+
+
+def _offered(samples: list[Sample]) -> dict[str, float]:
+    """What was offered; nothing for loads that offer what is taken."""
+    offers = [sample.measured.offered for sample in samples if sample.measured.offered is not None]
+    return {"offered": median(offers)} if offers else {}
 
 
 def _numbers(estimate: Estimate) -> dict[str, float | int]:

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from ryu_apps import garbage
 from vswitch.errors import VSwitchError
 
 RYU, OS_KEN = "ryu", "os_ken"
@@ -47,7 +48,8 @@ def application_class() -> Any:
 
 
 def prepare(framework: str) -> None:
-    """Make the process ready for the framework's green threads; before imports that make locks."""
+    """Make the process ready for the framework's green threads, and the framework for peers that send
+    garbage; before imports that make locks."""
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # eventlet swallows an exception while it patches
     warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")
     if framework == RYU:
@@ -60,6 +62,7 @@ def prepare(framework: str) -> None:
         "OSKEN_HUB_TYPE", "eventlet"
     )  # os-ken 4 can do with threads, but misses lost connections
     importlib.import_module(f"{framework}.lib.hub").patch(thread=True)
+    garbage.guard(framework)
     signal.signal(signal.SIGINT, handler)
 
 

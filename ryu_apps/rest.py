@@ -22,6 +22,8 @@ from typing import Any
 from ryu_apps.core import checks, offload
 from ryu_apps.core import intent as intents
 from ryu_apps.core.controller import Controller
+from ryu_apps.core.intent import Intent
+from ryu_apps.core.sections import NicPolicy
 from vswitch.errors import ConfigError, VSwitchError
 from vswitch.tunnel_formats import SHIPPED, format_numbers
 
@@ -90,12 +92,10 @@ class RestApi:
         return HTTPStatus.OK, self._controller.intent.to_object()
 
     def _put_intent(self, _name: str, body: bytes) -> Answer:
-        if not body.strip():  # a client's mistake: it would take every rule away
-            raise ConfigError("intent", "the body is empty", "an intent; {} for one without servers")
-        return HTTPStatus.OK, {"revision": self._controller.set_intent(intents.from_yaml(body))}
+        return HTTPStatus.OK, {"revision": self._controller.set_intent(_intent(body))}
 
     def _check_intent(self, _name: str, body: bytes) -> Answer:
-        return HTTPStatus.OK, {"revision": intents.from_yaml(body).revision()}
+        return HTTPStatus.OK, {"revision": _intent(body).revision()}
 
     def _get_status(self, _name: str, _: bytes) -> Answer:
         return HTTPStatus.OK, self._controller.status()
@@ -113,7 +113,7 @@ class RestApi:
         return HTTPStatus.OK, format_numbers(_there(self._controller.intent.format_rows(), name, "format"))
 
     def _put_format(self, name: str, body: bytes) -> Answer:
-        numbers = intents.plain(body)
+        numbers = _given(body, f"formats.{name}", "the format's numbers")
         return self._change(lambda document: document["formats"].__setitem__(name, numbers))
 
     def _delete_format(self, name: str, _: bytes) -> Answer:
@@ -133,7 +133,7 @@ class RestApi:
         return HTTPStatus.OK, document["nic"].get(name, {})
 
     def _put_nic(self, name: str, body: bytes) -> Answer:
-        policy = intents.plain(body)
+        policy = _given(body, f"nic.{name}", f"the section; DELETE /nic/{name} goes back to the defaults")
 
         def put(document: dict[str, Any]) -> None:
             _there(document["servers"], name, "server")
@@ -143,11 +143,16 @@ class RestApi:
 
     def _patch_nic(self, name: str, body: bytes) -> Answer:
         """What the body names takes the place of what was there; null goes back to the default."""
-        changes = intents.plain(body)
+        allowed = f"the keys to change; DELETE /nic/{name} goes back to the defaults"
+        changes = checks.mapping(f"nic.{name}", _given(body, f"nic.{name}", allowed))
+        known = NicPolicy.__struct_fields__
 
         def patch(document: dict[str, Any]) -> None:
             _there(document["servers"], name, "server")
-            section = {**document["nic"].get(name, {}), **checks.mapping(f"nic.{name}", changes)}
+            for key in changes:
+                if key not in known:
+                    raise ConfigError(f"nic.{name}.{key}", "is not a known key", checks.listing(known))
+            section = {**document["nic"].get(name, {}), **changes}
             document["nic"][name] = {key: value for key, value in section.items() if value is not None}
 
         return self._change(patch)
@@ -171,6 +176,19 @@ def _there(entries: dict[str, Any], name: str, what: str) -> Any:
     if name not in entries:
         raise NotThere(f"there is no {what} {name!r} (there are: {checks.listing(sorted(entries))})")
     return entries[name]
+
+
+def _given(body: bytes, path: str, allowed: str) -> object:
+    """The body's plain values. One that holds nothing, or null, is a client's mistake: an empty intent would
+    take every rule away."""
+    document = intents.parsed(body)
+    if document is None:
+        raise ConfigError(path, "the body is null" if body.strip() else "the body is empty", allowed)
+    return document
+
+
+def _intent(body: bytes) -> Intent:
+    return intents.from_object(_given(body, "intent", "an intent; {} for one without servers"))
 
 
 def _body(environ: dict[str, Any]) -> bytes | None:

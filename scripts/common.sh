@@ -7,6 +7,9 @@ export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"  # Debian leaves these out f
 say() { echo "setup: $*"; }
 die() { echo "setup: $*" >&2; exit 1; }
 
+# The Pythons that the project promises to run with, one a line.
+promised_pythons() { sed -n 's/.*"Programming Language :: Python :: \(3\.[0-9]*\)".*/\1/p' "$ROOT/pyproject.toml"; }
+
 # Run a command as root; asks for the password only when sudo needs one.
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then

@@ -4,6 +4,7 @@
 # environments (.venv: the project; .venv-ryu: the controller). With the word `faucet`: another controller, for a
 # test with it (.venv-faucet). Run again, it does nothing that is done already.
 # It starts no service and changes no configuration. PYTHON names the interpreter (default python3).
+# Which Pythons are tried: the classifiers in pyproject.toml.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 cd "$ROOT"
@@ -14,6 +15,7 @@ NEEDED=(mnexec:mininet iperf3:iperf3 ovs-vswitchd:openvswitch-switch ovs-vsctl:o
 PYTHON=${PYTHON:-python3}
 
 main() {
+    wait_for_another
     check_python
     if [ "${1:-}" = faucet ]; then
         faucet_environment
@@ -24,12 +26,20 @@ main() {
     controller_environment
 }
 
+# Two at once would make one environment between them.
+wait_for_another() {
+    exec 9<scripts/setup.sh
+    flock --nonblock 9 || { say "waiting for another set-up of this folder"; flock 9; }
+}
+
 check_python() {
     PYTHON=$(command -v "$PYTHON") || die "python3 was not found: install Python 3.10 or newer, or set PYTHON"
     VERSION=$("$PYTHON" -c 'import platform; print(platform.python_version())') \
         || die "$PYTHON does not run: set PYTHON to a Python 3.10 or newer"
     "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
         || die "$PYTHON is Python $VERSION, but 3.10 or newer is needed: set PYTHON to one"
+    promised_pythons | grep -qx "${VERSION%.*}" \
+        || say "Python $VERSION is newer than those that are tried ($(promised_pythons | paste -sd' ')): PYTHON names another"
 }
 
 install_packages() {

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.patience import PATIENCE_S
+
 MARK = "MININET_OFFLOAD_TEST_SESSION"
 """Every process that a test starts inherits this environment variable, however it is started."""
-
-SETTLE_S = 3.0
 
 # The same examples each time, so that a test that fails has its change to blame; at night, new ones.
 settings.register_profile(
@@ -62,7 +62,7 @@ _LEFT = pytest.StashKey[list[str]]()
 
 def _left_behind(before: set[str]) -> list[str]:
     """What was not there before; processes get a moment to end."""
-    deadline = time.monotonic() + SETTLE_S
+    deadline = time.monotonic() + PATIENCE_S
     while (left := sorted(_belongings() - before)) and time.monotonic() < deadline:
         time.sleep(0.1)
     return left

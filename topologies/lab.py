@@ -267,7 +267,7 @@ class Lab:
                     raise LabError(
                         f"{name}: an MTU of {vnic.mtu} does not fit the wire {wire} of MTU {wire.mtu}: "
                         f"at most {most} does, as {format.name} adds {overhead(format)} bytes; "
-                        "only a VM with role='forwarding' may have more"
+                        "only a VM whose role is forwarding may have more"
                     )
 
     def intent(self) -> dict[str, Any]:

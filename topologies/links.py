@@ -7,7 +7,7 @@ from typing import Any
 
 from mininet.link import Intf, Link
 
-from topologies.errors import LabError
+from topologies.errors import LabError, in_terms_of
 from topologies.lab import check_interface_name
 from topologies.options import require_known
 from topologies.processes import run
@@ -205,7 +205,8 @@ class TapLink(LabLink):
         (vm, vm_port, vm_name, address), (switch, switch_port, switch_name, _) = ends
         if not hasattr(vm, "server") or not hasattr(switch, "switch_ports"):
             raise LabError(
-                f"{node1}-{node2}: a TapLink joins a VM and a VSwitch: start mn with --switch vswitch"
+                f"{node1}-{node2}: a TapLink joins a VM and a VSwitch: "
+                + in_terms_of("make them with cls=VM and cls=VSwitch", mn="start mn with --switch vswitch")
             )
         if vm.server not in (None, switch):
             raise LabError(f"{vm} has a TapLink to {vm.server} already: all of a VM's are to one server")
@@ -262,7 +263,8 @@ class WireLink(LabLink):
         for node in (node1, node2):
             if not hasattr(node, "switch_ports"):
                 raise LabError(
-                    f"{node1}-{node2}: a WireLink joins two VSwitches: start mn with --switch vswitch"
+                    f"{node1}-{node2}: a WireLink joins two VSwitches: "
+                    + in_terms_of("make both with cls=VSwitch", mn="start mn with --switch vswitch")
                 )
         port1 = node1.newPort() if port1 is None else port1
         port2 = node2.newPort() if port2 is None else port2

@@ -19,7 +19,7 @@ from mininet.net import Mininet, MininetWithControlNet
 from mininet.node import Controller, Node
 
 from topologies.controllers import Ryu
-from topologies.errors import LabError
+from topologies.errors import LabError, speak_mn
 from topologies.lab import Lab
 from topologies.links import require_two_nodes
 from topologies.nodes import VSwitch
@@ -187,7 +187,8 @@ def clean_up() -> None:
 
 
 def install() -> None:
-    """Let `mn -c` remove leftovers of labs, and let SIGTERM and SIGHUP end a lab properly."""
+    """Let `mn -c` remove leftovers of labs, SIGTERM and SIGHUP end one properly, and hints speak of `mn`."""
+    speak_mn()
     mininet.clean.addCleanupCallback(remove_leftovers)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)

@@ -18,7 +18,7 @@ from mininet.log import info, warn
 from mininet.node import Controller, Host, Switch
 
 from topologies.controllers import ROOT, Orchestrator
-from topologies.errors import LabError
+from topologies.errors import LabError, in_terms_of
 from topologies.lab import Lab
 from topologies.links import SwitchPort, TapIntf, WirePort, require_two_nodes
 from topologies.options import NODE_WORDS, options_of, require_known
@@ -381,7 +381,7 @@ class VSwitch(Switch):
     def _fixed_ports(self, intf: Intf | str) -> str:
         return (
             f"{intf}: the ports of {self.name} are fixed while it runs: make all links before it starts, "
-            f"or start it anew with {self.name}.restart()"
+            f"or start it anew with {in_terms_of('', mn='py ')}{self.name}.restart()"
         )
 
     def require_known_ports(self) -> None:
@@ -389,7 +389,7 @@ class VSwitch(Switch):
         if self.inNamespace and self.plain_ports():
             raise LabError(
                 f"{self.plain_ports()[0]}: {self.name} is in a namespace of its own, where no plain link can "
-                "end: leave out --innamespace"
+                f"end: leave out {in_terms_of('inNamespace=True', mn='--innamespace')}"
             )
 
     def _leave_to_the_switch(self, intf: Intf) -> None:

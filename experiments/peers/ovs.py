@@ -41,7 +41,6 @@ class Instance:
         self.directory.mkdir(parents=True, exist_ok=True)
         self._call("ovsdb-tool", "create", str(self.directory / "conf.db"), str(SCHEMA))
         self._spawn("ovsdb-server", str(self.directory / "conf.db"), f"--remote=punix:{self._socket}")
-        self._await(self._socket.exists, "ovsdb-server")
         self._call("ovs-vsctl", f"--db=unix:{self._socket}", "--no-wait", "init")
         self._spawn("ovs-vswitchd", f"unix:{self._socket}")
 
@@ -70,8 +69,10 @@ class Instance:
         return {**os.environ, "OVS_RUNDIR": directory, "OVS_LOGDIR": directory, "OVS_DBDIR": directory}
 
     def _spawn(self, program: str, *arguments: str) -> None:
+        """Returns when the program serves its control socket, which it makes after all others."""
+        control = self.directory / f"{program}.ctl"
         argv = [program, *arguments, f"--pidfile={self.directory / program}.pid", "-vconsole:off"]
-        argv += [f"--log-file={self.directory / program}.log", f"--unixctl={self.directory / program}.ctl"]
+        argv += [f"--log-file={self.directory / program}.log", f"--unixctl={control}"]
         with self._output(program).open("w") as output:
             process = spawn(
                 argv,
@@ -82,6 +83,7 @@ class Instance:
                 env=self._environment(),
             )
         self.processes.append(process)
+        self._await(control.is_socket, program)
 
     def _call(self, *argv: str) -> None:
         result = run(argv, env=self._environment())

@@ -60,4 +60,5 @@ def main():
         serving.back_end.stop()
 
 
-main()
+if __name__ == "__main__":
+    main()

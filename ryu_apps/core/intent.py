@@ -112,8 +112,14 @@ def from_yaml(text: str | bytes) -> Intent:
 
 def plain(text: str | bytes) -> object:
     """The plain values of a YAML (or JSON) document; an empty one is an empty mapping. Raises ConfigError."""
+    document = parsed(text)
+    return {} if document is None else document
+
+
+def parsed(text: str | bytes) -> object:
+    """The plain values of a YAML (or JSON) document; None for an empty one, or null. Raises ConfigError."""
     try:
-        document = yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "the document"
@@ -125,7 +131,6 @@ def plain(text: str | bytes) -> object:
         raise ConfigError("intent", "is nested too deeply", "YAML or JSON") from None
     except ValueError as error:  # Python's limit of digits
         raise ConfigError("intent", "a number has too many digits", "at most 4300") from error
-    return {} if document is None else document
 
 
 def from_object(document: object) -> Intent:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from struct import Struct
 
+from tests.patience import PATIENCE_S
 from vswitch.openflow import experimenter as ex
 from vswitch.openflow import messages as m
 from vswitch.openflow import multipart as mp
@@ -49,7 +50,7 @@ class FakeSwitch:
         self._socket: socket.socket | None = None
 
     @contextmanager
-    def connected(self, port: int, timeout_s: float = 10) -> Iterator[FakeSwitch]:
+    def connected(self, port: int, timeout_s: float = PATIENCE_S) -> Iterator[FakeSwitch]:
         """Connected to the controller on 127.0.0.1; what the switch holds survives the connection."""
         self._socket = _connect(port, timeout_s)
         reader = threading.Thread(target=self._serve, args=(self._socket,), daemon=True)
@@ -61,7 +62,7 @@ class FakeSwitch:
             reader.join(5)
             self._socket.close()
 
-    def wait_for(self, what: Callable[[FakeSwitch], bool], timeout_s: float = 10) -> None:
+    def wait_for(self, what: Callable[[FakeSwitch], bool], timeout_s: float = PATIENCE_S) -> None:
         deadline = time.monotonic() + timeout_s
         while not what(self):
             assert time.monotonic() < deadline, f"waited {timeout_s} s; the log is {self.log}"

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from ryu_apps.core.intent import from_object
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 PYTHON = Path(os.environ.get("MININET_OFFLOAD_RYU_PYTHON", ROOT / ".venv-ryu/bin/python"))
@@ -63,7 +64,7 @@ class RyuProcess:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=PATIENCE_S,
             **options,
         )
 
@@ -76,11 +77,11 @@ class RyuProcess:
     def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
         assert self.process
         self.process.send_signal(number)
-        return self.process.wait(10)
+        return self.process.wait(PATIENCE_S)
 
     def end(self) -> None:
         """Kill it if it still runs."""
-        if self.process and self.process.poll() is None:
+        if not self._ended():
             self.kill()
 
     def rest(self, method: str, path: str, body: str = "") -> tuple[int, dict[str, Any]]:
@@ -88,16 +89,31 @@ class RyuProcess:
             f"http://127.0.0.1:{self.rest_port}{path}", body.encode() or None, method=method
         )
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with self._open(request) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
+
+    def _open(self, request: urllib.request.Request) -> Any:
+        """The answer; the controller serves OpenFlow a little before it serves REST."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return urllib.request.urlopen(request, timeout=PATIENCE_S)
+            except urllib.error.URLError as error:
+                if not isinstance(error.reason, ConnectionRefusedError) or self._ended():
+                    raise
+                assert time.monotonic() < deadline, self.log.read_text()
+                time.sleep(0.02)
+
+    def _ended(self) -> bool:
+        return self.process is None or self.process.poll() is not None
 
     def status(self, switch: str) -> dict[str, Any]:
         return self.rest("GET", "/status")[1]["switches"][switch]
 
     def wait_for_status(self, switch: str, what: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_S
         while not what(status := self.status(switch)):
             assert time.monotonic() < deadline, f"{status}\n{self.log.read_text()}"
             time.sleep(0.02)

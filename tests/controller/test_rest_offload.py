@@ -91,6 +91,7 @@ def test_s0_8_the_derivation_explains_itself(api: RestApi) -> None:
         ("PATCH", "/nic/s1", {"queues": 9}, 400, "nic.s1.queues: 9 is out of range (allowed: 1 to 8)"),
         ("PATCH", "/nic/s1", 5, 400, "nic.s1: is a whole number (allowed: a mapping of names)"),
         ("PUT", "/nic/s1", {"rules": [{"vm": "far"}]}, 400, "nic.s1.rules[0].vm: far is on s2, not on s1"),
+        ("PATCH", "/nic/s1", {"nix": None}, 400, "nic.s1.nix: is not a known key (allowed: queues, "),
         ("POST", "/nic/s1", None, 405, "/nic/s1 knows only GET, PUT, PATCH, DELETE"),
         ("GET", "/nic", None, 404, "there is no /nic, only /intent"),
     ],
@@ -102,6 +103,38 @@ def test_mistakes_change_nothing(
     answer = asks(api, method, path, body)
     assert answer[0] == status
     assert answer[1]["error"].startswith(sentence)
+    assert asks(api, "GET", "/intent") == before
+
+
+EMPTY_INTENT = "intent: the body is {} (allowed: an intent; {{}} for one without servers)"
+
+
+@pytest.mark.parametrize("body", [b"", b"  ", b"null", b" null", b"~", b"# nothing", b"---"])
+@pytest.mark.parametrize(
+    ("method", "path", "sentence"),
+    [
+        ("PUT", "/intent", EMPTY_INTENT),
+        ("POST", "/intent/check", EMPTY_INTENT),
+        (
+            "PUT",
+            "/nic/s1",
+            "nic.s1: the body is {} (allowed: the section; DELETE /nic/s1 goes back to the defaults)",
+        ),
+        (
+            "PATCH",
+            "/nic/s1",
+            "nic.s1: the body is {} (allowed: the keys to change; DELETE /nic/s1 goes back to the defaults)",
+        ),
+        ("PUT", "/formats/mine", "formats.mine: the body is {} (allowed: the format's numbers)"),
+    ],
+)
+def test_a_body_that_holds_nothing_changes_nothing(
+    api: RestApi, method: str, path: str, sentence: str, body: bytes
+) -> None:
+    assert asks(api, "PUT", "/nic/s1", {"queues": 4})[0] == 200
+    before = asks(api, "GET", "/intent")
+    status, answer = api.answer(method, path, body)
+    assert (status, answer["error"]) == (400, sentence.format("null" if body.strip() else "empty"))
     assert asks(api, "GET", "/intent") == before
 
 

@@ -161,6 +161,13 @@ def test_dependencies():
     assert first_column(text, "## Debian packages") == debian | {"python3-venv"}
 
 
+def test_the_pythons_that_readme_names_are_those_that_are_tried():
+    project = (ROOT / "pyproject.toml").read_text()
+    tried = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', project)
+    assert f'requires-python = ">={tried[0]}"' in project
+    assert f"Python {tried[0]} to {tried[-1]}" in (ROOT / "README.md").read_text()
+
+
 def test_figures_have_their_places():
     text = page("performance")
     experiments = (

@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
+from rich.console import Console
 
 from experiments import system
-from experiments.__main__ import main
+from experiments.__main__ import main, tell
 from experiments.errors import ExperimentError
 from experiments.options import parse_options, server_cores
 from experiments.overlay_gro import EXPERIMENT
+from experiments.summary import summarise
 from experiments.system import require_programs
+from tests.experiments.samples import ENVIRONMENT, overlay_plan, sample
 
 
 @pytest.mark.parametrize(
@@ -68,9 +72,37 @@ def test_a_folder_with_something_else_is_refused(capsys, monkeypatch, tmp_path):
     assert (tmp_path / "thesis.tex").exists()
 
 
-def test_report_of_nothing(capsys, tmp_path):
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (None, "summary.json does not exist: give the folder of a finished run"),
+        (b"{", "summary.json is not valid JSON"),
+        (b"\xff", "summary.json is not valid JSON"),
+        (b"[]", "summary.json is no summary of a run, it lacks baseline, environment, experiment, "),
+        (b'{"experiment": "overlay-gro"}', "is no summary of a run, it lacks baseline, environment, invalid"),
+    ],
+)
+def test_report_of_nothing(capsys, tmp_path, text, sentence):
+    if text is not None:
+        (tmp_path / "summary.json").write_bytes(text)
     assert main(["report", str(tmp_path)]) == 1
-    assert "summary.json does not exist" in capsys.readouterr().err
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("reasons", "status"), [((), 0), (("the wire released 7 frames late",), 3)])
+def test_report_says_whether_the_run_counts_as_run_did(capsys, tmp_path, reasons, status):
+    plan = overlay_plan(switches=("kernel",), flows=(1,))
+    samples = [[sample(plan.cases[0], number, reasons=reasons)] for number in range(2)]
+    summary = summarise("overlay-gro", ENVIRONMENT, {}, plan, samples, {})
+    assert tell(summary, EXPERIMENT, tmp_path, Console()) == status
+    as_run = capsys.readouterr().out
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    assert main(["report", str(tmp_path)]) == status
+    assert capsys.readouterr().out == as_run
+    lines = [line for line in as_run.splitlines() if line.startswith("INVALID: ")]
+    assert lines == [
+        f"INVALID: kernel vxlan veth gro=on 1 flow: 2 of 2 runs invalid: {reason}" for reason in reasons
+    ]
 
 
 def test_usage_errors_are_status_2():

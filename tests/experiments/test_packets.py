@@ -3,15 +3,29 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import subprocess
+import threading
+import time
 
 import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
 from experiments.blaster import FRAME_LEN, PORTS_PER_ADDRESS, TARGET_PORT, frames
-from experiments.flow_mods import ADD, DELETE_STRICT, flow_mod
-from experiments.flow_setup import rules
+from experiments.flow_mods import (
+    ADD,
+    BARRIER_REPLY,
+    BARRIER_REQUEST,
+    DELETE_STRICT,
+    FLOW_MOD,
+    IN_FLIGHT,
+    flow_mod,
+    header,
+    run,
+)
+from experiments.flow_setup import WAITED, rules
 
 MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02")
 
@@ -48,6 +62,36 @@ def test_flow_mods_are_what_open_vswitch_reads(command, said):
     )
     assert "(xid=0x5)" in result.stdout
     assert said in result.stdout
+
+
+def slow_switch(listener: socket.socket, pause_s: float, batches: list[int]) -> None:
+    """Answers each barrier after a pause; notes how many flow-mods came before it."""
+    connection, _ = listener.accept()
+    with connection, connection.makefile("rb") as stream:
+        batch = 0
+        while head := stream.read(8):
+            _, kind, length, xid = struct.unpack("!BBHI", head)
+            stream.read(length - 8)
+            batch += kind == FLOW_MOD
+            if kind == BARRIER_REQUEST:
+                batches.append(batch)
+                batch = 0
+                time.sleep(pause_s)
+                connection.sendall(header(BARRIER_REPLY, 8, xid))
+
+
+def test_a_switch_that_is_behind_is_sent_what_it_answers_and_a_little_more():
+    """However much was to be sent, so that the sender ends soon after its time."""
+    batches: list[int] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        switch = threading.Thread(target=slow_switch, args=(listener, 0.05, batches))
+        switch.start()
+        outcome = run(listener.getsockname()[1], rate=20_000, seconds=0.5, flows=100)
+        switch.join()
+    assert outcome["flow_mods"] == sum(batches) < 10_000
+    assert max(batches) <= 400  # of 20 ms, when it is behind
+    assert outcome["waited"] > WAITED * outcome["seconds"]
+    assert len(batches) <= 0.5 / 0.05 + IN_FLIGHT + 1
 
 
 def test_rules_are_as_many_as_asked_for_and_right():

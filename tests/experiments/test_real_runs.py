@@ -19,6 +19,7 @@ import pytest
 from experiments.errors import ExperimentError
 from experiments.peers.ovs import Instance
 from experiments.system import ROOT, Namespace
+from tests.patience import PATIENCE_S
 from topologies.processes import poll_until
 from topologies.registry import remove_leftovers
 
@@ -107,12 +108,13 @@ def test_a_relative_run_folder(tmp_path):
     assert "run folder: out" in result.stdout
 
 
-def test_the_last_words_of_a_program_that_ends_are_told(tmp_path):
+@pytest.mark.parametrize("program", ["ovsdb-server", "ovs-vswitchd"])
+def test_the_last_words_of_a_program_that_ends_are_told(tmp_path, program):
     namespace = Namespace()
     instance = Instance(namespace, frozenset({0}), tmp_path / "ovs")
-    (tmp_path / "ovs" / "ovsdb-server.ctl").mkdir(parents=True)
+    (tmp_path / "ovs" / f"{program}.ctl").mkdir(parents=True)
     try:
-        with pytest.raises(ExperimentError, match=r"^ovsdb-server ended at once: .*control socket"):
+        with pytest.raises(ExperimentError, match=rf"^{program} ended at once: .*control socket"):
             instance.start()
     finally:
         instance.stop()
@@ -129,9 +131,9 @@ def test_l2_forwarding(tmp_path):
         "vswitch / bridge, UDP 64 bytes",
     }
     assert summary["ratios"]["vswitch / bridge, host VXLAN"]["at_least"] == 0.7
-    assert medians(summary, "throughput_bps")["bridge", "host VXLAN"] > 1e8
-    assert medians(summary, "throughput_bps")["vswitch", "TCP"] > 1e8
-    assert medians(summary, "packets_per_second")["vswitch", "UDP 64 bytes"] > 1e4
+    assert medians(summary, "throughput_bps")["bridge", "host VXLAN"] > 1e7
+    assert medians(summary, "throughput_bps")["vswitch", "TCP"] > 1e7
+    assert medians(summary, "packets_per_second")["vswitch", "UDP 64 bytes"] > 1e3
 
 
 @pytest.mark.slow
@@ -141,8 +143,8 @@ def test_flow_setup(tmp_path):
     summary, _ = run_to_end(tmp_path / "out", "other_cpu=1024", "--quick", name="flow-setup", short=short)
     assert medians(summary, "cached_flows")["vswitch", "cached flows"] == 500
     assert medians(summary, "packets_lost")["vswitch", "flow-mods"] == 0
-    assert medians(summary, "flows_per_second")["vswitch", "new flows"] > 400
-    assert min(medians(summary, "flow_mods_per_second").values()) > 250
+    assert medians(summary, "flows_per_second")["vswitch", "new flows"] > 100
+    assert min(medians(summary, "flow_mods_per_second").values()) > 100
 
 
 @pytest.mark.parametrize("delay_s", [0.3, 0.9, 1.6, 3.0, 5.0])
@@ -152,14 +154,14 @@ def test_whatever_ends_a_run_nothing_is_left(tmp_path, delay_s, kind):
     run = started(tmp_path / "out", mark, "runs=100")
     time.sleep(delay_s)
     run.send_signal(kind)
-    printed, _ = run.communicate(timeout=15)
+    printed, _ = run.communicate(timeout=PATIENCE_S)
     if kind != signal.SIGKILL and run.returncode not in (
         -signal.SIGINT,
         -signal.SIGTERM,
     ):  # before Python was up
         assert run.returncode == 130, printed
         assert "Traceback" not in printed
-    assert poll_until(lambda: not marked(mark), 5), marked(mark)
+    assert poll_until(lambda: not marked(mark), PATIENCE_S), marked(mark)
     if kind == signal.SIGKILL:
         remove_leftovers()  # as the next lab does
     else:

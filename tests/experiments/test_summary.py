@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from experiments import flow_setup
+from experiments.cpu import CpuUse
+from experiments.metrics import Measurement
 from experiments.report import markdown_table, plot, table_rows
-from experiments.summary import summarise
+from experiments.summary import Sample, summarise
 from tests.experiments.samples import ENVIRONMENT, overlay_plan, rounds, sample
 
 
@@ -124,6 +128,56 @@ def test_the_table_marks_invalid_rows():
     plan = overlay_plan(switches=("kernel",), flows=(1,))
     rows = table_rows(summary_of(plan, [[sample(plan.cases[0], 0, reasons=("late",))]]))
     assert rows[0][-1] == "1 INVALID"
+
+
+SWITCHES = ("vswitch", "ovs-userspace")
+
+
+def flow_summary(*runs: tuple[float, float], offered: float | None = 20_000):
+    """Of runs of both switches, which set up so many flows a second."""
+    plan = flow_setup.plan({key: option.default for key, option in flow_setup.OPTIONS.items()})
+    plan = replace(plan, cases=plan.cases[:2], ratios=plan.ratios[:1])
+    assert [case.back_end for case in plan.cases] == list(SWITCHES)
+    made = [
+        [
+            Sample(case, n, 0, Measurement({"flows_per_second": rate}, {}, offered), CpuUse(1, 0, 0))
+            for case, rate in zip(plan.cases, rates, strict=True)
+        ]
+        for n, rates in enumerate(runs)
+    ]
+    return summarise("flow-setup", ENVIRONMENT, {}, plan, made, {})
+
+
+@pytest.mark.parametrize(
+    ("rates", "measured", "ratio"),
+    [
+        ((19_998, 19_999), ("≥ 19,998, offered", "≥ 19,999, offered"), "both offered"),
+        ((19_800, 10_000), ("≥ 19,800, offered", "10,000"), "≥ 1.98"),
+        ((19_799, 19_800), ("19,799", "≥ 19,800, offered"), "≤ 1.00"),
+        ((15_000, 10_000), ("15,000", "10,000"), "1.50"),
+    ],
+)
+def test_a_value_that_is_the_offered_load_is_marked(tmp_path, rates, measured, ratio):
+    """In the table, in ratios with it, and in the plot; single runs have no interval."""
+    summary = flow_summary(rates)
+    rows = table_rows(summary)
+    assert [row[1:4] for row in rows] == [(measured[0], "", ratio), (measured[1], "", "1")]
+    plot(summary, "a title", tmp_path)
+    drawn = (tmp_path / "plot.svg").read_text()
+    assert all(f">{text}<" in drawn for text in measured)
+
+
+def test_several_runs_have_an_interval_and_the_median_of_what_was_offered():
+    summary = flow_summary((19_990, 9_000), (19_980, 10_000), (11_000, 8_000))
+    first, second = table_rows(summary)
+    assert first[1:4] == ("≥ 19,980, offered", "11,000 - 19,990", "≥ 2.00 (1.38 - 2.22)")
+    assert second[1:4] == ("9,000", "8,000 - 10,000", "1")
+    assert [row.get("offered") for row in summary["rows"]] == [20_000, None, 20_000, None]
+
+
+def test_a_load_that_offers_what_is_taken_is_never_marked():
+    summary = flow_summary((20_000, 20_000), offered=None)
+    assert [row[1] for row in table_rows(summary)] == ["20,000", "20,000"]
 
 
 def test_plots_are_written_in_both_formats(tmp_path):

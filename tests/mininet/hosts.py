@@ -8,6 +8,7 @@ import subprocess
 
 from mininet.node import Host
 
+from tests.patience import PATIENCE_S
 from topologies.processes import listening, poll_until
 
 IPERF3_PORT = 5201
@@ -22,5 +23,5 @@ def pings(host: Host, target: str, count: int = 1, interval_s: float = 0.1) -> i
 def start_server(host: Host, *argv: str, port: int) -> subprocess.Popen:
     """Run a program in the host; returns when it listens on the TCP port."""
     server = host.popen(list(argv))
-    assert poll_until(lambda: listening(server.pid, port), 10)
+    assert poll_until(lambda: listening(server.pid, port), PATIENCE_S)
     return server

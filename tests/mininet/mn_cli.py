@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 
+from tests.patience import PATIENCE_S
+
 ROOT = Path(__file__).resolve().parents[2]
 MN = Path(sys.executable).parent / "mn"
 PROMPT = "mininet> "
@@ -59,7 +61,7 @@ class MnCli:
     def leave(self) -> str:
         """`exit`; returns the rest of the output."""
         rest = self.enter("exit")
-        self.process.wait(20)
+        self.process.wait(PATIENCE_S)
         return rest
 
     def _until_prompt(self, timeout_s: float) -> str:

@@ -23,7 +23,7 @@ def tshark(file, *arguments):
 def test_tshark_sees_standard_vxlan_and_nothing_wrong(overlay, tmp_path):
     network = overlay().start()
     file = tmp_path / "wire.pcapng"
-    network.s1.control("capture.start", port=1, file=str(file), seconds=30)
+    network.s1.control("capture.start", port=1, file=str(file), seconds=100)
     assert network.loss() == 0
     assert "receiver" in network.vm1.cmd(f"iperf3 -c {network.vm2.IP()} -b 50M -t 1")
     assert "receiver" in network.vm1.cmd(f"iperf3 -u -c {network.vm2.IP()} -b 10M -t 1")

@@ -14,7 +14,7 @@ import pytest
 from mininet.net import Mininet
 from mininet.node import Node, Switch
 
-from tests.mininet.mn_cli import MN, TWO_SERVERS, isolated, run_mn
+from tests.mininet.mn_cli import MN, TWO_SERVERS, MnCli, isolated, run_mn
 from topologies import controllers, lab
 from topologies.controllers import Orchestrator
 from topologies.errors import LabError
@@ -40,7 +40,7 @@ def test_mtu_too_large_for_the_wire(overlay):
         network.start()
     assert str(error.value) == (
         "vm1: an MTU of 1451 does not fit the wire s1-eth1<->s2-eth1 of MTU 1500: "
-        "at most 1450 does, as vxlan adds 50 bytes; only a VM with role='forwarding' may have more"
+        "at most 1450 does, as vxlan adds 50 bytes; only a VM whose role is forwarding may have more"
     )
 
 
@@ -280,6 +280,7 @@ def test_switches_in_namespaces_of_their_own():
     result = run_mn("--topo", "single,2", *TWO_SERVERS[2:4], "--innamespace")
     assert result.returncode == 1
     assert "*** Error: s1-eth1: s1 is in a namespace of its own, where no plain link" in result.stderr
+    assert "can end: leave out --innamespace\n" in result.stderr
     assert "Cleaning up" not in result.stdout + result.stderr
 
 
@@ -315,13 +316,30 @@ def test_a_wrong_parameter_of_the_topology(topo, sentence):
 
 def test_the_topology_without_our_switch():
     with pytest.raises(
-        LabError, match=r"^s1-s2: a WireLink joins two VSwitches: start mn with --switch vswitch$"
+        LabError, match=r"^s1-s2: a WireLink joins two VSwitches: make both with cls=VSwitch$"
     ):
         Mininet(topo=TwoServers(), switch=Switch, controller=None)
     Lab.close_current()
     for node in Node.outToNode.values():
         if node.shell:
             node.terminate()
+
+
+def test_hints_to_who_uses_mn_are_in_its_words():
+    script = (
+        "from mininet.net import Mininet\nfrom mininet.node import Switch\n"
+        "from topologies import mn\nfrom topologies.topos import TwoServers\n"
+        "Mininet(topo=TwoServers(), switch=Switch, controller=None)"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "s1-s2: a WireLink joins two VSwitches: start mn with --switch vswitch\n" in result.stderr
+    with MnCli("--topo", "single,2", "--switch", "vswitch") as mn:
+        answer = mn.enter("py s1.attach('s1-eth9')")
+        mn.leave()
+    assert answer.strip() == (
+        "s1-eth9: the ports of s1 are fixed while it runs: make all links before it starts, "
+        "or start it anew with py s1.restart()"
+    )
 
 
 def test_a_script_that_ends_with_an_error_leaves_nothing():

@@ -11,6 +11,7 @@ import pytest
 from mininet.net import Mininet
 
 from tests.mininet.mn_cli import run_mn
+from tests.patience import PATIENCE_S
 from topologies.controllers import Orchestrator
 from topologies.lab import Lab
 from topologies.nodes import VSwitch
@@ -58,14 +59,14 @@ def counters(net):
 def transfer(net, source, *targets, size=4 * MEGABYTE):
     """Send a file to each of some VMs at the same time; whether all arrived as they were sent."""
     receivers = [net[name].popen([sys.executable, TRANSFER, "receive", str(PORT)]) for name in targets]
-    assert poll_until(lambda: all(listening(process.pid, PORT) for process in receivers), 10)
+    assert poll_until(lambda: all(listening(process.pid, PORT) for process in receivers), PATIENCE_S)
     senders = [
         net[source].popen([sys.executable, TRANSFER, "send", net[name].IP(), str(PORT), str(size), str(seed)])
         for seed, name in enumerate(targets)
     ]
     try:
         for process in senders:
-            output, error = process.communicate(timeout=30)
+            output, error = process.communicate(timeout=PATIENCE_S)
             received, sent = output.decode().split() or (error.decode(), "")
             assert received == sent
     finally:
@@ -108,10 +109,10 @@ def test_s0_10_large_packets_through_the_router_beside_vms_with_lro_on_and_off(n
 
 def test_s0_10_naive_lro_loses_what_it_merged_and_others_do_not_notice(net):
     set_nic(net, "terminating", [CLASSIC])
-    assert poll_until(lambda: listening(net["server"].pid, IPERF3_PORT), 10)
+    assert poll_until(lambda: listening(net["server"].pid, IPERF3_PORT), PATIENCE_S)
     stalled = net["client"].popen(["iperf3", "-c", net["server"].IP(), "-t", "30"], stdout=subprocess.DEVNULL)
     try:
-        assert poll_until(lambda: counters(net)["mtu_exceeded"] > 0, 10)
+        assert poll_until(lambda: counters(net)["mtu_exceeded"] > 0, PATIENCE_S)
         count = grown(net, lambda: transfer(net, "client", "end1", "end2"))
     finally:
         stalled.kill()

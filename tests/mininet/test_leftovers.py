@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.mininet.mn_cli import MN, isolated
+from tests.patience import PATIENCE_S
 from topologies.lab import SHM_DIR, Lab
 from topologies.processes import end, end_orphan, listening, poll_until, run, spawn, start_time
 from topologies.registry import LABS_DIR, MADE, OWNER, pid_namespace, remove_leftovers
@@ -63,7 +64,7 @@ def test_what_a_dead_lab_made_is_removed(tmp_path, sleeper):
         tmp_path / "labs" / "1", [{"pid": sleeper.pid, "start_time": started}, {"directory": str(wires)}]
     )
     assert remove_leftovers(tmp_path / "labs") == ["1"]
-    assert sleeper.wait(5) == -signal.SIGTERM
+    assert sleeper.wait(PATIENCE_S) == -signal.SIGTERM
     assert not wires.exists()
     assert not folder.exists()
 
@@ -109,7 +110,7 @@ def test_a_stubborn_orphan_is_killed():
     assert stubborn.stdout
     stubborn.stdout.readline()
     end_orphan(stubborn.pid, start_time(stubborn.pid) or 0, grace_s=0.2)
-    assert stubborn.wait(5) == -signal.SIGKILL
+    assert stubborn.wait(PATIENCE_S) == -signal.SIGKILL
 
 
 STARTS = {
@@ -129,11 +130,11 @@ ENDINGS = [
 def test_a_child_dies_with_its_parent(start, ending):
     modules = "import os, threading, time\nfrom topologies.processes import run, spawn\n"
     parent = subprocess.Popen([sys.executable, "-c", modules + STARTS[start]], stderr=subprocess.DEVNULL)
-    assert poll_until(lambda: sleeping_child(parent.pid), 20)
+    assert poll_until(lambda: sleeping_child(parent.pid), PATIENCE_S)
     child = sleeping_child(parent.pid)
     parent.send_signal(ending)
-    assert parent.wait(10) == -ending
-    assert poll_until(lambda: start_time(child) is None, 5)
+    assert parent.wait(PATIENCE_S) == -ending
+    assert poll_until(lambda: start_time(child) is None, PATIENCE_S)
 
 
 def sleeping_child(pid):
@@ -219,6 +220,6 @@ def test_sigterm_ends_mn_and_its_lab():
     assert process.stdout
     shell, run_dir = process.stdout.readline().split()
     process.terminate()
-    assert process.wait(10) == 128 + signal.SIGTERM
-    assert poll_until(lambda: start_time(int(shell)) is None, 5)
+    assert process.wait(PATIENCE_S) == 128 + signal.SIGTERM
+    assert poll_until(lambda: start_time(int(shell)) is None, PATIENCE_S)
     assert not os.path.exists(run_dir)

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from mininet.net import Mininet
 
+from tests.patience import PATIENCE_S
 from topologies.controllers import Orchestrator
 from topologies.lab import Lab
 from topologies.links import TapLink, WireLink
@@ -84,9 +85,9 @@ class Network:
 
     def dropped(self) -> dict[str, int]:
         """What ports and wire have lost, by port; what is on its way has time to arrive."""
-        poll_until(lambda: not sum(self._on_the_wire().values()), 5)
+        assert poll_until(lambda: not any(self._on_the_wire().values()), PATIENCE_S), self._on_the_wire()
         ports = [port for switch in (self.s1, self.s2) for port in switch.control("ports")]
-        return {port["name"]: port["rx_dropped"] + port["tx_dropped"] for port in ports} | self._on_the_wire()
+        return {port["name"]: port["rx_dropped"] + port["tx_dropped"] for port in ports}
 
     def _on_the_wire(self) -> dict[str, int]:
         one, other = (switch.control("ports")[0] for switch in (self.s1, self.s2))
@@ -203,7 +204,7 @@ def test_rest_works_under_load(network, tmp_path):
         network.c0.request("PUT", "/formats/mine", MINE)
         network.c0.await_rules(network.s2)
         merged = network.merged()
-        assert poll_until(lambda: network.merged() > merged, 10)  # in queue 2, by the rule
+        assert poll_until(lambda: network.merged() > merged, PATIENCE_S)  # in queue 2, by the rule
         queue = network.s2.control("nic.stats", port=1)[2]
         explained = network.c0.request("GET", "/offload/explain")["s2"]
         for method, body in (("PATCH", {"rules": [], "filters": []}), ("DELETE", None)):
@@ -241,7 +242,7 @@ def transfer(sender: VM, receiver: VM, port: int, seed: int) -> tuple[str, str]:
     """Send 4 MB of seeded random bytes from and to this port; SHA-256 of what was sent and what arrived."""
     listener, connection = socket_in(receiver), socket_in(sender)
     for one in (listener, connection):
-        one.settimeout(30)
+        one.settimeout(PATIENCE_S)
         one.bind(("", port))
     listener.listen()
     connection.connect((receiver.IP(), port))
@@ -259,7 +260,7 @@ def transfer(sender: VM, receiver: VM, port: int, seed: int) -> tuple[str, str]:
     sending = threading.Thread(target=send)
     sending.start()
     with listener, connection, received:
-        received.settimeout(30)
+        received.settimeout(PATIENCE_S)
         while data := received.recv(1 << 16):
             arrived.update(data)
         sending.join()

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tests.mininet.hosts import IPERF3_PORT
+from tests.patience import PATIENCE_S
 from topologies.links import TapLink
 from topologies.nodes import VM
 from topologies.processes import listening, poll_until
@@ -53,9 +54,9 @@ def test_frames_of_bridges_are_not_relayed(overlay):
         assert hearer.stdout.readline() == b"ready\n"
         hearers.append(hearer)
     sender = network.vm1.popen([sys.executable, "-c", SEND, "vm1-eth0", *GROUPS, BESIDE, ALL])
-    assert sender.wait(10) == 0
+    assert sender.wait(PATIENCE_S) == 0
     for hearer in hearers:
-        output, _ = hearer.communicate(timeout=10)
+        output, _ = hearer.communicate(timeout=PATIENCE_S)
         assert output.decode().split() == [BESIDE, ALL]
 
 
@@ -90,7 +91,7 @@ def path_mtu(vm, address):
 @pytest.mark.parametrize(("tunnel", "mtu"), [("vxlan", 1450), ("gre", 1458), ("mplsogre", 1458)])
 def test_tcp_learns_the_path_mtu(large, version, tunnel, mtu):
     network, addresses = large(tunnel=tunnel)
-    assert poll_until(lambda: listening(network.vm2.pid, IPERF3_PORT), 10)
+    assert poll_until(lambda: listening(network.vm2.pid, IPERF3_PORT), PATIENCE_S)
     report = network.vm1.cmd(f"iperf3 -{version} -c {addresses[version]} -n 20M -J")
     assert '"error"' not in report, report
     assert path_mtu(network.vm1, addresses[version]) == mtu
@@ -121,7 +122,7 @@ def test_a_sender_that_lets_fragment_fragments_itself(large, version, length):
     back = {4: network.vm1.IP(), 6: "fd00::1"}[version]
     for vm, target in ((network.vm1, addresses[version]), (network.vm2, back)):
         assert "0 received" in network.vm1.cmd(ping)
-        assert poll_until(lambda vm=vm, target=target: path_mtu(vm, target) == 1450, 10)
+        assert poll_until(lambda vm=vm, target=target: path_mtu(vm, target) == 1450, PATIENCE_S)
     assert "1 received" in network.vm1.cmd(ping)
 
 

@@ -12,6 +12,7 @@ import pytest
 from mininet.net import Mininet
 
 from tests.mininet import hosts
+from tests.patience import PATIENCE_S
 from topologies.lab import Lab
 from topologies.nodes import VSwitch
 from topologies.processes import end, poll_until, spawn
@@ -101,9 +102,9 @@ def test_counters_are_exact(network):
 
 
 def test_idle_and_hard_timeouts(network):
-    network.ofctl("add-flow", f"hard_timeout=2,{FORWARD}")
+    network.ofctl("add-flow", f"hard_timeout=4,{FORWARD}")
     assert network.pings() == 1
-    assert poll_until(lambda: "NORMAL" not in network.ofctl("dump-flows"), 5, 0.2)
+    assert poll_until(lambda: "NORMAL" not in network.ofctl("dump-flows"), PATIENCE_S, 0.2)
     assert network.pings() == 0
 
 
@@ -172,7 +173,7 @@ def test_monitor_and_packet_out(network, tmp_path):
         return "icmp_type=8" in log.read_text()
 
     try:
-        assert poll_until(packet_in_seen, 10, 0.1), log.read_text()
+        assert poll_until(packet_in_seen, PATIENCE_S, 0.1), log.read_text()
     finally:
         end(monitor)
     assert "(via action)" in log.read_text()
@@ -180,7 +181,7 @@ def test_monitor_and_packet_out(network, tmp_path):
     capture = network.h2.popen(["tcpdump", "-c", "1", "-ni", "h2-eth0", "ether", "proto", "0x88b5"])
     assert any(b"listening on" in line for line in capture.stderr)
     network.ofctl("packet-out", f"in_port=1, packet={frame}, actions=output:2")
-    captured, _ = capture.communicate(timeout=10)
+    captured, _ = capture.communicate(timeout=PATIENCE_S)
     assert b"0x88b5" in captured
 
 

@@ -11,6 +11,7 @@ import pytest
 from mininet.net import Mininet
 
 from tests.mininet import hosts
+from tests.patience import PATIENCE_S
 from topologies.lab import Lab
 from topologies.links import TapLink, WireLink
 from topologies.nodes import VM, VSwitch
@@ -69,7 +70,7 @@ def transfer(sender, receiver, target: str) -> float:
     server = hosts.start_server(receiver, "iperf3", "-s", "-1", port=hosts.IPERF3_PORT)
     report = json.loads(sender.cmd(f"iperf3 -c {target} -t 1 -J"))
     assert "error" not in report, report["error"]
-    server.wait(10)
+    server.wait(PATIENCE_S)
     return report["end"]["sum_received"]["bits_per_second"]
 
 
@@ -130,8 +131,8 @@ def test_an_injector_comes_and_goes_with_its_port(line):
     subprocess.run(["ip", "link", "del", "s1-eth2"], check=True)
     link = "ip link add s1-eth2 type veth peer name s2-eth2; ip link set s1-eth2 up; ip link set s2-eth2 up"
     subprocess.run(["sh", "-ec", link], check=True)
-    assert poll_until(lambda: all(port["up"] for port in network.s1.control("ports")[:2]), 10)
-    assert poll_until(lambda: hosts.pings(network.h1, "10.9.0.2") == 1, 10)
+    assert poll_until(lambda: all(port["up"] for port in network.s1.control("ports")[:2]), PATIENCE_S)
+    assert poll_until(lambda: hosts.pings(network.h1, "10.9.0.2") == 1, PATIENCE_S)
     assert transfer(network.h1, network.h2, "10.9.0.2") > LEAST_BPS
     assert injectors() == before
     for switch in (network.s1, network.s2):

@@ -18,6 +18,7 @@ from mininet.node import Host
 
 from tests.controller.ryu_process import needs_ryu
 from tests.mininet import hosts
+from tests.patience import PATIENCE_S
 from topologies.controllers import Ryu
 from topologies.lab import Lab
 from topologies.nodes import VSwitch
@@ -53,7 +54,7 @@ class Network:
         if ring:
             self.net.addLink(self.switches[-1], self.switches[0])
         self.net.start()
-        assert poll_until(lambda: all(switch.connected() for switch in self.switches), 10, 0.1)
+        assert poll_until(lambda: all(switch.connected() for switch in self.switches), PATIENCE_S, 0.1)
 
     def rest(self, method: str, path: str, body: Any = None) -> Any:
         """A request to Ryu's REST interface."""
@@ -77,7 +78,7 @@ class Network:
                 return False
             return wanted(answers[-1])
 
-        assert poll_until(asked, 15, 0.2), answers[-1:]
+        assert poll_until(asked, PATIENCE_S, 0.2), answers[-1:]
         return answers[-1]
 
     def await_rules(self, path: str = "/stats/flow/1") -> None:
@@ -161,7 +162,7 @@ def test_rest_firewall(network):
     server = hosts.start_server(lab.h2, "iperf3", "-s", port=hosts.IPERF3_PORT)
     assert '"error"' in lab.h1.cmd("iperf3 -c 10.0.0.2 -n 1 -J --connect-timeout 500")
     server.terminate()
-    server.communicate(timeout=10)
+    server.communicate(timeout=PATIENCE_S)
     (rules,) = lab.rest("GET", f"/firewall/rules/{DPID}")[0]["access_control_list"]
     assert {rule["nw_proto"] for rule in rules["rules"]} == {"ICMP"}
 
@@ -176,8 +177,8 @@ def test_rest_router(network):
     for subnet in (20, 30):
         (answer,) = lab.rest("POST", f"/router/{DPID}", {"address": f"172.16.{subnet}.1/24"})
         assert answer["command_result"][0]["result"] == "success"
-    assert poll_until(lambda: lab.pings("172.16.20.1"), 5)
-    assert poll_until(lambda: lab.pings("172.16.30.10"), 5)
+    assert poll_until(lambda: lab.pings("172.16.20.1"), PATIENCE_S)
+    assert poll_until(lambda: lab.pings("172.16.30.10"), PATIENCE_S)
     assert "ttl=63" in lab.h1.cmd("ping -c 1 -W 1 172.16.30.10")
 
 
@@ -271,7 +272,7 @@ def test_simple_switch_lacp_13(network):
     partners[0].communicate("")
     log = Path(lab.lab.run_dir, "c0.log")
     silent = "slave state changed port: 1 enabled: False"
-    assert poll_until(lambda: silent in log.read_text(), 15, 0.1), log.read_text()
+    assert poll_until(lambda: silent in log.read_text(), PATIENCE_S, 0.1), log.read_text()
     lab.await_rules()
     lab.h1.cmd("ip address flush dev h1-eth0")
     lab.h2.setIP("10.0.0.1/8")
@@ -307,7 +308,9 @@ def test_simple_switch_igmp_13(network):
         for watch in watching.values():
             assert watch.stdout.readline() == "ready\n"
         program(server, "multicast", "send", group, server.IP(), "10.255.255.255", 3).communicate()
-        return {number: json.loads(watch.communicate(timeout=10)[0]) for number, watch in watching.items()}
+        return {
+            number: json.loads(watch.communicate(timeout=PATIENCE_S)[0]) for number, watch in watching.items()
+        }
 
     everything = ["0", "1", "2"]
     joined = {1: program(lab.h1, "multicast", "join", group, lab.h1.IP())}

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+from tests.patience import PATIENCE_S
 from vswitch.agent.packet_too_big import packet_too_big
 from vswitch.config import parse_port
 from vswitch.datapath import Datapath
@@ -198,12 +199,12 @@ def ping(host: Namespace, address: str, count: int = 3) -> bool:
 def iperf(client: Namespace, server: Namespace, address: str, *options: object, seconds: float = 2) -> dict:
     """One iperf3 run; its JSON report."""
     listening = server.start("iperf3", "-s", "-1", "-B", address)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_S
     while f"{address}:5201" not in server.run("ss", "-ltnH").replace("[", "").replace("]", ""):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     report = client.run("iperf3", "-c", address, "-t", seconds, "-J", *options, check=False)
-    listening.wait(10)
+    listening.wait(PATIENCE_S)
     result = json.loads(report)
     assert "error" not in result, result.get("error")
     return result

@@ -22,6 +22,7 @@ from tests.packet.lab import (
     ping,
     two_hosts,
 )
+from tests.patience import PATIENCE_S
 from vswitch.config import parse_port
 from vswitch.datapath import Datapath
 from vswitch.dataplane.ports.packet_device import ETH_P_ALL, SOL_PACKET
@@ -39,6 +40,8 @@ LOSSES = {
     "rx_bad_checksum",
     "unknown_port",
 }
+LEAST_GBPS = 0.1
+"""Of any way that is whole; one that loses or repeats gives less."""
 
 
 @pytest.fixture
@@ -48,7 +51,7 @@ def lab():
         yield hosts
 
 
-def _wait(condition, seconds: float = 5) -> None:
+def _wait(condition, seconds: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -74,7 +77,7 @@ def _transfer(source: Namespace, target: Namespace, address: str, size: int) -> 
     with source.inside():
         sender = socket.socket(family)
     with sender, listener:
-        sender.settimeout(20)
+        sender.settimeout(PATIENCE_S)
         sender.connect((address, listener.getsockname()[1]))
         sender.sendall(data)
         sender.close()
@@ -102,7 +105,7 @@ def test_hosts_reach_each_other(lab, offloads):
         sent, arrived = _transfer(source, target, address, 20 << 20)
         assert sent == arrived
     for option in ((), ("-R",), ("-P", "4")):
-        assert gbps(iperf(h1, h2, "10.0.0.2", *option, seconds=1)) > 0.2
+        assert gbps(iperf(h1, h2, "10.0.0.2", *option, seconds=1)) > LEAST_GBPS
     assert _lost(switch) == {}
     assert _kernel_errors(h1) == _kernel_errors(h2) == {}
 
@@ -135,7 +138,7 @@ def test_tagged_frames(lab, tpid, length):
     with sender, receiver:
         sender.bind(("eth0", 0))
         receiver.bind(("eth0", ETH_P_ALL))
-        receiver.settimeout(5)
+        receiver.settimeout(PATIENCE_S)
         receiver.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
         addresses = bytes.fromhex("020000000002 020000000001")
         inner = struct.pack("!HH", 0x8100, 7) + b"\x88\xb5" + bytes(range(250)) * 6
@@ -160,7 +163,7 @@ def test_large_udp_datagrams_by_udp_gso(lab):
         sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with receiver, sender:
         receiver.bind(("10.0.0.2", 0))
-        receiver.settimeout(5)
+        receiver.settimeout(PATIENCE_S)
         sender.setsockopt(socket.IPPROTO_UDP, 103, 1000)
         data = os.urandom(9500)
         sender.sendto(data, receiver.getsockname())
@@ -180,7 +183,7 @@ def test_tcpdump_sees_what_passes(lab):
         if "listening" in line:
             break
     assert ping(h1, "10.0.0.2", 1)
-    seen = tcpdump.communicate(timeout=10)[0]
+    seen = tcpdump.communicate(timeout=PATIENCE_S)[0]
     assert "10.0.0.1 > 10.0.0.2: ICMP echo request" in seen
     assert "10.0.0.2 > 10.0.0.1: ICMP echo reply" in seen
 
@@ -245,13 +248,16 @@ def test_a_flood_of_small_datagrams_is_forwarded_or_counted(lab):
     before = switch.port(1).counters, switch.port(2).counters
     report = iperf(h1, h2, "10.0.0.2", "-u", "-b", "0", "-l", "18", seconds=1)
     sent = report["end"]["sum"]["packets"]
-    time.sleep(0.2)
-    ours, theirs = switch.port(1).counters, switch.port(2).counters
-    missed = ours.rx_dropped - before[0].rx_dropped
-    forwarded = theirs.tx_packets - before[1].tx_packets
-    assert forwarded + theirs.tx_dropped + missed >= sent
-    assert forwarded > 20_000
-    assert switch.counted().get("rx_ring_full", 0) >= missed
+
+    def missed() -> int:
+        return switch.port(1).counters.rx_dropped - before[0].rx_dropped
+
+    def forwarded() -> int:
+        return switch.port(2).counters.tx_packets - before[1].tx_packets
+
+    _wait(lambda: forwarded() + switch.port(2).counters.tx_dropped + missed() >= sent)
+    assert forwarded() > 2000
+    assert switch.counted().get("rx_ring_full", 0) >= missed()
 
 
 def test_idle_ports_cost_next_to_nothing(lab):
@@ -302,7 +308,7 @@ def test_the_kernels_vxlan_device_is_a_peer(overlay):
         sent, arrived = _transfer(source, target, address, 20 << 20)
         assert sent == arrived
     for option in ((), ("-R",)):
-        assert gbps(iperf(h1, h2, "10.0.0.2", *option, seconds=1)) > 0.2
+        assert gbps(iperf(h1, h2, "10.0.0.2", *option, seconds=1)) > LEAST_GBPS
     assert switch.port(1001).mtu == 1450
     assert _lost(switch) == {}
     assert _kernel_errors(h1) == _kernel_errors(h2) == {}
@@ -355,7 +361,7 @@ def test_two_switches_over_a_veth():
             for source, target, address in ((h1, h2, "10.0.0.2"), (h2, h1, "fd00::1")):
                 sent, arrived = _transfer(source, target, address, 20 << 20)
                 assert sent == arrived
-            assert gbps(iperf(h1, h2, "10.0.0.2", seconds=1)) > 0.2
+            assert gbps(iperf(h1, h2, "10.0.0.2", seconds=1)) > LEAST_GBPS
         assert [_lost(switch) for switch in switches] == [{}, {}]
         _find_path_mtu(h1, h2, switches[0])
     finally:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.packet.lab import Namespace, Switch
+from tests.patience import PATIENCE_S
 from topologies.processes import poll_until
 from vswitch.dataplane.ports import rtnetlink, speed
 
@@ -85,14 +86,14 @@ def test_a_port_is_as_fast_as_its_interface_is_shaped(space, switch, commands, k
     for command in commands:
         tc(space, command.format("p0"))
     try:
-        assert poll_until(lambda: look() == kbps, 5, 0.01), look()
+        assert poll_until(lambda: look() == kbps, PATIENCE_S, 0.01), look()
         assert other() == VETH_KBPS
         late = Switch(space, ["1=packet:p0"])
         assert late.port(1).speed_kbps == kbps
         late.dp.close()
     finally:
         tc(space, "qdisc del dev p0 root")
-    assert poll_until(lambda: look() == VETH_KBPS, 5, 0.01), look()
+    assert poll_until(lambda: look() == VETH_KBPS, PATIENCE_S, 0.01), look()
 
 
 @pytest.mark.root
@@ -117,10 +118,10 @@ def test_rates_beyond_32_bits(space, discipline):
 def test_an_interface_that_is_made_again_is_looked_at_again(space, switch):
     look = speed_of(switch, 1)
     tc(space, "qdisc add dev p0 root handle 5: tbf rate 10mbit burst 15000 latency 12ms")
-    assert poll_until(lambda: look() == 10_000, 5, 0.01)
+    assert poll_until(lambda: look() == 10_000, PATIENCE_S, 0.01)
     space.ip("link", "delete", "p0")
     space.ip("link", "add", "p0", "type", "veth", "peer", "name", "q0")
-    assert poll_until(lambda: look() == VETH_KBPS, 5, 0.01), look()
+    assert poll_until(lambda: look() == VETH_KBPS, PATIENCE_S, 0.01), look()
 
 
 @pytest.mark.root
@@ -129,7 +130,7 @@ def test_looking_at_interfaces_is_nothing_that_happens_to_them(space, switch):
     tc(space, "qdisc add dev p0 root handle 5: tbf rate 10mbit burst 15000 latency 12ms")
     try:
         look = speed_of(switch, 1)
-        assert poll_until(lambda: look() == 10_000, 5, 0.01)
+        assert poll_until(lambda: look() == 10_000, PATIENCE_S, 0.01)
         switch.dp._ports.links.drain()
         device = switch.dp._ports[1].device
         assert device is not None and device.speed_kbps() == 10_000

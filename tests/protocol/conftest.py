@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.protocol.fake_datapath import FakeClock, FakeDatapath
 from tests.protocol.harness import FakeSwitch
 
@@ -47,7 +48,7 @@ class RyuOracle:
 
     def close(self):
         self._process.stdin.close()
-        self._process.wait(timeout=10)
+        self._process.wait(PATIENCE_S)
         self._process.stdout.close()
 
     def _ask(self, **request):

@@ -10,12 +10,13 @@ import struct
 import threading
 import time
 
+from tests.patience import PATIENCE_S
 from tests.protocol.fake_datapath import FakeDatapath, tap
 from vswitch.agent.agent import Agent
 from vswitch.openflow.connection import Connection
 
 
-def eventually(predicate, what, timeout_s=10.0):
+def eventually(predicate, what, timeout_s=PATIENCE_S):
     """Wait until `predicate()` is true and return its value."""
     deadline = time.monotonic() + timeout_s
     while not (value := predicate()):
@@ -80,7 +81,7 @@ class Client:
 
     def __init__(self, sock):
         self.sock = sock
-        self.sock.settimeout(10)
+        self.sock.settimeout(PATIENCE_S)
         self.connection = Connection(0)
         self.inbox = []
         self.say()

@@ -215,10 +215,10 @@ def fan_out(switch, buckets):
 
 def test_groups_that_multiply_have_an_end(switch, datapath):
     """Eight groups of eight buckets would be 16.7 million outputs: such a packet is dropped, at once."""
-    started = time.monotonic()
+    started = time.process_time()
     switch.says(add({}, ApplyActions((a.Output(3), a.Group(fan_out(switch, 8))))))
     assert switch.receives(1) == switch.receives(1) == []
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
     assert datapath.discarded == [DropReason.TOO_MANY_OPERATIONS]
     (entry,) = datapath.entries.values()
     assert entry.program == () and entry.stats.packets == 1
@@ -286,9 +286,9 @@ def test_a_group_that_many_buckets_watch_is_looked_at_once(ports):
     groups.apply(group(0, *[to(2, watch_port=2)] * 8, kind=GroupType.FF), 0)
     for n in range(1, MAX_CHAIN):
         groups.apply(group(n, *[to(2, watch_group=n - 1)] * 8, kind=GroupType.FF), 0)
-    started = time.monotonic()
+    started = time.process_time()
     assert groups.live_buckets(groups.get(MAX_CHAIN - 1), ports) == []
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_what_a_change_concerns(ports):

@@ -10,6 +10,7 @@ import subprocess
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.protocol.frames import udp
 from tests.protocol.harness import TO_CONTROLLER, add, m
 from tests.protocol.live import Client, LiveAgent, eventually
@@ -256,4 +257,4 @@ def test_simple_switch_13(ryu_python, tmp_path):
     finally:
         live.close()
         manager.terminate()
-        manager.wait(timeout=10)
+        manager.wait(PATIENCE_S)

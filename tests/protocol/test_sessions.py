@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
+from tests.patience import PATIENCE_S
 from tests.protocol.fake_datapath import FakeClock, tap
 from tests.protocol.frames import udp
 from tests.protocol.harness import Peer, add, delete, m, out
@@ -481,7 +482,7 @@ def test_listener_speaks_tls_with_those_that_prove_themselves(keys):
     try:
         address = ("127.0.0.1", live.port)
         with socket.create_connection(address) as plain:
-            plain.settimeout(10)
+            plain.settimeout(PATIENCE_S)
             plain.sendall(m.Hello().encode() * 4)
             with pytest.raises(OSError):
                 while plain.recv(1000):

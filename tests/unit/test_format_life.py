@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tests.packets import tcp_segment
+from tests.patience import PATIENCE_S
 from tests.unit.rig import examples
 from vswitch.config import parse_port
 from vswitch.datapath import Datapath
@@ -36,7 +37,7 @@ class Two:
         self.refresh()
 
     def refresh(self):
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + PATIENCE_S
         while not all(switch.ports()[0].up for switch in self.switches):
             assert time.monotonic() < deadline
             for switch in self.switches:
@@ -55,7 +56,7 @@ class Two:
     def carry(self, frame, port_no, vni):
         sender, receiver = self.switches
         sender.send(frame, (SetTunnel(vni), Output(port_no)))
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             for punt in receiver.poll_punts():
                 receiver.discard(punt.packet, DropReason.RULE)

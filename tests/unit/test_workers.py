@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.packets import IP, MPLS, TCP, Ether, payload_of, tcp_segment
+from tests.patience import PATIENCE_S
 from tests.unit.rig import INTERPRETED, examples
 from tests.unit.servers import TUNNEL_PORT, VM_PORT, VNI, WIRE_PORT, Pair, Server, SocketTap
 from vswitch import layout
@@ -656,11 +657,11 @@ def test_a_flow_that_any_worker_uses_is_not_idle(make_pair):
     only(pair, 1)
     send(pair, 1000)
     key = tunnel_flow(dp)
-    dp.install(key, (Output(VM_PORT),), idle_timeout_s=1.5)
+    dp.install(key, (Output(VM_PORT),), idle_timeout_s=3)
     for server in pair.servers:
         server.dp.start()
     seq = 1000
-    busy_until = time.monotonic() + 4
+    busy_until = time.monotonic() + 5
     while time.monotonic() < busy_until:
         seq += MSS * SEGMENTS
         pair.servers[0].hand_over(tcp_segment(MSS * SEGMENTS, seq), gso_size=MSS)
@@ -670,7 +671,7 @@ def test_a_flow_that_any_worker_uses_is_not_idle(make_pair):
         assert not any(end.by_itself for end in dp.ended())
     counted = dp.flow_stats([key])[key].packets
     assert counted > 20 * SEGMENTS
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     ended = []
     while not ended and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -10,8 +10,9 @@ which differ there are seen to be treated alike.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from itertools import count
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from vswitch.agent.fields import IN_PHY_PORT, IN_PORT, IP_PROTO, L4_SRC, METADATA, TUNNEL_ID, Fields, Masks
 
@@ -46,7 +47,8 @@ R = TypeVar("R", bound=Classifiable)
 Rank = tuple[int, int]
 
 
-class _Ranked(NamedTuple, Generic[R]):
+@dataclass(frozen=True, slots=True)
+class _Ranked(Generic[R]):
     """A rule and what it wins by: the priority, then who was here first."""
 
     rank: Rank

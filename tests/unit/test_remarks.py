@@ -7,9 +7,12 @@ import pytest
 
 from tests.packets import IP, TCP, Ether, IPv6, checksums_right, tcp_segment
 from tests.protocol.harness import add, goto, meter, out
+from tests.unit.rig import Rig
 from tests.unit.servers import VNET, SocketTap
 from tests.unit.vms import OTHER, RECEIVER, SECOND, SENDER, Switch
+from vswitch import layout
 from vswitch.dataplane.ports.vnet import GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM
+from vswitch.layout import Op
 from vswitch.openflow.constants import MeterBandType, MeterFlag
 from vswitch.openflow.instructions import Meter
 from vswitch.openflow.meters import Band
@@ -138,3 +141,14 @@ def test_the_segments_of_a_super_frame_go_their_ways(switch, version, fitting):
         assert all(len(packet[TCP].payload) == MSS and checksums_right(bytes(packet)) for packet in packets)
     dscps = {(packet[IP].tos if IP in packet else packet[IPv6].tc) >> 2 for packet in got[OTHER]}
     assert dscps <= {AF12}
+
+
+@pytest.mark.parametrize("dscp", [0, 8, 32])
+def test_a_look_behind_a_meter_ends_where_no_meter_remarks(dscp):
+    """An entry whose program looked it up again by a key that stays what it was would never end."""
+    with Rig(taps=2, wires=0) as rig:
+        frame = tcp_segment(100, ip={"tos": dscp << 2})
+        rig.route(frame, 1, (Op.LOOK_UP_AGAIN, 0), (Op.OUTPUT, 2))
+        rig.vms[0].send(bytes(layout.VNET_HEADER) + frame)
+        rig.step()
+        assert rig.counted() == {"no_rule": 1}

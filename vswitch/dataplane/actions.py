@@ -216,7 +216,11 @@ def _look_up_again(mem, t, number):
     now. The entry counts it; without one it is a miss."""
     out = t["outgoing"]
     shift = REMARKS_SHIFT + 2 * number
-    t["key"][0] = (t["key"][0] & ((1 << shift) - 1)) | (((out["tos"] >> 3) & 3) << shift)
+    precedence = (out["tos"] >> 3) & 3
+    if precedence == 0:  # no packet that a meter may remark has that, and the key would stay what it is
+        t["counters"][Counter.NO_RULE.value] += 1
+        return flow_table.NOT_FOUND
+    t["key"][0] = (t["key"][0] & ((1 << shift) - 1)) | (precedence << shift)
     place = flow_table.find(t, t["key"])
     if place == flow_table.NOT_FOUND:
         punt(mem, t, PuntKind.MISS.value, 0, out["bytes"], 0)

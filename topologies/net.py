@@ -32,6 +32,10 @@ IPERF_PATIENCE_S = 5.0
 CONNECT_PATIENCE_S = 20.0
 
 
+_given: dict[type, str] = {}
+"""The classes that `mn` made of words with options, and these words."""
+
+
 class LabNet(Mininet):
     """Mininet's network, whose errors of the user's end `mn` with one sentence and exit status 1."""
 
@@ -39,6 +43,7 @@ class LabNet(Mininet):
         with user_errors():
             try:
                 super().build()
+                self._require_used()
             except Exception as problem:  # Mininet raises no other type
                 if not str(problem).strip().endswith("File exists"):
                     raise
@@ -46,6 +51,16 @@ class LabNet(Mininet):
                     f"{str(problem).strip()}: another network has an interface of this name: end that one, "
                     "remove what was left behind (mn -c), or give the nodes other names"
                 ) from None
+
+    def _require_used(self) -> None:
+        """Raise for options of `--host`, `--switch` or `--link` that the topology leaves no node or link for."""
+        hosts, switches, links = (self.host, self.hosts), (self.switch, self.switches), (self.link, self.links)
+        for option, (kind, things) in (("host", hosts), ("switch", switches), ("link", links)):
+            if kind in _given and things and not any(isinstance(thing, kind) for thing in things):
+                raise LabError(
+                    f"--{option} {_given[kind]}: the topology itself says what each {option} is, so these options "
+                    "are for none: leave them out, or give the topology's own (--topo NAME,key=value)"
+                )
 
     def addLink(self, node1: Any, node2: Any, *args: Any, **params: Any) -> Any:
         """As Mininet's, which fails without a sentence on a link from a node to itself."""
@@ -141,7 +156,10 @@ def custom_class(classes: dict[str, Any], words: str) -> Any:
     table ends `mn` with one sentence."""
     with user_errors():
         require_known(words, "there is no", [words.partition(",")[0]], classes)
-    return mininet.util.customClass(classes, words)
+    kind = mininet.util.customClass(classes, words)
+    if "," in words:
+        _given[kind] = words
+    return kind
 
 
 def build_topo(topos: dict[str, Any], words: str) -> Any:

@@ -244,6 +244,10 @@ def test_a_link_from_a_host_to_itself_in_our_network():
         (("--switch", "vswitch,dpid=xyz"), "s1: 'xyz' is no datapath id"),
         (("--switch", "vswitch,opts=--colour"), "unrecognized arguments: --colour"),
         (("--switch", "vswitch", "--host", "vm,netwrok=red"), "h1: VM has no option 'netwrok'"),
+        (
+            ("--switch", "vswitch", "--topo", "two_servers", "--host", "vm,network=red"),
+            "--host vm,network=red: the topology itself says what each host is",
+        ),
         (("--switch", "vswitch", "--host", "vmm"), "vmm: there is no 'vmm', the nearest is 'vm' ("),
         (("--switch", "vswitch", "--link", "tcc"), "tcc: there is no 'tcc', the nearest is 'tc' ("),
         (

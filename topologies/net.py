@@ -53,13 +53,17 @@ class LabNet(Mininet):
                 ) from None
 
     def _require_used(self) -> None:
-        """Raise for options of `--host`, `--switch` or `--link` that the topology leaves no node or link for."""
-        hosts, switches, links = (self.host, self.hosts), (self.switch, self.switches), (self.link, self.links)
-        for option, (kind, things) in (("host", hosts), ("switch", switches), ("link", links)):
+        """Raise for options of `--host`, `--switch` or `--link` that are for none of the topology's."""
+        made = {
+            "host": (self.host, self.hosts),
+            "switch": (self.switch, self.switches),
+            "link": (self.link, self.links),
+        }
+        for option, (kind, things) in made.items():
             if kind in _given and things and not any(isinstance(thing, kind) for thing in things):
                 raise LabError(
-                    f"--{option} {_given[kind]}: the topology itself says what each {option} is, so these options "
-                    "are for none: leave them out, or give the topology's own (--topo NAME,key=value)"
+                    f"--{option} {_given[kind]}: the topology itself says what each {option} is, so these "
+                    "options are for none: leave them out, or give the topology's own (--topo NAME,key=value)"
                 )
 
     def addLink(self, node1: Any, node2: Any, *args: Any, **params: Any) -> Any:

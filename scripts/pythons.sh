@@ -28,8 +28,9 @@ interpreter() {
 copy_tree() {
     as_owner mkdir -p "$1"
     find "$1" -mindepth 1 -maxdepth 1 ! -name '.venv*' -exec rm -rf {} +
-    tar -c --exclude=./.git --exclude='./.venv*' --exclude=./build --exclude=./runs --exclude='*.egg-info' \
-        --exclude=__pycache__ . | as_owner tar -x -C "$1"
+    # what is the project's, and no file that tests write meanwhile
+    as_owner git ls-files -z --cached --others --exclude-standard | tar -c --null --files-from=- \
+        | as_owner tar -x -C "$1"
 }
 
 # try VERSION PROGRAM

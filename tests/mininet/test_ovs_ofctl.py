@@ -30,6 +30,7 @@ class Network:
         self.switch = self.net.addSwitch("s1", cls=VSwitch, lab=self.lab)
         self.h1, self.h2 = (self.net.addHost(name) for name in ("h1", "h2"))
         for host in (self.h1, self.h2):
+            hosts.silence(host)  # packets are counted to the last one
             self.net.addLink(host, self.switch)
         self.net.start()
         self.net.staticArp()

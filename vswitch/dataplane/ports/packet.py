@@ -15,7 +15,7 @@ from vswitch.dataplane.checksum import PROTO_TCP
 from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.ethernet import ETH_HEADER, ETH_IPV4, ETH_IPV6, ETH_VLAN, VLAN_TAG
 from vswitch.dataplane.formats import find_tunnel
-from vswitch.dataplane.gro import CWR, FIN, PSH
+from vswitch.dataplane.gro import CWR, FIN, LONGEST_TCP_HEADER, PSH
 from vswitch.dataplane.intrinsics import (
     MESSAGE,
     MESSAGE_LENGTH,
@@ -71,7 +71,6 @@ TP_STATUS_USER, TP_STATUS_COPY, TP_STATUS_VLAN_VALID, TP_STATUS_VLAN_TPID_VALID 
 TP_SNAPLEN, TP_MAC, TP_VLAN_TCI, TP_VLAN_TPID = 8, 12, 24, 26
 """Offsets in struct tpacket2_hdr, which starts with the 32-bit words tp_status and tp_len."""
 MAC_ADDRESSES = 12
-LONGEST_TCP_HEADER = 60
 UNKNOWN_PARTS = 0
 JUMBO_OPTION, JUMBO_PAYLOAD = 8, 0xC204
 """Bytes of a hop-by-hop header with the jumbo payload option alone, and that option's type and length."""

@@ -11,10 +11,9 @@ import json
 import os
 import random
 import shutil
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -30,6 +29,7 @@ from experiments.progress import Reporter
 from experiments.summary import Sample, summarise
 from experiments.system import require_programs, require_root
 from experiments.validity import reasons_against
+from topologies.interrupts import uninterrupted
 
 RETRIES = 2  # of one disturbed run
 ALL_RETRIES = 6  # of an experiment, or one for so many runs, so that its length stays bounded
@@ -202,17 +202,6 @@ def shuffled(cases: Sequence[Case], order: random.Random) -> list[Case]:
     for block in mixed:
         order.shuffle(block)
     return [case for block in mixed for case in block]
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait: for removing what was built."""
-    previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def prepare_folder(out: Path) -> None:

@@ -20,6 +20,7 @@ from mininet.node import Controller, Node
 
 from topologies.controllers import Ryu
 from topologies.errors import LabError, speak_mn
+from topologies.interrupts import raise_again_what_is_ignored
 from topologies.lab import Lab
 from topologies.links import require_two_nodes
 from topologies.nodes import VSwitch
@@ -214,6 +215,7 @@ def install() -> None:
     mininet.clean.addCleanupCallback(remove_leftovers)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
+    raise_again_what_is_ignored()
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from conformance import results
-from conformance.__main__ import make_folder, report
+from conformance.command import make_folder, report
 from conformance.errors import ConformanceError
 from conformance.patterns import Pattern
 from conformance.results import Count, Result

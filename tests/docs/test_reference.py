@@ -14,7 +14,7 @@ from dataclasses import fields
 import msgspec
 import pytest
 
-from experiments.__main__ import MODULES
+from experiments.command import MODULES
 from experiments.metrics import METRICS
 from ryu_apps.core import intent
 from ryu_apps.rest import RestApi

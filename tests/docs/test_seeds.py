@@ -10,7 +10,7 @@ import re
 
 import pytest
 
-from experiments.__main__ import MODULES
+from experiments.command import MODULES
 from tests.docs.pages import ROOT, page
 
 LABELS = [f"S0.{n}" for n in range(1, 11)] + [f"S1.{n}" for n in range(1, 8)]

@@ -14,11 +14,11 @@ import pytest
 from rich.console import Console
 
 from experiments import bench_against, flow_setup, l2_forwarding, lro_rules
-from experiments.__main__ import find, main
 from experiments.against import against, label, with_other
 from experiments.against import report as report_of_run
 from experiments.bench_against import PAIRS, compare, figures, report, speeds
 from experiments.checkout import Checkout
+from experiments.command import find, main
 from experiments.errors import ExperimentError
 from experiments.harness import shuffled
 from experiments.options import parse_options

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from experiments import system
-from experiments.__main__ import main, tell
+from experiments.command import main, tell
 from experiments.errors import ExperimentError
 from experiments.options import parse_options, server_cores
 from experiments.overlay_gro import EXPERIMENT

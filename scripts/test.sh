@@ -10,7 +10,7 @@ LOGS=$(mktemp -d)
 trap 'rm -rf "$LOGS"' EXIT
 # The time limit is for a thread that a test left running: pytest has its own for each test.
 pytest() {
-    timeout --kill-after=10 "${LIMIT_S:-900}" ${PREFIX:-} .venv/bin/python -m pytest -q -p no:cacheprovider "$@"
+    timeout --kill-after=10 "${LIMIT_S:-900}" .venv/bin/python -m pytest -q -p no:cacheprovider "$@"
 }
 compile() { .venv/bin/python -m vswitch.compile; }
 
@@ -32,9 +32,10 @@ with_compiler() {
     .venv/bin/python -c 'from conformance.patterns import suite; suite()' || true  # its tests say what is wrong
     compile && pytest tests/unit >"$LOGS/compiled" 2>&1
 }
-# Labs wait more than they work: they run in two lines, too, which do not see each other and take about as long.
-isolated() { PREFIX=scripts/isolated.sh pytest "$@"; }
-ELSEWHERE=(tests/mininet/test_{options,passing_through,transit,without_controller}.py)
+# Labs wait more than they work: two processes take file after file, the slow ones first, and do not see each other.
+labs() {
+    pytest --dist loadfile --no-loadscope-reorder --tx '2*popen//python=scripts/isolated.sh .venv/bin/python' "$@"
+}
 
 failed=0
 show() { echo "==== $1 ===="; cat "$LOGS/$1"; }
@@ -43,11 +44,9 @@ with_compiler || failed=1
 wait "$side" || failed=1
 for run in interpreted bounds compiled; do show "$run"; done
 
-isolated tests/mininet "${ELSEWHERE[@]/#/--ignore=}" >"$LOGS/mininet" 2>&1 & side=$!
-others=$(find tests -mindepth 1 -maxdepth 1 -type d ! -name unit ! -name protocol ! -name mininet ! -name __pycache__)
-isolated $others "${ELSEWHERE[@]}" >"$LOGS/system" 2>&1 || failed=1
-wait "$side" || failed=1
-for run in mininet system; do show "$run"; done
+quick=$(find tests -mindepth 1 -maxdepth 1 -type d ! -name unit ! -name protocol ! -name experiments ! -name mininet ! -name __pycache__)
+labs tests/experiments tests/mininet $quick >"$LOGS/labs" 2>&1 || failed=1
+show labs
 
-.venv/bin/python scripts/total.py "$LOGS"/{interpreted,bounds,compiled,mininet,system} || failed=1
+.venv/bin/python scripts/total.py "$LOGS"/{interpreted,bounds,compiled,labs} || failed=1
 exit "$failed"

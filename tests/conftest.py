@@ -7,6 +7,7 @@ import os
 import secrets
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -40,15 +41,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
+    if _distributes(session.config):
+        return
     os.environ[MARK] = secrets.token_hex(8)
     session.config.stash[_BEFORE] = _belongings()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    left = _left_behind(session.config.stash[_BEFORE])
-    session.config.stash[_LEFT] = left
-    if left and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+    """Where processes of pytest-xdist run the tests, each looks at its own, and this one tells what they told."""
+    stash = session.config.stash
+    if not _distributes(session.config):
+        stash[_LEFT] = _left_behind(stash[_BEFORE])
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput[_LEFT_BEHIND] = stash[_LEFT]
+    if stash.get(_LEFT, []) and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object | None) -> None:
+    """A process of pytest-xdist has ended, and tells what its tests left behind."""
+    stash = node.config.stash
+    stash[_LEFT] = [*stash.get(_LEFT, []), *getattr(node, "workeroutput", {}).get(_LEFT_BEHIND, [])]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -56,8 +71,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"ERROR the tests left behind: {what}", red=True)
 
 
+def _distributes(config: pytest.Config) -> bool:
+    """Is this the process that gives tests to those of pytest-xdist?"""
+    return not hasattr(config, "workerinput") and config.getoption("dist", "no") != "no"
+
+
 _BEFORE = pytest.StashKey[set[str]]()
 _LEFT = pytest.StashKey[list[str]]()
+_LEFT_BEHIND = "left_behind"
 
 
 def _left_behind(before: set[str]) -> list[str]:

@@ -87,7 +87,7 @@ class World(NamedTuple):
     standalone: bool = False  # a learning switch, whatever the rules say
 
 
-class On(enum.Enum):
+class On(enum.IntEnum):
     """Kinds of things that a translation depends on, beside rules and groups. A Thing is one of them, with
     what names it."""
 

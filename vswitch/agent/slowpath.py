@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vswitch.agent.bpdu import STP_ADDRESS
 from vswitch.agent.datapath import Datapath
-from vswitch.agent.fields import IP_TOS
 from vswitch.agent.flow_index import FlowIndex
 from vswitch.agent.memo import Memo
 from vswitch.agent.normal import AGING_NS, MacTable
@@ -239,8 +238,9 @@ class SlowPath:
 
     def _flow_key(self, key: FlowKey) -> FlowKey:
         """The key of the cached flow for a packet's key."""
-        tos = key.ip_tos & self._tos_mask
-        return key if tos == key.ip_tos else key._replace(ip_tos=tos)
+        if key.ip_tos & ~self._tos_mask:
+            return key._replace(ip_tos=key.ip_tos & self._tos_mask)
+        return key
 
     def _execute(self, punt: Punt, program: Program) -> None:
         try:
@@ -426,7 +426,7 @@ class SlowPath:
                 self._added.append(rule)
             else:
                 self._stale |= rule.flows
-            if any(index == IP_TOS for index, _mask in rule.masks):
+            if rule.tos_mask:
                 self._stale |= self._dependents_on((On.REMARK,))
         self._memo.clear()
 

@@ -60,9 +60,12 @@ class Rule:
     flows: set[Translation] = field(default_factory=set, repr=False)
     masks: Masks = field(init=False, repr=False)
     values: Fields = field(init=False, repr=False)
+    tos_mask: int = field(init=False, repr=False)
+    """The bits of the TOS that it looks at."""
 
     def __post_init__(self) -> None:
         self.masks, self.values = compile_match(self.match)
+        self.tos_mask = dict(self.masks).get(IP_TOS, 0)
         self.last_used_ns = max(self.last_used_ns, self.created_ns)
 
     @property
@@ -178,11 +181,8 @@ class FlowTables:
         self._of_group: dict[int, set[Rule]] = {}
         self._of_meter: dict[int, set[Rule]] = {}
         self._tos_masks: Counter[int] = Counter()  # of the rules that look at the TOS
-
-    @property
-    def tos_mask(self) -> int:
+        self.tos_mask = 0
         """The bits of the TOS that some rule looks at."""
-        return functools.reduce(operator.or_, self._tos_masks, 0)
 
     def apply(self, mod: FlowMod, now_ns: int) -> tuple[list[Change], list[Removal]]:
         """Carry out a flow-mod whose instructions were checked, or raise OpenFlowError."""
@@ -311,7 +311,9 @@ class FlowTables:
 
     def _insert(self, rule: Rule) -> Change:
         self.tables[rule.table_id].add(rule)
-        self._tos_masks.update(_tos_masks(rule))
+        if rule.tos_mask:
+            self._tos_masks[rule.tos_mask] += 1
+            self._combine_tos_masks()
         self._index(rule)
         return Change(ChangeKind.ADDED, rule)
 
@@ -337,8 +339,14 @@ class FlowTables:
 
     def _forget(self, rule: Rule) -> None:
         self.tables[rule.table_id].remove(rule)
-        self._tos_masks -= Counter(_tos_masks(rule))
+        if rule.tos_mask:
+            self._tos_masks[rule.tos_mask] -= 1
+            self._combine_tos_masks()
         self._unindex(rule)
+
+    def _combine_tos_masks(self) -> None:
+        self._tos_masks = +self._tos_masks
+        self.tos_mask = functools.reduce(operator.or_, self._tos_masks, 0)
 
     def _index(self, rule: Rule) -> None:
         if rule.idle_timeout or rule.hard_timeout:
@@ -356,11 +364,6 @@ class FlowTables:
         meter_id = rule.instructions.meter_id
         if meter_id is not None:
             _discard(self._of_meter, meter_id, rule)
-
-
-def _tos_masks(rule: Rule) -> list[int]:
-    """The mask under which a rule looks at the TOS, if it does."""
-    return [mask for index, mask in rule.masks if index == IP_TOS]
 
 
 def _discard(rules: dict[int, set[Rule]], number: int, rule: Rule) -> None:

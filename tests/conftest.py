@@ -49,7 +49,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Where processes of pytest-xdist run the tests, each looks at its own, and this one tells what they told."""
+    """Where processes of pytest-xdist run the tests, each looks at its own; this one tells what they told."""
     stash = session.config.stash
     if not _distributes(session.config):
         stash[_LEFT] = _left_behind(stash[_BEFORE])

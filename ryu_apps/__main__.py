@@ -10,7 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
-from ryu_apps import framework
+from ryu_apps import access, framework
 from vswitch.errors import VSwitchError
 
 OVERLAY = "ryu_apps.shim"
@@ -31,12 +31,18 @@ def main(arguments: list[str] | None = None) -> int:
         if name is None:
             raise VSwitchError("neither Ryu nor os-ken is installed in this Python: use .venv-ryu/bin/python")
         framework.require_applications(name, options.app)
+        token = None if options.no_token else access.token(_token_file(options))
     except VSwitchError as error:
         print(f"ryu_apps: {error}", file=sys.stderr)
         return 1
     if options.intent:
         os.environ["RYU_APPS_INTENT"] = options.intent
     os.environ["RYU_APPS_REST"] = f"{options.listen}:{options.rest_port}"
+    if token:
+        os.environ["RYU_APPS_TOKEN_FILE"] = str(token.file)
+        print(f"ryu_apps: REST requests need the token in {token.file}", file=sys.stderr)
+    if name == framework.RYU:
+        framework.require_token(token)
     for number in (signal.SIGTERM, signal.SIGINT):
         # Nothing to save: switches keep their rules, and the next start compares.
         signal.signal(number, lambda *_: os._exit(0))
@@ -58,6 +64,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--ofp-port", metavar="PORT", type=_port, default=6653, help="OpenFlow (%(default)s)")
     parser.add_argument("--rest-port", metavar="PORT", type=_port, default=8080, help="REST (%(default)s)")
+    rest = parser.add_mutually_exclusive_group()
+    rest.add_argument(
+        "--token-file", metavar="FILE", type=Path,
+        help="the token that REST requests must show, made if it is missing "
+        "(~/.mininet-offload/rest-PORT.token)",
+    )  # fmt: skip
+    rest.add_argument("--no-token", action="store_true", help="let everybody who reaches the port use REST")
     parser.add_argument(
         "--framework", choices=(framework.RYU, framework.OS_KEN), help="which, if both are there"
     )
@@ -67,6 +80,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     if not options.intent and not options.app:
         parser.error("give --intent FILE, or --app MODULE for stock applications")
     return options
+
+
+def _token_file(options: argparse.Namespace) -> Path:
+    return options.token_file or access.default_file(options.rest_port)
 
 
 def _port(text: str) -> int:

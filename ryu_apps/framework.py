@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from ryu_apps import garbage
+from ryu_apps import access, garbage
 from vswitch.errors import VSwitchError
 
 RYU, OS_KEN = "ryu", "os_ken"
@@ -83,6 +83,17 @@ def require_applications(framework: str, apps: Sequence[str]) -> None:
             raise VSwitchError(f"cannot read {app} (--app): {error.strerror}") from None
         if application is None:
             raise VSwitchError(f"{app} holds no application (--app)")
+
+
+def require_token(token: access.Token | None) -> None:
+    """Let Ryu's web server, which all its applications share, answer those only who show the token."""
+    server = importlib.import_module("ryu.app.wsgi").WSGIServer
+    start = server.__init__
+
+    def guarded_start(self: Any, application: Any, **config: Any) -> None:
+        start(self, access.guarded(application, token), **config)
+
+    server.__init__ = guarded_start
 
 
 def run(framework: str, apps: list[str], host: str, ofp_port: int, rest_port: int) -> None:

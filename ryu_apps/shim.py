@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Ryu (or os-ken) application: it finds the switch, tells the core, and sends what comes back. No more.
 
-The launcher passes the intent file in the environment variable RYU_APPS_INTENT and the REST address for
-frameworks without a web server in RYU_APPS_REST.
+The launcher passes the intent file in the environment variable RYU_APPS_INTENT and, for frameworks without a
+web server, the REST address in RYU_APPS_REST and the file of REST's token, if it asks for one, in
+RYU_APPS_TOKEN_FILE.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ryu_apps import framework
+from ryu_apps import access, framework
 from ryu_apps.core import intent as intents
 from ryu_apps.core.controller import Controller
 from ryu_apps.core.plan import AddRule, DeleteRule, Undo
@@ -240,4 +241,6 @@ def _serve_with(application: Any, api: RestApi) -> None:
 
 def _serve_alone(api: RestApi) -> None:
     host, _, port = os.environ.get("RYU_APPS_REST", "127.0.0.1:8080").rpartition(":")
-    hub.WSGIServer((host, int(port)), api).serve_forever()
+    token_file = os.environ.get("RYU_APPS_TOKEN_FILE")
+    token = access.token(Path(token_file)) if token_file else None
+    hub.WSGIServer((host, int(port)), access.guarded(api, token)).serve_forever()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from mininet.node import Controller, Node
 
+from ryu_apps import access
 from ryu_apps.core import intent as intents
 from topologies import options
 from topologies.errors import LabError
@@ -40,15 +41,18 @@ DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 class LabController(Controller):
     """A controller of a lab: one process, which ends with it, with its log in the run folder.
 
+    token: whether REST requests must show the token in `token_file`, a file in the run folder.
     lab: the lab that it belongs to; by default the current one.
     """
 
     KIND = "a controller"
 
-    def __init__(self, name: str, lab: Lab, **params: Any) -> None:
+    def __init__(self, name: str, lab: Lab, token: bool | str | int = True, **params: Any) -> None:
         own = options.options_of(type(self))
         options.require_known(name, f"{self.KIND} has no option", params, own, mininets=MININET_OPTIONS)
         self.lab = lab
+        wanted = options.boolean(f"{name}: token", token)
+        self.token_file = lab.run_dir / f"{name}.token" if wanted else None
         self.process: subprocess.Popen | None = None
         self.shell = None
         super().__init__(name, **params)
@@ -59,6 +63,7 @@ class LabController(Controller):
 
     def start(self) -> None:
         """Start the process; returns when it takes connections."""
+        self._make_token()
         with self._log_path.open("w") as log:
             environment = {**os.environ, "PYTHONPATH": str(ROOT)}
             self.process = spawn(
@@ -87,6 +92,18 @@ class LabController(Controller):
         if self.process:
             end(self.process)
             self.process = None
+        if self.token_file:
+            self.token_file.unlink(missing_ok=True)
+
+    def _make_token(self) -> None:
+        if self.token_file:
+            try:
+                self.token_file.unlink(missing_ok=True)
+                access.make(self.token_file)
+            except OSError as error:
+                raise LabError(
+                    f"{self.name}: cannot make the token file {self.token_file}: {error.strerror}"
+                ) from None
 
     def _has_started(self) -> bool:
         if self.process is None or self.process.poll() is not None:
@@ -114,6 +131,7 @@ class Ryu(LabController):
 
     arguments: applications (modules or files) and options of `ryu-manager`; by default a learning switch.
     port, rest_port: TCP ports for OpenFlow and REST; by default 6653 and 8080, or free ones.
+    token: whether requests to their REST must show the token in `token_file`.
     """
 
     KIND = "Ryu"
@@ -125,6 +143,7 @@ class Ryu(LabController):
         ip: str = "127.0.0.1",
         port: int | None = None,
         rest_port: int | None = None,
+        token: bool | str | int = True,
         lab: Lab | None = None,
         **params: Any,
     ) -> None:
@@ -134,12 +153,13 @@ class Ryu(LabController):
         self.rest_port = (
             lab.reserve_port(rest_port, ip) if rest_port else lab.reserve_usual_port(REST_PORT, ip)
         )
-        super().__init__(name, lab, ip=ip, port=port, **params)
+        super().__init__(name, lab, token, ip=ip, port=port, **params)
 
     def _arguments(self) -> list[str]:
         listen = ["--ofp-listen-host", self.ip, "--ofp-tcp-listen-port", str(self.port)]
         rest = ["--wsapi-host", self.ip, "--wsapi-port", str(self.rest_port)]
-        return ["-m", "ryu_apps.ryu_manager", *listen, *rest, *self.arguments]
+        token = ["--token-file", str(self.token_file)] if self.token_file else []
+        return ["-m", "ryu_apps.ryu_manager", *token, *listen, *rest, *self.arguments]
 
     def _answers(self) -> bool:
         return self.process is not None and listening(self.process.pid, self.port)
@@ -155,6 +175,7 @@ class Orchestrator(LabController):
     packet_too_big: whether senders are told of packets that do not fit into the tunnels.
     proactive_reverse: whether the reverse flow's entry is installed with a flow's.
     port, rest_port: TCP ports for OpenFlow and REST; by default free ones, so that labs do not clash.
+    token: whether REST requests must show the token in `token_file` (on, off).
     """
 
     KIND = "Orchestrator"
@@ -171,6 +192,7 @@ class Orchestrator(LabController):
         formats: Mapping[str, Mapping[str, Any]] | str | None = None,
         packet_too_big: bool | str | int = True,
         proactive_reverse: bool | str | int = True,
+        token: bool | str | int = True,
         lab: Lab | None = None,
         **params: Any,
     ) -> None:
@@ -183,7 +205,7 @@ class Orchestrator(LabController):
         self.intent_file = Path(intent).absolute() if intent else None
         self.formats, self.tunnel = self._tunnels(name, tunnel, formats)
         self.rest_port = lab.reserve_port(rest_port, ip)
-        super().__init__(name, lab, ip=ip, port=lab.reserve_port(port, ip), **params)
+        super().__init__(name, lab, token, ip=ip, port=lab.reserve_port(port, ip), **params)
         lab.orchestrator = self
 
     def _tunnels(
@@ -212,7 +234,8 @@ class Orchestrator(LabController):
 
     def _arguments(self) -> list[str]:
         addresses = ["--listen", self.ip, "--ofp-port", str(self.port), "--rest-port", str(self.rest_port)]
-        return ["-m", "ryu_apps", "--intent", str(self.intent_file), *addresses]
+        token = ["--token-file", str(self.token_file)] if self.token_file else ["--no-token"]
+        return ["-m", "ryu_apps", "--intent", str(self.intent_file), *addresses, *token]
 
     def _answers(self) -> bool:
         try:
@@ -265,12 +288,11 @@ class Orchestrator(LabController):
     def request(self, method: str, path: str, body: Any = None) -> Any:
         """The answer to a request (docs/reference/rest.md); raises LabError with what the controller says."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            f"http://{self.ip}:{self.rest_port}{path}",
-            data,
-            {"Content-Type": "application/json"},
-            method=method,
-        )
+        headers = {"Content-Type": "application/json"}
+        if self.token_file:
+            headers["Authorization"] = f"Bearer {self.token_file.read_text().strip()}"
+        url = f"http://{self.ip}:{self.rest_port}{path}"
+        request = urllib.request.Request(url, data, headers, method=method)
         try:
             with DIRECT.open(request, timeout=REST_TIMEOUT_S) as answer:
                 return json.loads(answer.read() or b"null")

@@ -19,6 +19,7 @@ from vswitch.errors import VSwitchError
 
 DEFAULT_RUN_DIRS = "/run/mininet-offload"
 TIMEOUT_S = 10.0
+AS_OWNER = "run this as the user whose switch it is, for a lab's with sudo"
 
 
 class CtlError(VSwitchError):
@@ -52,6 +53,8 @@ def call(path: Path, method: str, /, **params: Any) -> Any:
             connection.sendall(json.dumps({"method": method, "params": params}).encode() + b"\n")
             with connection.makefile("rb") as answers:
                 line = answers.readline()
+    except PermissionError:
+        raise CtlError(f"{path} is for its owner only: {AS_OWNER}") from None
     except OSError as error:
         raise CtlError(f"no switch answers at {path} ({error.strerror or error})") from error
     if not line:
@@ -73,17 +76,33 @@ def find_socket(switch: str | None, run_dir: str | None, environ: dict[str, str]
             return Path(own)
         run_dir = str(Path(own).parent)
     folders = _folders(run_dir or environ.get("VSWITCH_RUN_DIR"))
-    sockets = sorted(path for folder in folders for path in folder.glob("*.ctl"))
+    sockets, closed = _sockets(folders)
     if switch is not None:
         sockets = [path for path in sockets if path.stem == switch]
     if len(sockets) == 1:
         return sockets[0]
     if not sockets:
+        if closed:
+            raise CtlError(f"{closed[0]} is for its owner only: {AS_OWNER}")
         where = run_dir or environ.get("VSWITCH_RUN_DIR") or DEFAULT_RUN_DIRS
         raise CtlError(f"no switch{f' named {switch}' if switch else ''} is running (looked in {where})")
     raise CtlError(
         f"there is more than one: {', '.join(map(str, sockets))}; name the switch or use -r RUN_DIR"
     )
+
+
+def _sockets(folders: list[Path]) -> tuple[list[Path], list[Path]]:
+    """The control sockets in folders, and the folders that are not for us."""
+    found: list[Path] = []
+    closed: list[Path] = []
+    for folder in folders:
+        try:
+            found += sorted(folder / name for name in os.listdir(folder) if name.endswith(".ctl"))
+        except PermissionError:
+            closed.append(folder)
+        except OSError:  # there is no such folder (any more)
+            continue
+    return found, closed
 
 
 def _folders(run_dir: str | None) -> list[Path]:

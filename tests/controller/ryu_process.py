@@ -55,6 +55,7 @@ class RyuProcess:
         self.file = folder / "intent.yaml"
         self.file.write_text(yaml.safe_dump(INTENT))
         self.log = folder / "ryu.log"
+        self.token_file = folder / "ryu.token"
         self.ofp_port, self.rest_port = free_port(), free_port()
         self.process: subprocess.Popen | None = None
 
@@ -70,7 +71,8 @@ class RyuProcess:
 
     def start(self, *arguments: str) -> None:
         ports = ["--ofp-port", str(self.ofp_port), "--rest-port", str(self.rest_port)]
-        command = [PYTHON, "-m", "ryu_apps", *(arguments or ("--intent", self.file)), *ports]
+        token = [] if "--no-token" in arguments else ["--token-file", self.token_file]
+        command = [PYTHON, "-m", "ryu_apps", *(arguments or ("--intent", self.file)), *ports, *token]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
 
@@ -84,26 +86,33 @@ class RyuProcess:
         if not self._ended():
             self.kill()
 
-    def rest(self, method: str, path: str, body: str = "") -> tuple[int, dict[str, Any]]:
+    def rest(
+        self, method: str, path: str, body: str = "", authorization: str | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        """A request, with the token unless another header is given; an empty one leaves it out."""
+        self._await_rest()
+        shown = f"Bearer {self.token_file.read_text().strip()}" if authorization is None else authorization
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.rest_port}{path}", body.encode() or None, method=method
+            f"http://127.0.0.1:{self.rest_port}{path}",
+            body.encode() or None,
+            {"Authorization": shown} if shown else {},
+            method=method,
         )
         try:
-            with self._open(request) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
 
-    def _open(self, request: urllib.request.Request) -> Any:
-        """The answer; the controller serves OpenFlow a little before it serves REST."""
+    def _await_rest(self) -> None:
+        """Return when the controller takes requests: it serves OpenFlow a little before."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
-                return urllib.request.urlopen(request, timeout=PATIENCE_S)
-            except urllib.error.URLError as error:
-                if not isinstance(error.reason, ConnectionRefusedError) or self._ended():
-                    raise
-                assert time.monotonic() < deadline, self.log.read_text()
+                with socket.create_connection(("127.0.0.1", self.rest_port)):
+                    return
+            except ConnectionRefusedError:
+                assert not self._ended() and time.monotonic() < deadline, self.log.read_text()
                 time.sleep(0.02)
 
     def _ended(self) -> bool:

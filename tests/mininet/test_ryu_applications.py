@@ -61,6 +61,7 @@ class Network:
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.ryu.rest_port}{path}",
             None if body is None else json.dumps(body).encode(),
+            {"Authorization": f"Bearer {self.ryu.token_file.read_text().strip()}"},
             method=method,
         )
         with DIRECT.open(request, timeout=10) as answer:

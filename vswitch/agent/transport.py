@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from vswitch.agent.peer_user import Endpoint, refusal
 from vswitch.agent.session import Session
 from vswitch.agent.switch import OpenFlowSwitch
 from vswitch.errors import ConfigError
@@ -28,6 +29,10 @@ DEFAULT_MAX_BACKOFF_S = 1.0
 
 STALLED_S = 10.0
 """A peer that takes nothing for so long of what waits for it counts as dead, as a silent one does."""
+
+FAREWELL_S = 0.5
+REFUSAL_NEWS_NS = 10_000_000_000
+"""After as long a time, that somebody was refused is news again."""
 
 READ_SIZE = 1 << 16
 SIOCOUTQ = 0x5411
@@ -163,11 +168,24 @@ async def keep_connected(switch: OpenFlowSwitch, controller: Controller, clock: 
 async def listen(
     switch: OpenFlowSwitch, target: Target, tls: ssl.SSLContext | None, clock: Callable[[], int]
 ) -> asyncio.Server:
-    """Accept controllers and tools; raises ConfigError when the port cannot be had."""
+    """Accept controllers and tools; raises ConfigError when the port cannot be had.
+
+    Without TLS, by which peers prove themselves, the loopback interface is for root only.
+    """
+
+    quiet_until_ns = clock()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host, port = writer.get_extra_info("peername")[:2]
-        peer = f"{target.text} from {host}:{port}"
+        nonlocal quiet_until_ns
+        ours, far = (Endpoint(*writer.get_extra_info(name)[:2]) for name in ("sockname", "peername"))
+        peer = f"{target.text} from {far.host}:{far.port}"
+        problem = None if target.secure else refusal(ours, far)
+        if problem:
+            if clock() >= quiet_until_ns:
+                log.warning("listener %s: refused (%s)", peer, problem)
+                quiet_until_ns = clock() + REFUSAL_NEWS_NS
+            await _turn_away(reader, writer, problem)
+            return
         log.info("listener %s: connected", peer)
         _session, serving = start_session(switch, peer, reader, writer, clock)
         with contextlib.suppress(asyncio.CancelledError):  # at the end; asyncio would tell of it as of a bug
@@ -179,6 +197,18 @@ async def listen(
         raise ConfigError(
             "listen", f"cannot listen at {target.text} ({_phrase(error)})", "a free port"
         ) from error
+
+
+async def _turn_away(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, problem: str) -> None:
+    """Tell a peer why it may not speak here. It hears that only if what it says meanwhile is read."""
+    connection = Connection(0)
+    connection.turn_away(problem)
+    with contextlib.suppress(OSError, asyncio.TimeoutError, asyncio.CancelledError):
+        writer.write(connection.data_to_send())
+        writer.write_eof()
+        await asyncio.wait_for(reader.read(READ_SIZE), FAREWELL_S)
+        await asyncio.wait_for(reader.read(READ_SIZE), FAREWELL_S)
+    writer.close()
 
 
 def start_session(

@@ -200,6 +200,12 @@ class Connection:
         self.send(error_reply(error, frame, xid))
         self.close(problem)
 
+    def turn_away(self, problem: str) -> None:
+        """Tell a peer that may not speak here so, and end the connection (section 6.3.1)."""
+        data = problem.encode()
+        self.send(messages.Error(ErrorType.HELLO_FAILED, HelloFailed.EPERM, data, xid=0))
+        self.close(problem)
+
     @staticmethod
     def _refusal(frame: bytes) -> str:
         try:

@@ -184,9 +184,10 @@ class Ports:
         changed = False
         for port in self:
             up, mtu, speed_kbps = self._look(port, heard)
-            if (up, mtu, speed_kbps) != (port.up, port.mtu, port.speed_kbps):
+            mac = port.device.mac if port.device else port.mac
+            if (up, mtu, speed_kbps, mac) != (port.up, port.mtu, port.speed_kbps, port.mac):
                 self.t["ports"][port.index]["mtu"] = mtu
-                port.up, port.mtu, port.speed_kbps = up, mtu, speed_kbps
+                port.up, port.mtu, port.speed_kbps, port.mac = up, mtu, speed_kbps, mac
                 self._commands.give(Command.PORT_STATE, port.index, int(up))
                 changed = True
         self._unmap_retired()
@@ -204,7 +205,8 @@ class Ports:
     def _look(self, port: Port, heard: bool) -> tuple[bool, int, int]:
         """Whether a port is up, its MTU and its speed in kbit/s. heard: something happened to interfaces."""
         if port.tap:
-            return port.tap.up(), port.tap.mtu() or port.mtu, 0
+            up, mtu = port.tap.look()
+            return up, mtu or port.mtu, 0
         if port.wire:
             return self._meet_peer(port), port.mtu, math.ceil(port.settings.bw * 1000)
         if port.device:

@@ -21,7 +21,7 @@ from vswitch.flow import PortCounters, PortInfo
 from vswitch.format_table import FormatTable, outer_headers
 from vswitch.layout import Command, PortKind
 from vswitch.link_watch import LinkWatch
-from vswitch.nic import Nic
+from vswitch.nic import Nic, SavedNic
 from vswitch.openflow.constants import Port as PortNumber
 from vswitch.openflow.spec import local_mac, port_mac
 from vswitch.rings import CommandRing
@@ -44,6 +44,7 @@ class Port:
         self.uplink = 0  # number of the port that a tunnel goes out of
         self.format = ""  # of a tunnel
         self.settings = WireSettings()
+        self.wire_is_set = False  # whether they were changed since the start
         self.peer_epoch = 0
         self.peer_pool: tuple[int, int] | None = None  # offset in mem, size
 
@@ -289,11 +290,21 @@ class Ports:
         """Change how a wire treats the frames that we send: the words of `--port` (bw, delay, loss …)."""
         port = self._wire(port_no)
         port.settings = port.settings.changed(port.name, settings)
+        port.wire_is_set = True
         self._apply_wire(port)
 
     def wire_settings(self, port_no: int) -> WireSettings:
         """How a wire treats the frames that we send."""
         return self._wire(port_no).settings
+
+    def wires_set(self) -> list[int]:
+        """The wires of which a setting was changed since the start."""
+        return [port.number for port in self if port.wire_is_set]
+
+    def nics_set(self) -> dict[int, SavedNic]:
+        """The NICs that are not as at the start, by port."""
+        saved = {number: nic.saved() for number, nic in self._nics.items()}
+        return {number: settings for number, settings in saved.items() if settings is not None}
 
     def _wire(self, port_no: int) -> Port:
         port = self[port_no]

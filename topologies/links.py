@@ -87,6 +87,11 @@ class SwitchPort(Intf):
         """How it is described on the switch's command line."""
         raise NotImplementedError
 
+    @property
+    def openflow_name(self) -> str:
+        """What the switch's process calls it."""
+        return self.name
+
     def ifconfig(self, *args: str) -> str:
         """There is no device to configure; `up` and `down` are Mininet's way to set the link's state."""
         return ""
@@ -109,6 +114,10 @@ class TapPort(SwitchPort):
     def argument(self) -> str:
         return f"tap:{self.settings['tap']}@{self.settings['vm'].pid}"
 
+    @property
+    def openflow_name(self) -> str:
+        return self.settings["tap"]
+
 
 class WirePort(SwitchPort):
     """A switch's end of a WireLink. Its settings are those of the direction that it sends in."""
@@ -123,11 +132,10 @@ class WirePort(SwitchPort):
     def config(self, **settings: Any) -> dict[str, Any]:
         """Change settings, also of a running switch: `link.intf1.config(bw=100, delay="5ms")`."""
         check_settings(self.name, settings)
-        super().config(**settings)
         changes = {key: value for key, value in settings.items() if value is not None}
-        if changes and self.link is not None and self.node.running:
-            self.node.control("wire.set", port=self.node.ports[self], **changes)
-        return {}
+        if changes and self.link is not None:
+            self.node.set_wire(self, **changes)
+        return super().config(**settings)  # only now: a switch does not start with what it refuses
 
     def ifconfig(self, *args: str) -> str:
         """`down` cuts the cable at this end, so that the ports at both are down; `up` mends it (CLI: `link s1
@@ -136,8 +144,7 @@ class WirePort(SwitchPort):
         if args[:1] in (("down",), ("up",)):
             self.settings["link"] = args[0]
             for port in (self, self.link.other_end(self)):  # who is at the other end looks at once, too
-                if port.node.running:
-                    port.node.control("wire.set", port=port.node.ports[port], link=port.link_state)
+                port.node.set_wire(port, link=port.link_state)
         return ""
 
     @property

@@ -30,7 +30,7 @@ from topologies.switch_options import (
     require_ovs_words,
     without_controller,
 )
-from vswitch import ctl
+from vswitch import ctl, saved
 
 READY_TIMEOUT_S = 90.0  # a first start compiles the dataplane
 WIRE_TIMEOUT_S = 5.0
@@ -99,6 +99,7 @@ class VSwitch(Switch):
         self.listenPort: int | None = None
         self._listen_port_reserved = False
         self._promised_port = 0
+        self._gone: set[str] = set()  # names of ports that were removed since the last start
         self.failMode = failMode
         self._own_arguments = [
             *without_controller(name, failMode, stp),
@@ -118,6 +119,7 @@ class VSwitch(Switch):
         except LabError:
             super().terminate()
             raise
+        self._settings_path.unlink(missing_ok=True)  # an earlier lab's, in a folder of the user's
         self._prepare_shell()
 
     def _prepare_shell(self) -> None:
@@ -154,7 +156,8 @@ class VSwitch(Switch):
         self.lab.node_stopped()
 
     def restart(self) -> None:
-        """Start the process anew, whatever became of it; the network stays as it is."""
+        """Start the process anew, whatever became of it; the network stays as it is, and so does what was set
+        at run time: wires, NICs, formats, roles (docs/reference/vswitch.md)."""
         self.end_process()
         self._spawn()
         self.await_ready()
@@ -166,6 +169,7 @@ class VSwitch(Switch):
 
     def _spawn(self) -> None:
         self.end_process()
+        saved.forget_ports(self._settings_path, self._gone)
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", ""))),
@@ -178,6 +182,7 @@ class VSwitch(Switch):
                 env=environment,
                 parting_signal=signal.SIGTERM,
             )
+        self._gone.clear()
         self.lab.registry.add_process(self.process.pid)
         if self.lab.ovs_rundir:
             for suffix in ("mgmt", "snoop"):
@@ -194,6 +199,7 @@ class VSwitch(Switch):
             kind = port.argument() if isinstance(port, SwitchPort) else f"packet:{port.name}"
             argv += ["--port", f"{number}={kind}"]
         argv += ["--run-dir", str(self.lab.run_dir), "--workers", str(self.workers)]
+        argv += ["--settings", str(self._settings_path)]
         if self.lab.ovs_rundir:
             argv += ["--ovs-rundir", str(self.lab.ovs_rundir)]
         argv += ["--cpu", ",".join(map(str, self.cpus))] if self.cpus else []
@@ -225,6 +231,8 @@ class VSwitch(Switch):
                 controller.await_rules(self)
         self._await_wires()
         self._tell_of_the_name()
+        for problem in self.show()["not_restored"]:
+            warn(f"({self.name}: {problem}) ")
 
     def _tell_of_the_name(self) -> None:
         """Say so when `ovs-ofctl … NAME` means another switch, or none."""
@@ -275,6 +283,10 @@ class VSwitch(Switch):
         return self.lab.run_dir / f"{self.name}.out"
 
     @property
+    def _settings_path(self) -> Path:
+        return self.lab.run_dir / f"{self.name}.settings"
+
+    @property
     def ready(self) -> bool:
         """Whether the process runs and answers `ready`."""
         return self.running and self._state() == "ready"
@@ -287,6 +299,13 @@ class VSwitch(Switch):
     def control(self, method: str, **params: Any) -> Any:
         """Call a method of the control socket, as in `control("show")`; raises CtlError."""
         return ctl.call(self.control_path, method, **params)
+
+    def set_wire(self, port: WirePort, **settings: Any) -> None:
+        """Change how a wire treats what the switch sends, now or from its next start on."""
+        if self.running:
+            self.control("wire.set", port=self.ports[port], **settings)
+        else:
+            saved.change_wire(self._settings_path, port.name, settings)
 
     def show(self) -> dict[str, Any]:
         """State of the switch: `vswitchctl show`."""
@@ -361,6 +380,11 @@ class VSwitch(Switch):
         self._promised_port = 0
         if plain and self.running:
             warn(f"({self._fixed_ports(intf)}) ")
+
+    def delIntf(self, intf: Intf) -> None:
+        """Mininet removes the end of a link. What was set of the port goes with it at the next start."""
+        super().delIntf(intf)
+        self._gone.add(intf.openflow_name if isinstance(intf, SwitchPort) else intf.name)
 
     def _require_other_node(self, intf: Intf) -> None:
         """Raise, and remove both ends, when the other end of an interface's link is here, too."""

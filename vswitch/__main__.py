@@ -68,6 +68,11 @@ def _parser() -> argparse.ArgumentParser:
         help="tap:IFNAME@NETNS, packet:IFNAME[,mtu=N] or wire:PATH[,key=value…]",
     )
     parser.add_argument("--run-dir", default=".", help="directory of log, pid file and control socket")
+    parser.add_argument(
+        "--settings",
+        metavar="FILE",
+        help="write down there what is set at run time, and start with what it says",
+    )
     for option, what in TLS_OPTIONS.items():
         parser.add_argument(f"--{option}", default="", metavar="FILE", help=f"{what} in PEM form, for ssl")
     parser.add_argument(
@@ -151,6 +156,7 @@ def _run(options: argparse.Namespace) -> int:
             ovs_rundir=options.ovs_rundir,
             standalone=options.fail_mode == "standalone",
             stp=stp,
+            settings_path=options.settings,
         )
         started = time.monotonic()
         log.info("starting the dataplane (compiling it takes a while the first time)")

@@ -51,7 +51,10 @@ class WireSettings:
 
     def in_words(self) -> dict[str, Any]:
         """All settings in the words of the command line."""
-        values = {name: getattr(self, target) for name, (target, _) in _SETTINGS.items()}
+        values: dict[str, Any] = {name: getattr(self, target) for name, (target, _) in _SETTINGS.items()}
+        for name, value in values.items():
+            if isinstance(value, float) and value.is_integer():
+                values[name] = int(value)
         for name in ("delay", "jitter"):
             values[name] = _duration(values[name])
         return values | {"link": "up" if self.link_up else "down"}

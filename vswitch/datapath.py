@@ -55,7 +55,7 @@ from vswitch.format_table import FormatTable
 from vswitch.keys import key_from, key_words
 from vswitch.layout import Command, Counter
 from vswitch.meters import Meters
-from vswitch.nic import Nic
+from vswitch.nic import Nic, SavedNic
 from vswitch.ports import Ports
 from vswitch.programs import ProgramStore
 from vswitch.rings import CaptureRing, CommandRing, PuntRing
@@ -222,6 +222,14 @@ class Datapath:
     def wire_settings(self, port_no: int) -> WireSettings:
         """How a wire treats the frames that we send; raises ConfigError."""
         return self._ports.wire_settings(port_no)
+
+    def wires_set(self) -> list[int]:
+        """The wires of which a setting was changed since the start."""
+        return self._ports.wires_set()
+
+    def nics_set(self) -> dict[int, SavedNic]:
+        """The NICs that are not as at the start, by port."""
+        return self._ports.nics_set()
 
     def add_tunnel(
         self,

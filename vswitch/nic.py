@@ -36,7 +36,7 @@ from vswitch.rings import CommandRing
 
 __all__ = [
     "DEFAULT_KEY", "LRO_KINDS", "LRO_SETTINGS", "Filter", "FinishedPacket", "Match", "Nic", "QueueHandle",
-    "QueueSettings", "QueueStats", "Rule", "toeplitz_table",
+    "QueueSettings", "QueueStats", "Rule", "SavedNic", "toeplitz_table",
 ]  # fmt: skip
 
 LRO_SETTINGS = tuple(setting.name.lower() for setting in Lro)
@@ -106,6 +106,23 @@ class QueueStats:
     reasons: dict[str, int]
 
 
+@dataclass(frozen=True)
+class SavedNic:
+    """All settings of a NIC, as another one of the same kind takes them.
+
+    indirection: None: all queues alike. workers: of the queues in order; none: in turn. last_id: the number
+    that was given to a filter or rule last.
+    """
+
+    queues: tuple[QueueSettings, ...]
+    key: bytes
+    indirection: tuple[int, ...] | None
+    workers: tuple[int, ...]
+    filters: tuple[Filter, ...]
+    rules: tuple[Rule, ...]
+    last_id: int
+
+
 class NicPort(Protocol):
     """What a Nic needs to know of its port. kind: `wire`, `packet` or `tap`; mtu: bytes of IP packet."""
 
@@ -151,6 +168,7 @@ class Nic:
         self._all_nics = all_nics
         setting = "off" if self.position == "vif" else "on"
         self._state = _State(1, (setting,) * MAX_QUEUES, worker=tuple(map(self._turn, range(MAX_QUEUES))))
+        self._first_state = self._state
         self._given = 0  # commands given, the last of which was ours
         self._row = 0  # which of the port's two rows is in force, or will be
         self._last_id = 0
@@ -388,6 +406,45 @@ class Nic:
         finally:
             self._batch = None
         self._put_in_force(wanted)
+
+    # What a restart is to find again
+
+    def saved(self) -> SavedNic | None:
+        """All settings, but for queues that drivers hold; None: they are as at the start."""
+        state = replace(self._state, drivers=self._first_state.drivers)
+        if state == self._first_state:
+            return None
+        return SavedNic(
+            self.settings(),
+            state.key,
+            state.table,
+            () if state.worker == self._first_state.worker else state.worker[: state.queue_count],
+            state.filters,
+            state.rules,
+            self._last_id,
+        )
+
+    def restore(self, saved: SavedNic) -> None:
+        """Take over all settings; raises ConfigError, and then nothing has changed. Filters and rules keep
+        their numbers."""
+        with self.batch():
+            if self.position == "nic":
+                self.set_queue_count(len(saved.queues))
+                self.set_key(saved.key)
+                self.set_workers(saved.workers)
+            if saved.indirection is not None:
+                self.set_indirection(saved.indirection)
+            for queue in saved.queues:
+                self.set_lro(queue.queue, queue.lro)
+                self.set_lro_kind(queue.queue, queue.lro_kind)
+                self.set_completion_size(queue.queue, queue.completion_size)
+            for what in (*saved.filters, *saved.rules):
+                self._last_id = what.id - 1
+                if isinstance(what, Filter):
+                    self.add_filter(what.match, what.queue, what.priority)
+                else:
+                    self.add_rule(what.match, what.queues, what.lro, what.priority)
+        self._last_id = saved.last_id
 
     # What it says of itself
 

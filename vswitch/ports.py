@@ -21,7 +21,7 @@ from vswitch.flow import PortCounters, PortInfo
 from vswitch.format_table import FormatTable, outer_headers
 from vswitch.layout import Command, PortKind
 from vswitch.link_watch import LinkWatch
-from vswitch.nic import Nic
+from vswitch.nic import Nic, SavedNic
 from vswitch.openflow.constants import Port as PortNumber
 from vswitch.openflow.spec import local_mac, port_mac
 from vswitch.rings import CommandRing
@@ -44,6 +44,7 @@ class Port:
         self.uplink = 0  # number of the port that a tunnel goes out of
         self.format = ""  # of a tunnel
         self.settings = WireSettings()
+        self.wire_is_set = False  # whether they were changed since the start
         self.peer_epoch = 0
         self.peer_pool: tuple[int, int] | None = None  # offset in mem, size
 
@@ -184,9 +185,10 @@ class Ports:
         changed = False
         for port in self:
             up, mtu, speed_kbps = self._look(port, heard)
-            if (up, mtu, speed_kbps) != (port.up, port.mtu, port.speed_kbps):
+            mac = port.device.mac if port.device else port.mac
+            if (up, mtu, speed_kbps, mac) != (port.up, port.mtu, port.speed_kbps, port.mac):
                 self.t["ports"][port.index]["mtu"] = mtu
-                port.up, port.mtu, port.speed_kbps = up, mtu, speed_kbps
+                port.up, port.mtu, port.speed_kbps, port.mac = up, mtu, speed_kbps, mac
                 self._commands.give(Command.PORT_STATE, port.index, int(up))
                 changed = True
         self._unmap_retired()
@@ -204,7 +206,8 @@ class Ports:
     def _look(self, port: Port, heard: bool) -> tuple[bool, int, int]:
         """Whether a port is up, its MTU and its speed in kbit/s. heard: something happened to interfaces."""
         if port.tap:
-            return port.tap.up(), port.tap.mtu() or port.mtu, 0
+            up, mtu = port.tap.look()
+            return up, mtu or port.mtu, 0
         if port.wire:
             return self._meet_peer(port), port.mtu, math.ceil(port.settings.bw * 1000)
         if port.device:
@@ -287,11 +290,21 @@ class Ports:
         """Change how a wire treats the frames that we send: the words of `--port` (bw, delay, loss …)."""
         port = self._wire(port_no)
         port.settings = port.settings.changed(port.name, settings)
+        port.wire_is_set = True
         self._apply_wire(port)
 
     def wire_settings(self, port_no: int) -> WireSettings:
         """How a wire treats the frames that we send."""
         return self._wire(port_no).settings
+
+    def wires_set(self) -> list[int]:
+        """The wires of which a setting was changed since the start."""
+        return [port.number for port in self if port.wire_is_set]
+
+    def nics_set(self) -> dict[int, SavedNic]:
+        """The NICs that are not as at the start, by port."""
+        saved = {number: nic.saved() for number, nic in self._nics.items()}
+        return {number: settings for number, settings in saved.items() if settings is not None}
 
     def _wire(self, port_no: int) -> Port:
         port = self[port_no]

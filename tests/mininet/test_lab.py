@@ -19,6 +19,7 @@ from tests.patience import PATIENCE_S
 from topologies.lab import SHM_DIR
 from topologies.processes import poll_until
 from topologies.registry import LABS_DIR
+from vswitch.ctl import CtlError
 
 pytestmark = pytest.mark.root
 TRANSFER = str(Path(__file__).with_name("transfer.py"))
@@ -200,6 +201,73 @@ def test_a_cable_that_is_cut_at_one_end_stays_so_when_the_switch_there_restarts(
     assert wires_up(network) == {False}
     network.s1.intf("s1-eth1").ifconfig("up")
     assert poll_until(lambda: network.loss() == 0, PATIENCE_S)
+
+
+def ctl(switch, *words):
+    """What `vswitchctl` prints in the switch's shell."""
+    return switch.cmd("vswitchctl", *words)
+
+
+def settings(switch):
+    shows = [("-l",), ("-x",), ("-n",), ("-k",), ("lro", "list")]
+    return [
+        *(ctl(switch, "nic", "s1-eth1", *what) for what in shows),
+        ctl(switch, "nic", "vm1-eth0", "-k"),
+        ctl(switch, "wire", "s1-eth1"),
+        ctl(switch, "format", "list"),
+    ]
+
+
+def test_a_restart_keeps_what_was_set_by_hand(overlay):
+    """Also over the intent's own settings, and though the switch is killed."""
+    network = overlay(controller={"gro": False}).start()
+    for words in (
+        "nic s1-eth1 -L combined 3",
+        "nic s1-eth1 -X weight 1 2 1",
+        "nic s1-eth1 -N flow-type tcp4 dst-port 80 action 2",
+        "nic s1-eth1 -N flow-type ip4 dst-ip 10.0.0.1 action 1",
+        "nic s1-eth1 -N delete 1",
+        "nic s1-eth1 -K queue 1 lro rules",
+        "nic s1-eth1 lro add queue 1 tcp '*' '*' '*' 110",
+        "nic vm1-eth0 -K lro on",
+        "wire s1-eth1 delay=30ms",
+        "format add mine outer_proto=17 opaque_len=20 id_offset=2 id_length=2 id_value=9999 length_field=4",
+    ):
+        assert "vswitchctl:" not in ctl(network.s1, words)
+    before = settings(network.s1)
+    kill(network.s1.process)
+    network.s1.restart()
+    assert settings(network.s1) == before
+    assert network.loss() == 0
+    assert min(ping(network.vm1, network.vm2, 3)) >= 30
+    network.s1.end_process()
+    network.wire.set(delay="60ms")  # what was said last, while the switch was down
+    network.s1.restart()
+    assert settings(network.s1) == [text.replace("delay=30ms", "delay=60ms") for text in before]
+    with pytest.raises(CtlError, match="out of range"):
+        network.wire.set(loss=200)
+    network.s1.restart()  # not with what it refused
+    assert network.loss() == 0
+
+
+def test_a_vnic_is_made_anew(overlay):
+    """As whoever works in the VM does it; without a restart."""
+    network = overlay().start()
+    assert network.loss() == 0
+    vm, mac, address = network.vm1, network.vm1.MAC(), network.vm1.IP()
+
+    def is_up():
+        return next(port["up"] for port in network.s1.control("ports") if port["name"] == "vm1-eth0")
+
+    vm.cmd("ip link delete vm1-eth0")
+    assert poll_until(lambda: not is_up(), PATIENCE_S)
+    vm.cmd(
+        "ip tuntap add dev vm1-eth0 mode tap && "
+        f"ip link set vm1-eth0 address {mac} mtu 1450 up && ip address add {address}/8 dev vm1-eth0"
+    )
+    assert poll_until(is_up, PATIENCE_S)
+    assert network.loss() == 0
+    assert "receiver" in network.vm2.cmd(f"iperf3 -c {address} -t 1")
 
 
 def test_a_fast_wire_is_not_capped(overlay):

@@ -33,11 +33,8 @@ class SocketTap:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 << 20)
         self.fd = self._socket.fileno()
 
-    def up(self) -> bool:
-        return True
-
-    def mtu(self) -> int:
-        return 1450
+    def look(self) -> tuple[bool, int]:
+        return True, 1450
 
     def close(self) -> None:
         self._socket.close()

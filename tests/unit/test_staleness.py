@@ -129,8 +129,8 @@ class Tap(SocketTap):
 
     is_up = True
 
-    def up(self) -> bool:
-        return self.is_up
+    def look(self) -> tuple[bool, int]:
+        return self.is_up, 1450
 
 
 class Switch:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ from vswitch.agent.by_name import NamedSockets
 from vswitch.agent.capture import Captures
 from vswitch.agent.control import ControlServer
 from vswitch.agent.datapath import Datapath
+from vswitch.agent.saved import SavedSettings
 from vswitch.agent.session import Session
 from vswitch.agent.switch import OpenFlowSwitch
 from vswitch.agent.tables import SECOND_NS
@@ -56,8 +58,9 @@ class Agent:
     ovs_rundir: where ovs-ofctl is to find the switch by its name; None: nowhere.
     standalone: be a learning switch while no controller is there.
     stp: run the spanning tree protocol, with these settings.
+    settings_path: the file that has what is set at run time; what it says is set at once. None: none.
 
-    Raises ConfigError for a malformed target, and for files of `tls` that cannot be used.
+    Raises ConfigError for a malformed target, and for files of `tls` and `settings_path` that cannot be used.
     """
 
     def __init__(
@@ -75,11 +78,14 @@ class Agent:
         ovs_rundir: str | os.PathLike[str] | None = None,
         standalone: bool = False,
         stp: StpSettings | None = None,
+        settings_path: str | os.PathLike[str] | None = None,
     ) -> None:
         self.datapath = datapath
         self.clock = clock
         self.state = "starting"
         self.switch = OpenFlowSwitch(datapath, name, dpid, clock, proactive_reverse)
+        self._saved = None if settings_path is None else SavedSettings(self.switch, Path(settings_path))
+        self._not_restored = [] if self._saved is None else self._saved.restore()
         self._captures = Captures(datapath)
         active = [self._active(text, f"controller[{n}]") for n, text in enumerate(controllers)]
         passive = [self._passive(text, f"listen[{n}]") for n, text in enumerate(listeners)]
@@ -157,6 +163,8 @@ class Agent:
             self.switch.look_at_links()
             self.switch.slowpath.retire_ended()
             self.switch.tick()
+            if self._saved is not None:
+                self._saved.save_changes()
             await self.switch.expire_rules()
 
     # --- control socket ----------------------------------------------------------------------------------
@@ -177,23 +185,43 @@ class Agent:
             "flows": view.flows,
             "rules": view.rules,
             "trace": view.trace,
-            "wire.set": view.set_wire,
+            "wire.set": self._saving(view.set_wire),
             "wire.show": view.wire,
-            "offload.set": view.set_offload,
+            "offload.set": self._saving(view.set_offload),
             "nic.show": view.nic,
             "nic.stats": view.nic_statistics,
-            "nic.spread": view.spread,
-            "nic.delete": view.delete_from_nic,
+            "nic.spread": self._saving(view.spread),
+            "nic.delete": self._saving(view.delete_from_nic),
             "formats": view.formats,
             "capture.start": start_capture,
             "capture.stop": stop_capture,
             "stop": self.stop,
         }
 
+    def _saving(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """The method, after which what it has set outlives the process."""
+        saved = self._saved
+        if saved is None:
+            return method
+
+        @functools.wraps(method)
+        def set_and_save(**params: Any) -> Any:
+            result = method(**params)
+            saved.save()
+            return result
+
+        return set_and_save
+
     def _describe(self) -> dict[str, Any]:
         uptime = round((self.clock() - self._started_ns) / SECOND_NS, 3)
         sockets = [] if self._named is None else [str(path) for path in self._named.paths]
-        return {"state": self.state, "pid": os.getpid(), "uptime": uptime, "listens_by_name_at": sockets}
+        return {
+            "state": self.state,
+            "pid": os.getpid(),
+            "uptime": uptime,
+            "listens_by_name_at": sockets,
+            "not_restored": self._not_restored,
+        }
 
     def _describe_controllers(self) -> list[dict[str, Any]]:
         own = [c.session for c in self._controllers if c.session is not None]
@@ -245,6 +273,8 @@ class Agent:
 
     async def _close(self, tasks: list[asyncio.Task[None]]) -> None:
         self._captures.close()
+        if self._saved is not None:
+            self._saved.save_changes()
         if self._control is not None:
             self._control.stop()
         if self._named is not None:

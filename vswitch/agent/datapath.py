@@ -20,7 +20,7 @@ from vswitch.flow import (
     Program,
     Punt,
 )
-from vswitch.nic import Nic
+from vswitch.nic import Nic, SavedNic
 from vswitch.tunnel_formats import Format
 
 
@@ -142,6 +142,14 @@ class Datapath(Protocol):
     def set_wire(self, port_no: int, **settings: Any) -> None: ...
 
     def wire_settings(self, port_no: int) -> WireSettings: ...
+
+    def wires_set(self) -> list[int]:
+        """The wires of which a setting was changed since the start."""
+        ...
+
+    def nics_set(self) -> dict[int, SavedNic]:
+        """The NICs that are not as at the start, by port."""
+        ...
 
     def add_tunnel(
         self,

@@ -22,6 +22,7 @@ class Extensions:
     """What the controllers set by Experimenter messages. `ports_changed` is called after ports did.
 
     settings: what controllers set and did not take back, by what it sets, in the order in which it was set.
+    changes: how often they did. forwarding: the ports of forwarding VMs, whoever said so.
     """
 
     def __init__(self, datapath: Datapath, slowpath: SlowPath, ports_changed: Callable[[], None]) -> None:
@@ -30,6 +31,8 @@ class Extensions:
         self.ports_changed = ports_changed
         self.tunnels: dict[int, ex.TunnelAdd] = {}
         self.settings: dict[Hashable, ex.Setting] = {}
+        self.changes = 0
+        self.forwarding: set[int] = set()
         self.nics = Nics(datapath)
         self.intent_revision: int | None = None
 
@@ -58,7 +61,7 @@ class Extensions:
         if self.nics.carry_out(body):
             return None
         if isinstance(body, ex.RoleSet):
-            self.datapath.set_forwarding(body.port_no, body.role == "forwarding")
+            self._set_role(body)
         elif isinstance(body, ex.FormatAdd):
             self.datapath.set_format(body.name, parse_format(body.name, body.numbers))
         elif isinstance(body, ex.FormatDelete):
@@ -83,8 +86,14 @@ class Extensions:
             raise OpenFlowError(BadRequest.BAD_EXP_TYPE, f"{type(body).__name__} is not for a switch")
         return None
 
+    def _set_role(self, request: ex.RoleSet) -> None:
+        forwards = request.role == "forwarding"
+        self.datapath.set_forwarding(request.port_no, forwards)
+        (self.forwarding.add if forwards else self.forwarding.discard)(request.port_no)
+
     def _keep(self, body: object) -> None:
         """Remember a setting until it is taken back: by what undo() makes of it."""
+        self.changes += not isinstance(body, _READ_ONLY)
         if isinstance(body, ex.Setting):
             if body == body.undo():
                 self.settings.pop(body.key, None)

@@ -331,6 +331,15 @@ class Kept(_Body, frozen=True):
     type: int
     body: dict[str, Any]
 
+    @classmethod
+    def of(cls, setting: Setting) -> Kept:
+        exp_type, data = to_wire(setting)
+        return cls(exp_type, msgspec.json.decode(data))
+
+    def message(self) -> Any:
+        """The setting; raises OpenFlowError or ExperimenterError."""
+        return from_wire(self.type, msgspec.json.encode(self.body))
+
 
 class SettingsReply(_Body, frozen=True, omit_defaults=True):
     """Settings, in an order in which they can be carried out. more: others follow, to be asked for."""
@@ -345,16 +354,16 @@ class SettingsReply(_Body, frozen=True, omit_defaults=True):
         kept: list[Kept] = []
         size = 0
         for setting in settings[first:]:
-            exp_type, data = to_wire(setting)
-            size += len(data)
+            following = Kept.of(setting)
+            size += len(msgspec.json.encode(following.body))
             if size > MAX_SETTINGS_BYTES:
                 return cls(first, tuple(kept), True)
-            kept.append(Kept(exp_type, msgspec.json.decode(data)))
+            kept.append(following)
         return cls(first, tuple(kept))
 
     def messages(self) -> list[Setting]:
         """The settings as messages. Raises OpenFlowError or ExperimenterError."""
-        return [from_wire(kept.type, msgspec.json.encode(kept.body)) for kept in self.settings]
+        return [kept.message() for kept in self.settings]
 
 
 Reply = CapabilitiesReply | NicStatsReply | SettingsReply

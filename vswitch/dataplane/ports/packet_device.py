@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import logging
@@ -24,13 +25,14 @@ PACKET_ADD_MEMBERSHIP, PACKET_RX_RING, PACKET_STATISTICS, PACKET_COPY_THRESH = 1
 PACKET_VERSION, PACKET_RESERVE, PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING = 10, 12, 15, 23
 PACKET_MR_PROMISC = 1
 TPACKET_V2 = 1
-SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
+SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_SNDBUFFORCE, SO_RCVBUFFORCE = 26, 27, 32, 33
 ETH_P_ALL = 3
 SIOCGIFFLAGS, SIOCGIFMTU, SIOCSIFMTU, SIOCGIFHWADDR, SIOCGIFINDEX = (
     0x8913, 0x8921, 0x8922, 0x8927, 0x8933,
 )  # fmt: skip
 IFF_UP, IFF_RUNNING = 0x1, 0x40
 ARPHRD_ETHER = 1
+BPF_RETURN_NOTHING = struct.pack("HBBI", 0x06, 0, 0, 0)  # struct sock_filter: BPF_RET of 0 bytes
 UDP_GSO_SINCE = (6, 2)
 """Kernels that know VIRTIO_NET_HDR_GSO_UDP_L4."""
 
@@ -48,8 +50,8 @@ ALIGNMENT_RESERVE = 6
 
 
 class PacketDevice:
-    """An interface as a port of the switch. It stays one when the interface goes away, and meets the next of
-    that name.
+    """An interface as a port of the switch. The port stays when the interface is removed, renamed or moved,
+    and meets the next of that name. `mac`: the interface's.
 
     mtu: what the interface is to be given; 0 leaves it. where: what an error names.
 
@@ -58,7 +60,9 @@ class PacketDevice:
 
     def __init__(self, interface: str, mtu: int, where: str) -> None:
         self.interface = interface
+        self.mac = ""
         self._index = 0
+        self._refused = ""  # why the interface that has the name now is of no use, or that there is none
         self.injector: Injector | None = None
         self._injector_index = 0  # the interface that it was opened for, or in vain
         self._mtu = 0  # that frames are held to, and …
@@ -97,14 +101,18 @@ class PacketDevice:
 
     def _attach(self, mtu: int) -> None:
         """The first meeting: unlike later ones, it may not fail."""
-        hardware = self._ask(SIOCGIFHWADDR)
-        if struct.unpack_from("H", hardware)[0] != ARPHRD_ETHER:
-            raise OSError(errno.EPROTOTYPE, "no Ethernet interface")
-        self.mac = hardware[2:8].hex(":")
+        self._look_at_address()
         if mtu:
             self._set_mtu(mtu)
         self._make_room(mtu or self._mtu_without_room())
         self._bind(self._find())
+
+    def _look_at_address(self) -> None:
+        """Learn the interface's MAC address; raises OSError when it is no Ethernet interface."""
+        hardware = self._ask(SIOCGIFHWADDR)
+        if struct.unpack_from("H", hardware)[0] != ARPHRD_ETHER:
+            raise OSError(errno.EPROTOTYPE, "no Ethernet interface")
+        self.mac = hardware[2:8].hex(":")
 
     def _make_room(self, mtu: int) -> None:
         """Have the interface take frames of this MTU with tags and shims beside, as a switch's port does."""
@@ -158,17 +166,42 @@ class PacketDevice:
         """
         try:
             index = self._find()
-            if index != self._index:
-                self._bind(index)
-                log.info("%s: attached to the interface that is there now", self.interface)
+            self._look_at_address()
+            if index != self._index or not self._is_bound():
+                self._meet(index)
             flags = struct.unpack_from("H", self._ask(SIOCGIFFLAGS))[0]
             mtu = self._asked_mtu()
             if mtu != self._room_mtu:
                 self._make_room(mtu)
-        except OSError:
-            self._index = 0  # the next of that name may get its number, too
+        except OSError as error:
+            self._lose(_reason(self.interface, 0, error))
             return False, 0
         return flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING, self._mtu
+
+    def _meet(self, index: int) -> None:
+        """Be the port at the interface that has our name now."""
+        deaf = not self._index
+        self._bind(index)
+        if deaf:
+            self._socket.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+        self._make_room(self._mtu_without_room())
+        self._refused = ""
+        log.info("%s: attached to the interface that is there now", self.interface)
+
+    def _lose(self, reason: str) -> None:
+        """Hear nothing of what had our name, and may be there under another one."""
+        if self._index:
+            nothing = ctypes.create_string_buffer(BPF_RETURN_NOTHING)
+            program = struct.pack("HP", 1, ctypes.addressof(nothing))  # struct sock_fprog
+            self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+        self._index = 0  # the next of that name may get its number, too
+        if reason != self._refused:
+            log.info("%s; its port is down", reason)
+        self._refused = reason
+
+    def _is_bound(self) -> bool:
+        """Whether frames come from the interface: not if it was elsewhere since, even for a moment."""
+        return self._socket.getsockname()[0] == self.interface
 
     @property
     def injector_is_outdated(self) -> bool:

@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import sys
-from pathlib import Path
 
 from ryu_apps import access, framework
 from vswitch.errors import VSwitchError
@@ -46,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         # Nothing to save: switches keep their rules, and the next start compares.
         signal.signal(number, lambda *_: os._exit(0))
+    if options.intent:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the application can reload the intent
     framework.run(name, _apps(options), options.listen, options.ofp_port, options.rest_port)
     return 0
 
@@ -99,17 +100,10 @@ def _apps(options: argparse.Namespace) -> list[str]:
 
 def _check(path: str, report: bool) -> None:
     """Raise VSwitchError unless the file is an intent from which rules follow."""
-    from ryu_apps.core import intent as intents  # only now: framework.prepare() must come first
+    from ryu_apps import intent_file  # only now: framework.prepare() must come first
     from ryu_apps.core.rules import desired_states
 
-    try:
-        text = Path(path).read_bytes()
-    except OSError as error:
-        raise VSwitchError(f"{path}: {error.strerror}") from error
-    try:
-        intent = intents.from_yaml(text)
-    except VSwitchError as error:
-        raise VSwitchError(f"{path}: {error}") from error
+    intent = intent_file.read(path)
     rules = sum(len(state.rules) for state in desired_states(intent).values())
     if report:
         print(

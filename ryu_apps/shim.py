@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ryu_apps import access, framework
-from ryu_apps.core import intent as intents
+from ryu_apps import access, framework, intent_file
+from ryu_apps.core.changes import sentences
 from ryu_apps.core.controller import Controller
+from ryu_apps.core.intent import Intent
 from ryu_apps.core.plan import AddRule, DeleteRule, Undo
 from ryu_apps.core.rules import COOKIE, COOKIE_MASK, Rule
 from ryu_apps.core.session import Barrier, Message, RulesRequest, SwitchSession, describe
+from ryu_apps.resources import Resources
 from ryu_apps.rest import RestApi
 from vswitch.errors import VSwitchError
 from vswitch.openflow import experimenter
@@ -32,6 +37,17 @@ hub = framework.load("lib.hub")
 ofproto = framework.load("ofproto.ofproto_v1_3")
 wsgi = framework.load("app.wsgi") if framework.has("app.wsgi") else None
 on_event = handler.set_ev_cls
+
+ANSWER_TIMEOUT_S = 2.0
+DEFAULT_REST = "127.0.0.1:8080"
+
+
+class Question:
+    """A request of which somebody waits for the answer."""
+
+    def __init__(self, body: Any) -> None:
+        self.body = body
+        self.answers = hub.Queue()
 
 
 class Connection:
@@ -47,7 +63,21 @@ class Connection:
         for message in messages:
             self._queue.put(message)
 
-    def request(self, xid: int) -> Message | None:
+    def ask(self, body: Any) -> Any:
+        """The answer to an experimenter message; raises VSwitchError when it is refused, or does not come."""
+        question = Question(body)
+        self._queue.put(question)
+        try:
+            answer = question.answers.get(timeout=ANSWER_TIMEOUT_S)
+        except hub.QueueEmpty:
+            raise VSwitchError(f"the switch did not answer within {ANSWER_TIMEOUT_S:g} s") from None
+        finally:
+            self._requests = {xid: asked for xid, asked in self._requests.items() if asked is not question}
+        if isinstance(answer, VSwitchError):
+            raise answer
+        return answer
+
+    def request(self, xid: int) -> Message | Question | None:
         """The message that had this transaction id."""
         return self._requests.get(xid)
 
@@ -77,14 +107,56 @@ class OverlayController(framework.application_class()):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         _format_log()
-        path = os.environ.get("RYU_APPS_INTENT")
-        self.controller = Controller(intents.from_yaml(Path(path).read_bytes()) if path else intents.Intent())
+        self._intent_file = os.environ.get("RYU_APPS_INTENT")
+        self.controller = Controller(self._read_intent() if self._intent_file else Intent())
         self._connections: dict[Any, Connection] = {}
-        api = RestApi(self.controller)
+        api = RestApi(Resources(self.controller, self._read_intent, self.counters))
         if wsgi:
             _serve_with(kwargs["wsgi"], api)
         else:
             hub.spawn(_serve_alone, api)
+        _on_hang_up(self.reload_intent)
+        self.logger.info("REST at http://%s", os.environ.get("RYU_APPS_REST", DEFAULT_REST))
+
+    def reload_intent(self) -> None:
+        """Make the edited intent file hold (SIGHUP). What is wrong with it stands in the log."""
+        try:
+            outcome = self.controller.set_intent(self._read_intent())
+        except VSwitchError as error:
+            self.logger.error("the intent stays as it is: %s", error)
+        else:
+            changed = "; ".join(sentences(outcome.changes)) or "nothing"
+            self.logger.info("revision %d of the intent holds, changed: %s", outcome.revision, changed)
+
+    def _read_intent(self) -> Intent:
+        if self._intent_file is None:
+            raise VSwitchError("the controller was started without an intent file")
+        return intent_file.read(self._intent_file)
+
+    def counters(self, dpids: list[int]) -> dict[int, dict[str, Any]]:
+        """What switches have counted, for REST. All are asked at the same time."""
+        counted: dict[int, dict[str, Any]] = {}
+
+        def ask(dpid: int) -> None:
+            try:
+                counted[dpid] = self._counters(dpid)
+            except VSwitchError as error:
+                counted[dpid] = {"error": str(error)}
+
+        hub.joinall([hub.spawn(ask, dpid) for dpid in dpids])
+        return counted
+
+    def _counters(self, dpid: int) -> dict[str, Any]:
+        connections = {datapath.id: connection for datapath, connection in self._connections.items()}
+        if dpid not in connections:
+            raise VSwitchError("the switch is not connected")
+        reply = connections[dpid].ask(experimenter.CountersRequest())
+        counted = {"reasons": reply.reasons, "ports": reply.ports, "queues": reply.queues}
+        while reply.next is not None:
+            reply = connections[dpid].ask(experimenter.CountersRequest(reply.next))
+            counted["ports"] |= reply.ports
+            counted["queues"] |= reply.queues
+        return counted
 
     @on_event(ofp_event.EventOFPStateChange, [handler.MAIN_DISPATCHER, handler.DEAD_DISPATCHER])
     def state_change(self, event: Any) -> None:
@@ -112,7 +184,11 @@ class OverlayController(framework.application_class()):
         except VSwitchError as error:
             self._refused(message, f"an experimenter message that is not understood: {error}")
             return
-        if isinstance(body, experimenter.CapabilitiesReply):
+        connection = self._connections.get(message.datapath)
+        request = connection.request(message.xid) if connection else None
+        if isinstance(request, Question):
+            request.answers.put(body)
+        elif isinstance(body, experimenter.CapabilitiesReply):
             self._tell(message, lambda session: session.capabilities(body))
         elif isinstance(body, experimenter.SettingsReply):
             self._tell(message, lambda session: session.settings(body))
@@ -159,6 +235,9 @@ class OverlayController(framework.application_class()):
         request = connection.request(message.xid)
         if request is None and message.xid:
             return  # another application's
+        if isinstance(request, Question):
+            request.answers.put(VSwitchError(reason))
+            return
         self.logger.error(
             "switch %s: %s, in answer to %s",
             self.controller.name(message.datapath.id),
@@ -171,7 +250,7 @@ class OverlayController(framework.application_class()):
 # ---- between the core's messages and Ryu's ----
 
 
-def to_openflow(datapath: Any, message: Message) -> Any:
+def to_openflow(datapath: Any, message: Message | Question) -> Any:
     """A message of the core as one of Ryu's parser."""
     parser = datapath.ofproto_parser
     if isinstance(message, (AddRule, DeleteRule)):
@@ -180,6 +259,8 @@ def to_openflow(datapath: Any, message: Message) -> Any:
         return parser.OFPFlowStatsRequest(datapath, cookie=COOKIE, cookie_mask=COOKIE_MASK)
     if isinstance(message, Barrier):
         return parser.OFPBarrierRequest(datapath)
+    if isinstance(message, Question):
+        message = message.body
     exp_type, data = experimenter.to_wire(message.setting.undo() if isinstance(message, Undo) else message)
     return parser.OFPExperimenter(datapath, experimenter.EXPERIMENTER_ID, exp_type, data)
 
@@ -218,6 +299,26 @@ def to_rule(entry: Any) -> Rule:
     )
 
 
+def _on_hang_up(act: Callable[[], None]) -> None:
+    """Call `act` in a green thread after each SIGHUP.
+
+    What a signal's handler calls would run in the middle of anything. The signal's number, which Python
+    writes to a socket at once, wakes a green thread.
+    """
+    ours, pythons = socket.socketpair()
+    pythons.setblocking(False)
+    signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGHUP, lambda *_: None)
+
+    def wait() -> None:
+        with ours, pythons:
+            while numbers := ours.recv(1 << 10):
+                if signal.SIGHUP in numbers:
+                    act()
+
+    hub.spawn(wait)
+
+
 def _format_log() -> None:
     """Ryu's log lines have no time, and one for each REST request that nobody wants to read."""
     for log_handler in logging.getLogger().handlers:
@@ -237,10 +338,17 @@ def _serve_with(application: Any, api: RestApi) -> None:
 
     for path in api.paths:
         application.mapper.connect(path, path, controller=Bridge)
+    match = application.mapper.match
+
+    def match_or_ours(*arguments: Any, **options: Any) -> Any:
+        """What no application has is answered by ours, too: in JSON, with the nearest path."""
+        return match(*arguments, **options) or {"controller": Bridge}
+
+    application.mapper.match = match_or_ours
 
 
 def _serve_alone(api: RestApi) -> None:
-    host, _, port = os.environ.get("RYU_APPS_REST", "127.0.0.1:8080").rpartition(":")
+    host, _, port = os.environ.get("RYU_APPS_REST", DEFAULT_REST).rpartition(":")
     token_file = os.environ.get("RYU_APPS_TOKEN_FILE")
     token = access.token(Path(token_file)) if token_file else None
     hub.WSGIServer((host, int(port)), access.guarded(api, token)).serve_forever()

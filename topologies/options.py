@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Collection, Iterable, Mapping
 
 from topologies.errors import LabError
+from vswitch.words import nearest
 
 NODE_WORDS = frozenset(
     {"inNamespace", "privateDirs", "waitExited", "ip", "mac", "defaultRoute", "lo", "isSwitch"}
@@ -48,8 +48,7 @@ def require_known(
         if word not in known and word not in mininets:
             if hints and word in hints:
                 raise LabError(f"{where}: {hints[word]}")
-            nearest = difflib.get_close_matches(word, [*known, *mininets], 1)
-            instead = f", the nearest is {nearest[0]!r}" if nearest else ""
+            instead = nearest(word, [*known, *mininets])
             raise LabError(f"{where}: {what} {word!r}{instead} (allowed: {', '.join(known) or 'none'})")
 
 

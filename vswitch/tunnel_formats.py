@@ -14,8 +14,9 @@ from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
 from vswitch.errors import ConfigError
+from vswitch.words import nearest
 
-ETHERNET, IP, AUTO = "ethernet", "ip", "auto"
+INNER = ETHERNET, IP, AUTO = "ethernet", "ip", "auto"
 MAX_OPAQUE = 94
 """Bytes of an opaque field as it is sent: a tunnel's template, less outer Ethernet and IPv4."""
 OUTER_IP, ETHERNET_HEADER = 20, 14
@@ -136,8 +137,9 @@ def _check_lengths(new: Format) -> None:
         raise _refuse(new, "opaque_len", "a field of 0 bytes has no first byte that tells its length", "1 on")
     if new.template and len(new.template) != new.opaque_len:
         raise _refuse(new, "template", f"has {len(new.template)} bytes", f"{new.opaque_len}, the opaque_len")
-    if new.inner not in (ETHERNET, IP, AUTO):
-        raise _refuse(new, "inner", f"{new.inner!r} is not known", f"{ETHERNET}, {IP}, {AUTO}")
+    if new.inner not in INNER:
+        instead = nearest(new.inner, INNER)
+        raise _refuse(new, "inner", f"{new.inner!r} is not known{instead}", ", ".join(INNER))
     for field in ("id_length", "flow_id_length"):
         length = getattr(new, field)
         if not 0 <= length <= MAX_VALUE_LENGTH:
@@ -235,7 +237,9 @@ def parse_format(name: str, numbers: Mapping[str, object]) -> Format:
         raise ConfigError("formats", f"{name!r} is no name for a format", "letters, digits, - and _")
     for key in numbers:
         if key not in PLAIN_FIELDS:
-            raise ConfigError(f"{where}.{key}", "is not known", ", ".join(PLAIN_FIELDS))
+            raise ConfigError(
+                f"{where}.{key}", f"is not known{nearest(key, PLAIN_FIELDS)}", ", ".join(PLAIN_FIELDS)
+            )
     values: dict[str, object] = {}
     for key, field in PLAIN_FIELDS.items():
         if key in numbers:
@@ -249,7 +253,8 @@ def _parse_value(where: str, default: object, value: object) -> object:
     """A value of the type that the field's default has."""
     if isinstance(default, bool):
         if not isinstance(value, bool):
-            raise ConfigError(where, f"{value!r} is neither true nor false", "true, false")
+            instead = nearest(str(value), ("true", "false"))
+            raise ConfigError(where, f"{value!r} is neither true nor false{instead}", "true, false")
         return value
     if isinstance(default, tuple):
         if not isinstance(value, list | tuple) or len(value) != len(default):

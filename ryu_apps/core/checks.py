@@ -9,13 +9,30 @@ from collections.abc import Iterable
 from typing import Any
 
 from vswitch.errors import ConfigError
+from vswitch.words import nearest
 
+_KINDS = {
+    dict: "a mapping",
+    list: "a list",
+    tuple: "a list",
+    str: "a text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+}
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
 def kind(value: object) -> str:
-    names = {dict: "a mapping", list: "a list", str: "a text", bool: "true or false", int: "a whole number"}
-    return "empty" if value is None else names.get(type(value), "a number")
+    if value is None:
+        return "empty"
+    return _KINDS.get(type(value), "none of YAML's plain values")
+
+
+def what_it_is(value: object) -> str:
+    """A value that is of the wrong kind, as the predicate of a sentence: `'two' is a text`."""
+    named = isinstance(value, str | int | float) and not isinstance(value, bool)
+    return f"{value!r} is {kind(value)}" if named else f"is {kind(value)}"
 
 
 def listing(names: Iterable[str]) -> str:
@@ -72,10 +89,34 @@ def unique(values: Iterable[tuple[str, object, str]]) -> None:
 def known(path: str, name: str, names: Iterable[str], what: str) -> None:
     names = sorted(names)
     if name not in names:
-        raise ConfigError(path, f"there is no {what} {name!r}", listing(names))
+        raise ConfigError(path, f"there is no {what} {name!r}{nearest(name, names)}", listing(names))
+
+
+def known_keys(path: str, given: Iterable[object], keys: Iterable[str]) -> None:
+    """path: of the mapping; empty for the whole document."""
+    keys = tuple(keys)
+    for key in given:
+        if key not in keys:
+            where = f"{path}.{key}" if path else str(key)
+            raise ConfigError(where, f"is not a known key{nearest(str(key), keys)}", listing(keys))
+
+
+def one_of(path: str, word: object, words: Iterable[str], more: str = "") -> None:
+    """more: what else would be right, as a phrase."""
+    words = tuple(words)
+    if word not in words:
+        instead = nearest(word, words) if isinstance(word, str) else ""
+        raise ConfigError(path, f"{word!r} is not known{instead}", listing(words) + more)
+
+
+def name_in_text(path: str, name: object) -> str:
+    """YAML reads names such as 1, on and no as something else."""
+    if not isinstance(name, str):
+        raise ConfigError(f"{path}.{name}", f"is {kind(name)}, no name", "a text, in quotes")
+    return name
 
 
 def mapping(path: str, value: object) -> dict[Any, Any]:
     if not isinstance(value, dict):
-        raise ConfigError(path, f"is {kind(value)}", "a mapping of names")
+        raise ConfigError(path, what_it_is(value), "a mapping of names")
     return value

@@ -6,14 +6,29 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+from ryu_apps.core.changes import Changes, changes
 from ryu_apps.core.intent import Intent, from_object
 from ryu_apps.core.rules import SwitchState, desired_states
-from ryu_apps.core.session import Message, State, SwitchSession
+from ryu_apps.core.session import Barrier, Message, State, SwitchSession
 
 Send = Callable[[list[Message]], None]
 """Queues messages for one switch; returns at once."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a new intent.
+
+    revision: its own. changes: how it differs from the one before.
+    steps: by name of a connected switch, how many rules, tunnels and settings it was told of.
+    """
+
+    revision: int
+    changes: Changes
+    steps: dict[str, int]
 
 
 class Controller:
@@ -49,16 +64,20 @@ class Controller:
             if self._session(dpid) is session:
                 self._connections[dpid][1](event(session))
 
-    def set_intent(self, intent: Intent) -> int:
-        """Make `intent` hold on all connected switches, by the difference only; its revision."""
+    def set_intent(self, intent: Intent) -> Outcome:
+        """Make `intent` hold on all connected switches, by the difference only."""
         with self._lock:
+            before = self._intent
             self._take(intent)
+            steps = {}
             for dpid, (session, send) in self._connections.items():
-                send(session.update(self._desired(dpid), self._revision))
-            return self._revision
+                messages = session.update(self._desired(dpid), self._revision)
+                send(messages)
+                steps[self._short_name(dpid)] = sum(not isinstance(step, Barrier) for step in messages)
+            return Outcome(self._revision, changes(before, intent), steps)
 
-    def change_intent(self, change: Callable[[dict[str, Any]], None]) -> int:
-        """Change the intent that holds, as plain mappings, and make the outcome hold; its revision.
+    def change_intent(self, change: Callable[[dict[str, Any]], None]) -> Outcome:
+        """Change the intent that holds, as plain mappings, and make the result hold.
 
         Nobody else's change comes between. Raises ConfigError.
         """
@@ -71,16 +90,22 @@ class Controller:
         """What the log calls a switch."""
         return self._intent.server_of(dpid) or f"{dpid:#x} (no server of the intent)"
 
-    def status(self) -> dict[str, Any]:
-        """For GET /status: every server of the intent, and every other switch that is connected."""
+    def switches(self) -> dict[str, int]:
+        """Datapath ids by name: of every server of the intent, and of every other switch that is
+        connected."""
         with self._lock:
-            switches = {
-                name: self._switch_status(server.dpid) for name, server in self._intent.servers.items()
-            }
-            known = {server.dpid for server in self._intent.servers.values()}
-            for dpid in self._connections.keys() - known:
-                switches[f"dpid-{dpid:x}"] = self._switch_status(dpid)
+            servers = {name: server.dpid for name, server in self._intent.servers.items()}
+            others = sorted(self._connections.keys() - set(servers.values()))
+            return servers | {self._short_name(dpid): dpid for dpid in others}
+
+    def status(self) -> dict[str, Any]:
+        """For GET /status: the state of `switches`."""
+        with self._lock:
+            switches = {name: self._switch_status(dpid) for name, dpid in self.switches().items()}
             return {"revision": self._revision, "switches": switches}
+
+    def _short_name(self, dpid: int) -> str:
+        return self._intent.server_of(dpid) or f"dpid-{dpid:x}"
 
     def _take(self, intent: Intent) -> None:
         self._states = desired_states(intent)

@@ -18,15 +18,12 @@ import msgspec
 import yaml
 
 from ryu_apps.core import checks
-from ryu_apps.core.nics import canonical, check_nics, check_offload
+from ryu_apps.core.convert import convert
+from ryu_apps.core.nics import canonical, check_nic_names, check_nics, check_offload
 from ryu_apps.core.sections import (
     VM,
-    FilterPolicy,
     NicPolicy,
-    OffloadOverride,
     OffloadPolicy,
-    QueuePolicy,
-    RulePolicy,
     Server,
     TunnelPolicy,
     VirtualNetwork,
@@ -136,19 +133,16 @@ def parsed(text: str | bytes) -> object:
 def from_object(document: object) -> Intent:
     """The intent of plain mappings. Raises ConfigError."""
     sections = checks.mapping("intent", document)
-    known = Intent.__struct_fields__
-    for key in sections:
-        if key not in known:
-            raise ConfigError(str(key), "is not a known key", checks.listing(known))
+    checks.known_keys("", sections, Intent.__struct_fields__)
     intent = Intent(
         virtual_networks=_entries("virtual_networks", sections, VirtualNetwork),
         servers=_entries("servers", sections, Server),
         vms=_entries("vms", sections, VM),
-        tunnel=_convert("tunnel", sections.get("tunnel", {}), TunnelPolicy),
+        tunnel=convert("tunnel", sections.get("tunnel", {}), TunnelPolicy),
         formats=_formats(sections),
-        offload=_convert("offload", sections.get("offload", {}), OffloadPolicy),
+        offload=convert("offload", sections.get("offload", {}), OffloadPolicy),
         nic=_entries("nic", sections, NicPolicy),
-        proactive_reverse=_convert("proactive_reverse", sections.get("proactive_reverse", True), bool),
+        proactive_reverse=convert("proactive_reverse", sections.get("proactive_reverse", True), bool),
     )
     intent = _canonical(intent)
     for check in _CHECKS:
@@ -200,13 +194,12 @@ def _entries(section: str, sections: dict[Any, Any], kind: type[_T]) -> dict[str
     """A section that maps names to entries of one kind."""
     entries = {}
     for name, value in checks.mapping(section, sections.get(section, {})).items():
-        if not isinstance(name, str):  # YAML reads 1, on and no so
-            raise ConfigError(f"{section}.{name}", f"is {checks.kind(name)}, no name", "a text, in quotes")
+        checks.name_in_text(section, name)
         if not _NAME.fullmatch(name):
             raise ConfigError(
                 f"{section}.{name}", "is not a name", "letters, digits, and _ . - after the first"
             )
-        entries[name] = _convert(f"{section}.{name}", value, kind)
+        entries[name] = convert(f"{section}.{name}", value, kind)
     return entries
 
 
@@ -219,52 +212,6 @@ def _formats(sections: dict[Any, Any]) -> dict[str, dict[str, Any]]:
         row = parse_format(str(name), checks.mapping(f"formats.{name}", numbers))
         formats[str(name)] = format_numbers(row)
     return formats
-
-
-_KINDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "str": "a text",
-    "bool": "true or false",
-    "array": "a list",
-    "object": "a mapping",
-    "null": "nothing",
-}
-_WRONG_TYPE = re.compile(r"Expected `([^`]+)`(?:, got `([^`]+)`)?")
-_UNKNOWN_KEY = re.compile(r"Object contains unknown field `([^`]*)`")
-_MISSING_KEY = re.compile(r"Object missing required field `([^`]*)`")
-
-
-def _convert(path: str, value: object, kind: type[_T]) -> _T:
-    """`value` as `kind`; msgspec's complaint is put in our words."""
-    if kind is not bool:
-        checks.mapping(path, value)
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        problem, _, place = str(error).partition(" - at `$")
-        path += place.rstrip("`")
-        if match := _UNKNOWN_KEY.match(problem):
-            raise ConfigError(
-                f"{path}.{match[1]}", "is not a known key", checks.listing(_keys(kind, place))
-            ) from error
-        if match := _MISSING_KEY.match(problem):
-            raise ConfigError(f"{path}.{match[1]}", "is missing", "a value must be given") from error
-        if match := _WRONG_TYPE.match(problem):
-            expected = " or ".join(_KINDS.get(part.strip(), part.strip()) for part in match[1].split("|"))
-            got = _KINDS.get(match[2] or "", "something else")
-            raise ConfigError(path, f"is {got}", expected) from error
-        raise ConfigError(path, problem[:1].lower() + problem[1:]) from error
-
-
-def _keys(kind: type, place: str) -> tuple[str, ...]:
-    """The keys that a mapping at `place` below a value of `kind` may have."""
-    structure = next((part for name, part in _LISTS.items() if place.startswith(f".{name}[")), kind)
-    return getattr(structure, "__struct_fields__", ())
-
-
-_LISTS = {"overrides": OffloadOverride, "filters": FilterPolicy, "lro": QueuePolicy, "rules": RulePolicy}
-"""What the lists in sections hold."""
 
 
 # ---- values in their usual form ----
@@ -305,6 +252,10 @@ def _check_networks(intent: Intent) -> None:
 
 def _check_servers(intent: Intent) -> None:
     for name, server in intent.servers.items():
+        for other in server.wires:
+            others = intent.servers.keys() - {name}
+            checks.known(f"servers.{name}.wires.{other}", other, others, "other server")
+    for name, server in intent.servers.items():
         checks.in_range(f"servers.{name}.dpid", server.dpid, 1, MAX_DPID)
         for other, port in server.wires.items():
             _check_wire(intent, name, other, port)
@@ -324,7 +275,6 @@ def _check_servers(intent: Intent) -> None:
 def _check_wire(intent: Intent, server: str, other: str, port: int) -> None:
     """A wire has two ends, at two servers."""
     path = f"servers.{server}.wires.{other}"
-    checks.known(path, other, intent.servers.keys() - {server}, "other server")
     checks.in_range(path, port, 1, spec.TUNNEL_PORT_BASE - 1)
     if server not in intent.servers[other].wires:
         raise ConfigError(path, f"{other} has no wire to {server}", f"servers.{other}.wires.{server} as well")
@@ -362,10 +312,7 @@ def _check_formats(intent: Intent) -> None:
 
 def _check_tunnels(intent: Intent) -> None:
     rows = intent.format_rows()
-    if intent.tunnel.format not in rows:
-        raise ConfigError(
-            "tunnel.format", f"{intent.tunnel.format!r} is not a known format", checks.listing(sorted(rows))
-        )
+    checks.known("tunnel.format", intent.tunnel.format, rows, "tunnel format")
     row = rows[intent.tunnel.format]
     for name, network in intent.virtual_networks.items():
         if row.flow_id_bits and network.vni >= 1 << row.flow_id_bits:
@@ -426,6 +373,7 @@ _CHECKS: tuple[Callable[[Intent], None], ...] = (
     _check_vms,
     _check_formats,
     _check_tunnels,
+    check_nic_names,
     check_offload,
     check_nics,
 )

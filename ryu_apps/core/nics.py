@@ -34,6 +34,12 @@ _MATCH_FIELDS = tuple(PacketMatch.__struct_fields__)
 # ---- what must hold ----
 
 
+def check_nic_names(intent: Intent) -> None:
+    """The servers of the section `nic`, which the section `offload` depends on. Raises ConfigError."""
+    for server in intent.nic:
+        checks.known(f"nic.{server}", server, intent.servers, "server")
+
+
 def check_offload(intent: Intent) -> None:
     """The section `offload`. Raises ConfigError."""
     paths = []
@@ -57,7 +63,6 @@ def check_offload(intent: Intent) -> None:
 def check_nics(intent: Intent) -> None:
     """The section `nic`. Raises ConfigError."""
     for server, nic in intent.nic.items():
-        checks.known(f"nic.{server}", server, intent.servers, "server")
         if not intent.uplinks(server):
             raise ConfigError(f"nic.{server}", f"{server} has no uplink", "a server with an uplink_port")
         checks.in_range(f"nic.{server}.queues", nic.queues, 1, MAX_QUEUES)
@@ -134,8 +139,7 @@ def _check_lro(intent: Intent, server: str, nic: NicPolicy) -> None:
     for index, entry in enumerate(nic.lro):
         path = f"nic.{server}.lro[{index}]"
         _check_queues(intent, server, f"{path}.queues", entry.queues)
-        if entry.lro not in MODES:
-            raise ConfigError(f"{path}.lro", f"{entry.lro!r} is not known", "on, off, rules")
+        checks.one_of(f"{path}.lro", entry.lro, ("on", "off", "rules"))
         checks.in_range(f"{path}.completion_size", entry.completion_size, MIN_COMPLETION, MAX_COMPLETION)
         for queue in entry.queues or range(nic.queues):
             if queue in seen:
@@ -200,9 +204,8 @@ def _addresses(selector: Selector) -> list[str]:
 def _check_transport(path: str, selector: Selector) -> None:
     if isinstance(selector.protocol, int):
         checks.in_range(f"{path}.protocol", selector.protocol, 1, 255)
-    elif selector.protocol is not None and selector.protocol not in PROTOCOLS:
-        allowed = f"{checks.listing(PROTOCOLS)}, or a number"
-        raise ConfigError(f"{path}.protocol", f"{selector.protocol!r} is not known", allowed)
+    elif selector.protocol is not None:
+        checks.one_of(f"{path}.protocol", selector.protocol, PROTOCOLS, more=", or a number")
     for name in ("src_port", "dst_port"):
         port = getattr(selector, name)
         if port is not None:

@@ -303,7 +303,7 @@ FILTERS, RULES = "nic__s1__filters", "nic__s1__rules"
         # roles and formats
         ("vms__web__role", "sleeping", "vms.web.role: "),
         ("formats__vxlan", NEW, "formats.vxlan: is a shipped format (allowed: another name)"),
-        ("formats__mine", 3, "formats.mine: is a whole number (allowed: a mapping of names)"),
+        ("formats__mine", 3, "formats.mine: 3 is a whole number (allowed: a mapping of names)"),
         ("formats__mine", {"outer_proto": 47}, "formats.mine.opaque_len: is missing"),
         ("formats__mine", {**NEW, "colour": 1}, "formats.mine.colour: is not known"),
         ("formats__mine", {**NEW, "flow_id_offset": 10}, "formats.mine.flow_id_offset: bytes 10 to 13 leave"),

@@ -218,7 +218,7 @@ def test_an_intent_that_the_controller_would_refuse(net, tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"tunnel": "geneve"}, r"tunnel\.format: 'geneve' is not a known format \(allowed: .*vxlan\)"),
+        ({"tunnel": "geneve"}, r"tunnel\.format: there is no tunnel format 'geneve' \(allowed: .*vxlan\)"),
         (
             {"formats": {"mine": {"outer_proto": 6, "opaque_len": 4}}},
             r"formats\.mine\.outer_proto: 6 is plain TCP",

@@ -15,20 +15,28 @@ from vswitch.openflow.errors import EXPERIMENTER_ID, ExperimenterError, OpenFlow
 from vswitch.openflow.messages import Experimenter
 from vswitch.tunnel_formats import parse_format
 
-_READ_ONLY = (ex.CapabilitiesRequest, ex.SettingsRequest, ex.NicStatsRequest)
+_READ_ONLY = (ex.CapabilitiesRequest, ex.SettingsRequest, ex.NicStatsRequest, ex.CountersRequest)
 
 
 class Extensions:
-    """What the controllers set by Experimenter messages. `ports_changed` is called after ports did.
+    """What the controllers set by Experimenter messages, and what they ask by them.
 
+    ports_changed: is called after ports did. counters: those of the ports from a number on.
     settings: what controllers set and did not take back, by what it sets, in the order in which it was set.
     changes: how often they did. forwarding: the ports of forwarding VMs, whoever said so.
     """
 
-    def __init__(self, datapath: Datapath, slowpath: SlowPath, ports_changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        datapath: Datapath,
+        slowpath: SlowPath,
+        ports_changed: Callable[[], None],
+        counters: Callable[[int], ex.CountersReply],
+    ) -> None:
         self.datapath = datapath
         self.slowpath = slowpath
         self.ports_changed = ports_changed
+        self.counters = counters
         self.tunnels: dict[int, ex.TunnelAdd] = {}
         self.settings: dict[Hashable, ex.Setting] = {}
         self.changes = 0
@@ -82,6 +90,8 @@ class Extensions:
             return ex.SettingsReply.of(list(self.settings.values()), body.first)
         elif isinstance(body, ex.NicStatsRequest):
             return ex.NicStatsReply(body.port_no, tuple(self.nics.statistics(body.port_no)))
+        elif isinstance(body, ex.CountersRequest):
+            return self.counters(body.first)
         else:
             raise OpenFlowError(BadRequest.BAD_EXP_TYPE, f"{type(body).__name__} is not for a switch")
         return None

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple
 
-from vswitch.agent import admission
+from vswitch.agent import admission, counters
 from vswitch.agent.bridge import Bridge
 from vswitch.agent.buffers import BUFFERS, Buffered, PacketBuffers
 from vswitch.agent.datapath import Datapath
@@ -125,7 +125,9 @@ class OpenFlowSwitch:
             proactive_reverse,
         )
         self.statistics = Statistics(self)
-        self.extensions = Extensions(datapath, self.slowpath, self.refresh_ports)
+        self.extensions = Extensions(
+            datapath, self.slowpath, self.refresh_ports, lambda first: counters.reply(self, first)
+        )
         self.generation_id: int | None = None
         self._ended: deque[_Ended] = deque()
         self._ended_count = 0

@@ -11,6 +11,7 @@ import msgspec
 
 from vswitch import flow as fl
 from vswitch.agent.control import plain_words
+from vswitch.agent.counters import reasons
 from vswitch.agent.slowpath import CachedFlow
 from vswitch.agent.switch import OpenFlowSwitch, port_config_names
 from vswitch.agent.tables import SECOND_NS, Rule
@@ -84,13 +85,8 @@ class SwitchView:
         }
 
     def counters(self) -> dict[str, Any]:
-        reasons = dict(self.switch.datapath.counters())
-        reasons["slow_path_misses"] = self.switch.slowpath.misses
-        reasons["slow_path_uncacheable"] = self.switch.slowpath.uncacheable
-        reasons["packet_too_big_sent"] = self.switch.slowpath.too_big_sent
-        reasons |= self.switch.dropped()
         ports = {info.name: info.counters._asdict() for info in sorted(self.switch.datapath.ports())}
-        return {"reasons": reasons, "ports": ports}
+        return {"reasons": reasons(self.switch), "ports": ports}
 
     def flows(self) -> list[dict[str, Any]]:
         stats = self.switch.datapath.flow_stats()

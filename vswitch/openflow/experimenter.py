@@ -27,8 +27,8 @@ MAX_QUEUES = 8
 RSS_KEY_LENGTH = 40
 INDIRECTION_LENGTH = 128
 MAX_COMPLETION = 0xFFFF
-MAX_SETTINGS_BYTES = 48_000
-"""Of the settings in one SettingsReply; an OpenFlow message has at most 65,535 bytes."""
+MAX_PART_BYTES = 48_000
+"""Of the settings, or of the ports' counters, in one message; OpenFlow's have at most 65,535 bytes."""
 
 PortNumber = Annotated[int, msgspec.Meta(ge=1, le=int(Port.MAX))]
 Mac = Annotated[str, msgspec.Meta(pattern=r"^([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}$")]
@@ -319,6 +319,25 @@ class NicStatsReply(_Body, frozen=True):
     queues: tuple[dict[str, Any], ...]
 
 
+class CountersRequest(_Body, frozen=True, omit_defaults=True):
+    """Ask for the next, of the ports from number `first` on."""
+
+    first: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class CountersReply(_Body, frozen=True, omit_defaults=True):
+    """Everything that the switch has counted since its start.
+
+    reasons: by name; of the whole switch, and only when `first` was 0. ports, queues: by name of the port.
+    next: the number of the port to ask from, when there are others.
+    """
+
+    reasons: dict[str, int]
+    ports: dict[str, dict[str, int]]
+    queues: dict[str, tuple[dict[str, Any], ...]]
+    next: int | None = None
+
+
 class SettingsRequest(_Body, frozen=True, omit_defaults=True):
     """Ask for the `Setting`s that were carried out and not taken back, from the one of this number on."""
 
@@ -356,7 +375,7 @@ class SettingsReply(_Body, frozen=True, omit_defaults=True):
         for setting in settings[first:]:
             following = Kept.of(setting)
             size += len(msgspec.json.encode(following.body))
-            if size > MAX_SETTINGS_BYTES:
+            if size > MAX_PART_BYTES:
                 return cls(first, tuple(kept), True)
             kept.append(following)
         return cls(first, tuple(kept))
@@ -366,7 +385,7 @@ class SettingsReply(_Body, frozen=True, omit_defaults=True):
         return [kept.message() for kept in self.settings]
 
 
-Reply = CapabilitiesReply | NicStatsReply | SettingsReply
+Reply = CapabilitiesReply | CountersReply | NicStatsReply | SettingsReply
 
 EXP_TYPES: dict[int, type[_Body]] = {
     1: LroSet,
@@ -391,6 +410,8 @@ EXP_TYPES: dict[int, type[_Body]] = {
     20: SettingsReply,
     21: NicWorkersSet,
     22: PacketTooBigSet,
+    23: CountersRequest,
+    24: CountersReply,
 }
 """The experimenter type of each class."""
 

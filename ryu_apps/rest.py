@@ -64,7 +64,8 @@ class RestApi:
                 "error": str(ConfigError(path, what, checks.listing(allowed)))
             }
         name = path.rpartition("/")[2]
-        instead = nearest(path, [known.replace("{name}", name) for known in self.paths])
+        like_it = [known for known in self.paths if known.count("/") == path.rstrip("/").count("/")]
+        instead = nearest(path, [known.replace("{name}", name) for known in like_it])
         what = f"there is no such path{instead}"
         return HTTPStatus.NOT_FOUND, {"error": str(ConfigError(path, what, checks.listing(self.paths)))}
 

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 from ryu_apps.core.intent import Intent
+
+MAX_VALUE = 70
+"""Characters of a value in a sentence."""
 
 Changes = dict[str, dict[str, Any]]
 """By path, as `vms.vm1.port`: the value as `old` and as `new`. What came has no `old`, what went no `new`."""
@@ -44,7 +48,5 @@ def _sentence(change: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    """A value in one word; a list by its length."""
-    if isinstance(value, list | tuple):
-        return f"{len(value)} entries"
-    return "nothing" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    text = json.dumps(value)
+    return text if len(text) <= MAX_VALUE else f"{text[:MAX_VALUE]}…"

@@ -35,12 +35,13 @@ class FakeSwitch:
     tunnels, settings, revision: as set by our messages.
 
     log: every message that came, in order. refuse: which flow-mods are answered by TABLE_FULL.
-    ours: False for a switch that does not know our experimenter messages.
+    ours: False for a switch that does not know our experimenter messages. silent: it answers nothing.
     """
 
     def __init__(self, dpid: int, ours: bool = True) -> None:
         self.dpid = dpid
         self.ours = ours
+        self.silent = False
         self.rules: dict[tuple, FlowMod] = {}
         self.tunnels: dict[int, ex.TunnelAdd] = {}
         self.settings: dict[Hashable, ex.Setting] = {}
@@ -83,7 +84,8 @@ class FakeSwitch:
             message = decode_message(frame)
             self.log.append(message)
             for answer in self._answers(message, frame):
-                self.send(answer)
+                if not self.silent:
+                    self.send(answer)
 
     def _answers(self, message: Message, frame: bytes) -> Iterator[Message]:
         xid = message.xid
@@ -142,6 +144,14 @@ class FakeSwitch:
         self.log[-1] = body
         if isinstance(body, ex.CapabilitiesRequest):
             reply = ex.CapabilitiesReply("test", ("vxlan",), (1, 2), 1, tuple(self.tunnels))
+            exp_type, data = ex.to_wire(reply)
+            yield m.Experimenter(ex.EXPERIMENTER_ID, exp_type, data, xid=message.xid)
+        elif isinstance(body, ex.CountersRequest):
+            number = body.first or 1
+            counted = {f"port{number}": {"rx_packets": number}}, {f"port{number}": ({"frames": number},)}
+            reply = ex.CountersReply(
+                {} if body.first else {"no_rule": 3}, *counted, None if body.first else 2
+            )
             exp_type, data = ex.to_wire(reply)
             yield m.Experimenter(ex.EXPERIMENTER_ID, exp_type, data, xid=message.xid)
         elif isinstance(body, ex.TunnelAdd):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from ryu_apps.core.controller import Controller
 from ryu_apps.core.intent import from_object
 from ryu_apps.rest import RestApi
+from tests.controller.rest import asks, rest_api
 from tests.controller.test_offload import NEW, changed
 from vswitch.openflow.experimenter import FormatAdd, FormatDelete, LroSet, SettingsReply
 
@@ -22,12 +22,7 @@ def controller() -> Controller:
 
 @pytest.fixture
 def api(controller: Controller) -> RestApi:
-    return RestApi(controller)
-
-
-def asks(api: RestApi, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-    status, answer = api.answer(method, path, b"" if body is None else json.dumps(body).encode())
-    return status.value, answer
+    return rest_api(controller)
 
 
 def test_s1_6_a_format_comes_and_goes(api: RestApi) -> None:
@@ -64,7 +59,7 @@ def test_a_nic_by_put_patch_and_delete(api: RestApi) -> None:
     nic = asks(api, "GET", "/nic/s1")[1]
     assert (nic["queues"], nic["lro"][0]["lro"], nic["rules"][0]["vm"]) == (4, "rules", "web")
     assert asks(api, "PATCH", "/nic/s1", {"rules": None})[0] == 200
-    assert asks(api, "GET", "/nic/s1")[1]["rules"] == ()
+    assert asks(api, "GET", "/nic/s1")[1]["rules"] == []
     assert asks(api, "DELETE", "/nic/s1")[0] == 200
     assert asks(api, "GET", "/nic/s1") == (200, {})
 
@@ -87,13 +82,40 @@ def test_s0_8_the_derivation_explains_itself(api: RestApi) -> None:
         ("PUT", "/formats/mine", {"outer_proto": 47}, 400, "formats.mine.opaque_len: is missing"),
         ("DELETE", "/formats/gre", None, 400, "formats.gre: is a shipped format, which stays"),
         ("DELETE", "/formats/mine", None, 404, "there is no format 'mine' (there are: none)"),
+        (
+            "GET",
+            "/formats/vxlna",
+            None,
+            404,
+            "there is no format 'vxlna', the nearest is 'vxlan' (there are: ",
+        ),
+        (
+            "PUT",
+            "/formats/mine",
+            {"outer_prot": 1},
+            400,
+            "formats.mine.outer_prot: is not known, the nearest ",
+        ),
         ("GET", "/nic/s9", None, 404, "there is no server 's9' (there are: s1, s2)"),
         ("PATCH", "/nic/s1", {"queues": 9}, 400, "nic.s1.queues: 9 is out of range (allowed: 1 to 8)"),
-        ("PATCH", "/nic/s1", 5, 400, "nic.s1: is a whole number (allowed: a mapping of names)"),
+        ("PATCH", "/nic/s1", 5, 400, "nic.s1: 5 is a whole number (allowed: a mapping of names)"),
         ("PUT", "/nic/s1", {"rules": [{"vm": "far"}]}, 400, "nic.s1.rules[0].vm: far is on s2, not on s1"),
         ("PATCH", "/nic/s1", {"nix": None}, 400, "nic.s1.nix: is not a known key (allowed: queues, "),
-        ("POST", "/nic/s1", None, 405, "/nic/s1 knows only GET, PUT, PATCH, DELETE"),
-        ("GET", "/nic", None, 404, "there is no /nic, only /intent"),
+        (
+            "PATCH",
+            "/nic/s1",
+            {"qeues": 2},
+            400,
+            "nic.s1.qeues: is not a known key, the nearest is 'queues' (",
+        ),
+        ("PUT", "/nic/s1", {"rss": {"eqal": 2}}, 400, "nic.s1.rss.eqal: is not a known key, the nearest is "),
+        (
+            "POST",
+            "/nic/s1",
+            None,
+            405,
+            "/nic/s1: there is no method 'POST' (allowed: GET, PUT, PATCH, DELETE)",
+        ),
     ],
 )
 def test_mistakes_change_nothing(
@@ -143,7 +165,7 @@ def test_a_format_in_use_stays(api: RestApi) -> None:
     intent = asks(api, "GET", "/intent")[1] | {"tunnel": {"format": "mine"}}
     assert asks(api, "PUT", "/intent", intent)[0] == 200
     status, answer = asks(api, "DELETE", "/formats/mine")
-    assert status == 400 and answer["error"].startswith("tunnel.format: 'mine' is not a known format")
+    assert status == 400 and answer["error"].startswith("tunnel.format: there is no tunnel format 'mine'")
 
 
 def test_a_put_without_a_body_takes_no_rule_away(controller: Controller, api: RestApi) -> None:

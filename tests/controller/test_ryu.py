@@ -71,9 +71,11 @@ def test_connect_change_and_come_back(ryu: RyuProcess) -> None:
         larger["vms"]["vm3"] = {"server": "s1", "port": 3, "network": "blue", "mac": "00:00:00:00:00:03"}
         switch.log.clear()
         code, answer = ryu.rest("PUT", "/intent", yaml.safe_dump(larger))
-        assert (code, answer) == (200, {"revision": revision(larger)})
+        assert (code, answer["revision"]) == (200, revision(larger))
+        assert (list(answer["changes"]), list(answer["steps"])) == (["vms.vm3"], ["s1"])
         switch.wait_for(lambda s: s.revision == revision(larger))
         assert held_rules(switch) == wanted_rules(larger, "s1")
+        assert len(switch.flow_mods()) == answer["steps"]["s1"]
         for message in switch.flow_mods():
             key = message.table_id, message.priority, message.match.canonical
             assert key not in before or before[key].instructions.items != message.instructions.items

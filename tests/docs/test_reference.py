@@ -17,7 +17,7 @@ import pytest
 from experiments.command import MODULES
 from experiments.metrics import METRICS
 from ryu_apps.core import intent
-from ryu_apps.rest import RestApi
+from ryu_apps.resources import Resources
 from tests.docs.pages import ROOT, first_column, page, spans
 from tests.protocol.fake_datapath import FakeDatapath
 from topologies.links import WIRE_SETTINGS
@@ -129,7 +129,7 @@ def test_experimenter_messages():
 
 
 def test_rest():
-    routes = {f"{method} {path}" for method, path in RestApi(None)._routes}
+    routes = {f"{method} {path}" for method, path in Resources(None, None, None).routes()}
     assert first_column(page("reference/rest")) == routes
 
 

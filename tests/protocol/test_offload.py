@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.protocol.fake_datapath import tap
 from tests.protocol.harness import Peer, m
 from vswitch.openflow import experimenter as ex
 from vswitch.openflow.constants import BadRequest, ErrorType, Role
@@ -141,6 +142,29 @@ def test_statistics(switch, uplink):
     assert reply.queues[1]["reasons"] == {"flags": 1}
 
 
+def test_counters_of_the_switch_its_ports_and_their_queues(switch, uplink, datapath):
+    says(switch, ex.NicQueuesSet(1, 2))
+    reply = asks(switch, ex.CountersRequest())
+    assert reply.reasons["slow_path_misses"] == 0 and reply.next is None
+    assert set(reply.ports) == {info.name for info in datapath.ports()}
+    assert reply.ports["uplink0"]["rx_packets"] == 0
+    assert [queue["frames"] for queue in reply.queues["uplink0"]] == [100, 101]
+    assert "s1" not in reply.queues  # OFPP_LOCAL has none
+
+
+def test_counters_of_many_ports_come_in_parts(switch, datapath):
+    """Each of less than 64 KiB; together all, each once."""
+    datapath.infos.update({number: tap(number) for number in range(1, 400)})
+    first, parts = 0, []
+    while first is not None:
+        parts.append(asks(switch, ex.CountersRequest(first)))
+        assert len(ex.to_wire(parts[-1])[1]) < 60_000
+        first = parts[-1].next
+    names = [name for part in parts for name in part.ports]
+    assert len(parts) > 1 and sorted(names) == sorted(info.name for info in datapath.ports())
+    assert [bool(part.reasons) for part in parts] == [True] + [False] * (len(parts) - 1)
+
+
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
@@ -183,6 +207,7 @@ def test_a_slave_may_ask_but_not_set(switch, uplink):
         assert (error.type, error.code) == (ErrorType.BAD_REQUEST, BadRequest.IS_SLAVE)
     assert asks(switch, ex.NicStatsRequest(1)).port_no == 1
     assert asks(switch, ex.SettingsRequest()).settings == ()
+    assert "uplink0" in asks(switch, ex.CountersRequest()).ports
 
 
 # --- tunnel formats --------------------------------------------------------------------------------------

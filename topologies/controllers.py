@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from mininet.log import info
 from mininet.node import Controller, Node
 
-from ryu_apps import access
+from ryu_apps import access, intent_file
 from ryu_apps.core import intent as intents
 from topologies import options
 from topologies.errors import LabError
 from topologies.lab import Lab
 from topologies.processes import end, listening, poll_until, spawn
-from vswitch.errors import ConfigError
+from vswitch.errors import ConfigError, VSwitchError
 from vswitch.tunnel_formats import Format
 
 if TYPE_CHECKING:
@@ -231,6 +232,13 @@ class Orchestrator(LabController):
             self.intent_file = self.lab.run_dir / "intent.yaml"
             self.intent_file.write_text(yaml.safe_dump(self.lab.intent(), sort_keys=False))
         super().start()
+        token = f", token in {self.token_file}" if self.token_file else ""
+        info(f"(REST: {self.rest_url}{token}) ")
+
+    @property
+    def rest_url(self) -> str:
+        """Where it answers REST requests, without the path."""
+        return f"http://{self.ip}:{self.rest_port}"
 
     def _arguments(self) -> list[str]:
         addresses = ["--listen", self.ip, "--ofp-port", str(self.port), "--rest-port", str(self.rest_port)]
@@ -254,11 +262,21 @@ class Orchestrator(LabController):
         """The intent that is in force."""
         return self.request("GET", "/intent")
 
-    def set_intent(self, intent: dict[str, Any]) -> None:
-        """Replace the intent; returns when all switches of the lab have its rules."""
-        self.request("PUT", "/intent", intent)
+    def set_intent(self, intent: dict[str, Any]) -> dict[str, Any]:
+        """Replace the intent; returns when all switches of the lab have its rules: what changed, as `PUT
+        /intent` answers."""
+        answer = self.request("PUT", "/intent", intent)
         for switch in self.lab.switches.values():
             self.await_rules(switch)
+        return answer
+
+    def reload(self) -> dict[str, Any]:
+        """Have the intent file hold as it is now, after somebody edited it; returns as `set_intent` does."""
+        assert self.intent_file, "start() has written it"
+        try:
+            return self.set_intent(intent_file.read(self.intent_file).to_object())
+        except VSwitchError as error:
+            raise LabError(f"{self.name}: the intent stays as it is: {error}") from None
 
     def await_rules(self, switch: VSwitch) -> None:
         """Return when the switch has all rules of the intent in force; raises LabError when it refuses one.
@@ -291,8 +309,7 @@ class Orchestrator(LabController):
         headers = {"Content-Type": "application/json"}
         if self.token_file:
             headers["Authorization"] = f"Bearer {self.token_file.read_text().strip()}"
-        url = f"http://{self.ip}:{self.rest_port}{path}"
-        request = urllib.request.Request(url, data, headers, method=method)
+        request = urllib.request.Request(f"{self.rest_url}{path}", data, headers, method=method)
         try:
             with DIRECT.open(request, timeout=REST_TIMEOUT_S) as answer:
                 return json.loads(answer.read() or b"null")

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from mininet.link import Intf, Link
+from mininet.link import Intf, Link, TCIntf
 
 from topologies.errors import LabError, in_terms_of
 from topologies.lab import check_interface_name
-from topologies.options import require_known
+from topologies.options import READ_BY_KEY, is_mininets, options_of_mininets, require_known
 from topologies.processes import run
 from vswitch.config import MAX_MTU, MIN_MTU
 
@@ -328,6 +328,17 @@ def require_two_nodes(node1: Any, node2: Any) -> None:
         raise LabError(
             f"{node1}-{node2}: both ends of this link are at {node1}: a link joins two different nodes"
         )
+
+
+def require_options_of_a_plain_link(intf: Intf) -> None:
+    """Raise for an option of a link of Mininet's own that does not know it: it would say nothing."""
+    kind = type(intf)
+    if not is_mininets(kind):
+        return
+    shaped = in_terms_of("make it with cls=TCLink", mn="start mn with --link tc")
+    hints = {word: f"a plain link has no {word}: {shaped}" for word in options_of_mininets(TCIntf)}
+    known = options_of_mininets(kind)
+    require_known(intf.name, "its link has no option", intf.params, known, hints, READ_BY_KEY)
 
 
 def require_own_interfaces(link: str, intf: Any) -> None:

@@ -21,6 +21,7 @@ from topologies.net import (
     reported,
 )
 from topologies.nodes import VM, VSwitch
+from topologies.prompt import LabCLI
 from topologies.topos import TOPOLOGIES
 
 topos = TOPOLOGIES
@@ -30,6 +31,7 @@ controllers = {"orchestrator": Orchestrator, "ryu": Ryu}
 tests = {"iperf3": reported(iperf3)}
 
 validate = check_tests
+CLI = LabCLI
 Mininet = LabNet
 MininetWithControlNet = LabControlNet
 findController = default_controller

@@ -24,7 +24,16 @@ from topologies.interrupts import raise_again_what_is_ignored
 from topologies.lab import Lab
 from topologies.links import require_two_nodes
 from topologies.nodes import VSwitch
-from topologies.options import require_known
+from topologies.options import (
+    READ_BY_KEY,
+    TOPO_WORDS,
+    is_mininets,
+    named,
+    options_of_mininets,
+    parameters_of_topology,
+    require_known,
+    require_once,
+)
 from topologies.processes import listening, poll_until
 from topologies.registry import remove_leftovers
 from vswitch.errors import VSwitchError
@@ -160,7 +169,13 @@ def custom_class(classes: dict[str, Any], words: str) -> Any:
     """As Mininet's `customClass`, for `--switch`, `--host`, `--controller` and `--link`: a name that is in no
     table ends `mn` with one sentence."""
     with user_errors():
-        require_known(words, "there is no", [words.partition(",")[0]], classes)
+        name, _, options = mininet.util.splitArgs(words)
+        require_known(words, "there is no", [name], classes)
+        require_once(words, words)
+        kind = classes[name]
+        if isinstance(kind, type) and is_mininets(kind):  # it would not say what it does not know
+            known = options_of_mininets(kind)
+            require_known(words, f"{name} has no option", options, known, mininets=READ_BY_KEY)
     kind = mininet.util.customClass(classes, words)
     if "," in words:
         _given[kind] = words
@@ -170,7 +185,12 @@ def custom_class(classes: dict[str, Any], words: str) -> Any:
 def build_topo(topos: dict[str, Any], words: str) -> Any:
     """As Mininet's `buildTopo`, likewise; also for parameters that the topology cannot take."""
     with user_errors():
-        require_known("--topo", "there is no", [words.partition(",")[0]], topos)
+        name, _, given = mininet.util.splitArgs(words)
+        require_known("--topo", "there is no", [name], topos)
+        require_once(f"--topo {words}", words)
+        known = parameters_of_topology(topos[name])
+        if known is not None:
+            require_known(name, "there is no parameter", given, known, mininets=TOPO_WORDS)
         try:
             return mininet.util.buildTopo(topos, words)
         except (TypeError, ValueError) as problem:
@@ -182,9 +202,13 @@ def check_tests(options: Any) -> None:
     mn = sys.modules["__main__"]
     known = {*mn.TESTS, *mn.ALTSPELLING, *mn.ALTSPELLING.values()}
     for words in "+".join(options.test).split("+") if options.test else ():
-        name = words.partition(",")[0]
-        if not hasattr(LabNet, name):
-            with user_errors():
+        name, _, given = mininet.util.splitArgs(words)
+        method = getattr(LabNet, mn.ALTSPELLING.get(name.lower(), name), None)
+        with user_errors():
+            require_once(f"--test {words}", words)
+            if method is not None:
+                require_known("--test", f"{name} has no parameter", given, named(method))
+            else:
                 require_known("--test", "there is no", [name], known)
 
 

@@ -20,7 +20,13 @@ from mininet.node import Controller, Host, Switch
 from topologies.controllers import ROOT, Orchestrator
 from topologies.errors import LabError, in_terms_of
 from topologies.lab import Lab
-from topologies.links import SwitchPort, TapIntf, WirePort, require_two_nodes
+from topologies.links import (
+    SwitchPort,
+    TapIntf,
+    WirePort,
+    require_options_of_a_plain_link,
+    require_two_nodes,
+)
 from topologies.options import NODE_WORDS, options_of, require_known
 from topologies.processes import end, poll_until, run, spawn
 from topologies.switch_options import (
@@ -415,6 +421,8 @@ class VSwitch(Switch):
                 f"{self.plain_ports()[0]}: {self.name} is in a namespace of its own, where no plain link can "
                 f"end: leave out {in_terms_of('inNamespace=True', mn='--innamespace')}"
             )
+        for port in self.plain_ports():
+            require_options_of_a_plain_link(port)
 
     def _leave_to_the_switch(self, intf: Intf) -> None:
         """Let the kernel's own stack keep off a port's interface: it would answer ARP and route what is only

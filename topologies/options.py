@@ -4,7 +4,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from mininet.link import Intf, Link, TCIntf, TCLink
+from mininet.topo import Topo
 
 from topologies.errors import LabError
 from vswitch.words import nearest
@@ -14,19 +18,63 @@ NODE_WORDS = frozenset(
 )
 """What Mininet itself reads of every node's options, or puts among them."""
 
-_NOT_OPTIONS = {"self", "name", "lab", "batch"}
+READ_BY_KEY = NODE_WORDS | {"period_us", "disable_gro"}
+"""What Mininet's classes look up among the options that they take by no name."""
+
+TOPO_WORDS = ("hopts", "sopts", "lopts")
+"""What every topology of Mininet takes."""
+
+_NOT_OPTIONS = {"self", "name", "lab", "batch", "node", "link", "node1", "node2"}
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 def options_of(kind: type) -> set[str]:
     """The options that a class of ours, or one made of it, takes by name."""
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {
-        parameter.name
-        for base in kind.__mro__
-        if "__init__" in vars(base) and not base.__module__.startswith(("mininet.", "builtins"))
-        for parameter in inspect.signature(vars(base)["__init__"]).parameters.values()
-        if parameter.kind in named and parameter.name not in _NOT_OPTIONS
-    }
+    ours = [base for base in kind.__mro__ if not is_mininets(base) and base is not object]
+    return {name for base in ours if "__init__" in vars(base) for name in named(vars(base)["__init__"])}
+
+
+def options_of_mininets(kind: type) -> set[str]:
+    """The options that a class of Mininet's own takes by name; a link hands most to its interfaces."""
+    bases = kind.__mro__[:-1]
+    if issubclass(kind, Link):
+        bases += (TCIntf if issubclass(kind, TCLink) else Intf).__mro__[:-1]
+    methods = (vars(base)[name] for base in bases for name in ("__init__", "config") if name in vars(base))
+    return {name for method in methods for name in named(method)}
+
+
+def parameters_of_topology(topo: Any) -> set[str] | None:
+    """What a topology takes by name; None when it takes any word. Mininet's own swallow what they do not
+    know."""
+    build = topo.build if getattr(topo, "__init__", None) is Topo.__init__ else topo
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(build).parameters.values())
+    return None if takes_any and not is_mininets(build) else named(build)
+
+
+def named(function: Callable[..., Any]) -> set[str]:
+    """The names of a function's parameters that are options."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name for p in parameters if p.kind in _NAMED and p.name not in _NOT_OPTIONS}
+
+
+def is_mininets(thing: Any) -> bool:
+    """Whether a class or function is Mininet's."""
+    return getattr(thing, "__module__", "").startswith("mininet.")
+
+
+def require_once(where: str, words: str) -> None:
+    """Raise LabError when `NAME,key=value,…` gives a key twice: Mininet would take the last."""
+    keys = list(_keys(words))
+    for key in keys:
+        if keys.count(key) > 1:
+            raise LabError(f"{where}: {key} is given twice")
+
+
+def _keys(words: str) -> Iterator[str]:
+    for word in words.split(",")[1:]:
+        key, equals, _ = word.partition("=")
+        if equals:
+            yield key
 
 
 def require_known(
@@ -59,4 +107,4 @@ def boolean(where: str, value: bool | str | int) -> bool:
         return True
     if word in ("off", "false", "no", "0"):
         return False
-    raise LabError(f"{where} must be on or off, not {value!r}")
+    raise LabError(f"{where} must be on or off, not {value!r}{nearest(word, ('on', 'off'))}")

@@ -18,8 +18,9 @@ NODE_WORDS = frozenset(
 )
 """What Mininet itself reads of every node's options, or puts among them."""
 
-READ_BY_KEY = NODE_WORDS | {"period_us", "disable_gro"}
-"""What Mininet's classes look up among the options that they take by no name."""
+READ_BY_KEY = NODE_WORDS | {"period_us", "disable_gro", "use_htb"}
+"""What Mininet's classes look up among the options that they take by no name; `use_htb`, which its examples
+give, is what it does anyway."""
 
 TOPO_WORDS = ("hopts", "sopts", "lopts")
 """What every topology of Mininet takes."""

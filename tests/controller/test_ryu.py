@@ -183,11 +183,12 @@ def test_check_needs_no_ports_and_tells_by_its_status(ryu: RyuProcess) -> None:
     done = ryu.run("--intent", str(ryu.file), "--check")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{ryu.file}: valid: 1 virtual networks, 2 servers, 2 VMs, 22 rules\n"
-    ryu.file.write_text("vms: {vm1: {}}")
+    ryu.file.write_text("vms: {vm1: {sever: s1}}")
     done = ryu.run("--intent", str(ryu.file), "--check")
     assert (done.returncode, done.stdout) == (1, "")
-    assert (
-        done.stderr == f"ryu_apps: {ryu.file}: vms.vm1.server: is missing (allowed: a value must be given)\n"
+    assert done.stderr == (
+        f"ryu_apps: {ryu.file}: vms.vm1.sever: is not a known key, the nearest is 'server' "
+        "(allowed: server, port, network, mac, ip, role, lro, vif_lro)\n"
     )
     done = ryu.run("--intent", "/nowhere.yaml", "--check")
     assert (done.returncode, done.stderr) == (1, "ryu_apps: /nowhere.yaml: No such file or directory\n")

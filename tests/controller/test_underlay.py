@@ -207,7 +207,7 @@ def test_an_override_is_of_one_wire() -> None:
         ),
         ("s0", {"wires": {"s1": 100}}, "vms.vm0.port: 100 (on s0) is also that of servers.s0.wires"),
         ("s0", {"uplink_port": 7}, "servers.s0.uplink_port: 7 is the port of no wire (allowed: 1)"),
-        ("s0", {"wires": {"s1": "x"}}, "servers.s0.wires[...]: is a text (allowed: a whole number)"),
+        ("s0", {"wires": {"s1": "x"}}, "servers.s0.wires.s1: 'x' is a text (allowed: a whole number)"),
     ],
 )
 def test_wires_that_cannot_be(server: str, change: dict[str, Any], sentence: str) -> None:

@@ -106,7 +106,7 @@ def test_a_word_that_nobody_knows(mn, monkeypatch, option, words, sentence):
         ("--topo", "anything,colour=red"),
         ("--topo", "own,racks=3"),
         ("--link", "tc,bw=10,delay=5ms,use_tbf=1"),
-        ("--link", "tc,disable_gro=1"),
+        ("--link", "tc,disable_gro=1,use_htb=1"),
         ("--host", "cfs,cpu=.5,period_us=1000"),
         ("--host", "proc,privateDirs=x"),
         ("--controller", "remote,ip=127.0.0.1,port=7"),

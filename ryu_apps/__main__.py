@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 
 from ryu_apps import access, framework
 from vswitch.errors import VSwitchError

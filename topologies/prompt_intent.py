@@ -44,6 +44,8 @@ def _show(orchestrator: Orchestrator) -> None:
     status = orchestrator.status()
     output(f"file      {orchestrator.intent_file}\n")
     output(f"REST      {orchestrator.rest_url}/intent\n")
+    if orchestrator.token_file:
+        output(f"token     {orchestrator.token_file}\n")
     output(f"revision  {status['revision']}\n")
     for name, switch in status["switches"].items():
         errors = "; ".join(switch["errors"])

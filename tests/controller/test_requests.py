@@ -107,7 +107,8 @@ def test_counters_come_from_the_switches(ryu: RyuProcess) -> None:
 
 
 def curl(ryu: RyuProcess, *arguments: str) -> dict[str, Any]:
-    command = ["curl", "--silent", "--show-error", "--noproxy", "*", *arguments]
+    token = f"Authorization: Bearer {ryu.token_file.read_text().strip()}"
+    command = ["curl", "--silent", "--show-error", "--noproxy", "*", "-H", token, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer

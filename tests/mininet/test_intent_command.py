@@ -17,7 +17,9 @@ pytestmark = pytest.mark.root
 
 def test_the_intent_at_the_prompt():
     with MnCli(*TWO_SERVERS) as mn:
-        (rest,) = re.findall(r"c0 .*\(REST: (http://127\.0\.0\.1:\d+)", mn.greeting)
+        (rest,) = re.findall(
+            r"c0 .*\(REST: (http://127\.0\.0\.1:\d+), token in /run/\S+/c0\.token\)", mn.greeting
+        )
         shown = mn.enter("intent")
         (file,) = re.findall(r"^file +(/run/mininet-offload/\d+/intent\.yaml)$", shown, re.MULTILINE)
         (revision,) = re.findall(r"^revision +(\d+)$", shown, re.MULTILINE)

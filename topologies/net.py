@@ -129,9 +129,16 @@ class LabNet(Mininet):
         output(f"*** Results: {result}\n")
         return result
 
-    def iperfUdp(self, udpBw: str = "10M", **options: Any) -> list[str]:
+    def iperfUdp(
+        self,
+        udpBw: str = "10M",
+        hosts: Sequence[Node] | None = None,
+        fmt: str | None = None,
+        seconds: int = 5,
+        port: int = 5001,
+    ) -> list[str]:
         """`--test iperfudp`: `mn` asks for this method, which its Mininet does not have."""
-        return self.iperf(l4Type="UDP", udpBw=udpBw, **options)
+        return self.iperf(hosts, "UDP", udpBw, fmt, seconds, port)
 
 
 class LabControlNet(LabNet, MininetWithControlNet):

@@ -80,6 +80,7 @@ def call(mn, option, words):
         ("--switch", "ovs,failmod=secure", "ovs,failmod=secure: ovs has no option 'failmod', the nearest is"),
         ("--switch", "lxbr,stpp=1", "lxbr,stpp=1: lxbr has no option 'stpp', the nearest is 'stp' ("),
         ("--test", "pingall,timout=3", "--test: pingall has no parameter 'timout', the nearest is 'timeout'"),
+        ("--test", "iperfudp,sec=3", "--test: iperfudp has no parameter 'sec', the nearest is 'seconds' ("),
         ("--test", "iperf,secs=3", "--test: iperf has no parameter 'secs', the nearest is 'seconds' ("),
         ("--test", "pingall+iprf", "--test: there is no 'iprf', the nearest is 'iperf' ("),
         ("--test", "iperf,port=1,port=2", "--test iperf,port=1,port=2: port is given twice"),
@@ -113,7 +114,7 @@ def test_a_word_that_nobody_knows(mn, monkeypatch, option, words, sentence):
         ("--controller", "none"),
         ("--switch", "ovs,failMode=standalone,stp=1,dpid=1"),
         ("--switch", "ovsbr,stp=1"),
-        ("--test", "pingall,timeout=3+iperf,seconds=1+none"),
+        ("--test", "pingall,timeout=3+iperf,seconds=1+iperfudp,seconds=1,udpBw=1M+none"),
         ("--test", "build"),
     ],
 )

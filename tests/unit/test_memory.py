@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import resource
 
 import numpy as np
 import pytest
@@ -69,5 +70,38 @@ def test_nothing_is_mapped_behind_the_range(memory, fd):
 
 
 def test_what_cannot_be_mapped_is_one_sentence(memory):
-    with pytest.raises(VSwitchError, match=r"^cannot map 4096 bytes of memory: "):
+    with pytest.raises(VSwitchError, match=r"^cannot map 100 bytes of memory: Bad file descriptor$"):
         memory.map_file(-1, 100)
+    with pytest.raises(VSwitchError, match=r"^cannot map 4096 bytes of memory: Bad file descriptor$"):
+        memory.map_device(-1, 100)
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_a_file_that_is_mapped_has_all_of_its_memory(fd, views):
+    """So nobody who touches it dies for want of some (SIGBUS)."""
+    os.ftruncate(fd, 0)
+    memory = Memory(views)
+    before = _shared_memory()
+    memory.map_file(fd, 100_000)
+    assert os.fstat(fd).st_blocks * 512 >= 100_000
+    if views > 1:  # which share what else they have, too
+        memory.map_private(8 << 20)
+        memory.map_each(4 << 20)
+        assert _shared_memory() - before >= (8 + views * 4) << 20
+    memory.close()
+
+
+def test_memory_that_there_is_not_is_told_before_it_is_touched(memory, fd):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(VSwitchError, match=r"^cannot map 100000 bytes of memory: File too large$"):
+            memory.map_file(fd, 100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def _shared_memory() -> int:
+    """Bytes of the machine's memory that files in memory take."""
+    with open("/proc/meminfo") as meminfo:
+        return next(int(line.split()[1]) for line in meminfo if line.startswith("Shmem:")) << 10

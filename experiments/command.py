@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import importlib.util
 import os
@@ -55,6 +56,13 @@ def main(argv: list[str] | None = None) -> int:
             return options.command(options)
     except VSwitchError as error:
         print(f"experiments: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(
+            f"experiments: no room left on the disk of {error.filename or 'the run folder'}", file=sys.stderr
+        )
         return EXIT_ERROR
     except KeyboardInterrupt:
         print("experiments: interrupted; everything that was started has been ended", file=sys.stderr)

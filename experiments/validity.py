@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from experiments.cpu import CpuUse
 
 LATE_COUNTER = "wire_late"
+TIMED_COUNTER, INEXACT_COUNTER = "wire_timed", "wire_inexact"
 CHECKSUM_COUNTERS = ("rx_bad_checksum", "rx_bad_outer_checksum", "checksum_error")
 
 
@@ -32,6 +33,10 @@ def reasons_against(cpu: CpuUse, counters: Mapping[str, int], other_cpu_limit: f
             continue
         if name.endswith(LATE_COUNTER):
             reasons.append(f"the wire released {growth} frames late ({name})")
+        elif name.endswith(INEXACT_COUNTER):
+            timed = counters[name.removesuffix(INEXACT_COUNTER) + TIMED_COUNTER]
+            if 2 * growth > timed:  # the median is beyond, too
+                reasons.append(f"of {timed} frames, {growth} left the wire more than 50 us late ({name})")
         elif name.endswith(CHECKSUM_COUNTERS):
             reasons.append(f"{growth} packets had a wrong checksum ({name})")
     return reasons

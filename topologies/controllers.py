@@ -19,9 +19,10 @@ from mininet.node import Controller, Node
 from ryu_apps import access, intent_file
 from ryu_apps.core import intent as intents
 from topologies import options
-from topologies.errors import LabError
+from topologies.errors import LabError, in_terms_of
 from topologies.lab import Lab
 from topologies.processes import end, listening, poll_until, spawn
+from topologies.watch import Watched
 from vswitch.errors import ConfigError, VSwitchError
 from vswitch.tunnel_formats import Format
 
@@ -79,6 +80,8 @@ class LabController(Controller):
             raise LabError(
                 f"{self.name} did not start within {START_TIMEOUT_S:g} s; its log is {self._log_path}"
             )
+        advice = f"start it anew with {in_terms_of('', mn='py ')}{self.name}.start()"
+        self.lab.watch.add(Watched(self.name, self.process, self._log_path, advice))
 
     def stop(self, *args: Any, **kwargs: Any) -> None:
         self.end_process()
@@ -91,6 +94,7 @@ class LabController(Controller):
 
     def end_process(self) -> None:
         if self.process:
+            self.lab.watch.forget(self.process)
             end(self.process)
             self.process = None
         if self.token_file:
@@ -230,7 +234,10 @@ class Orchestrator(LabController):
         self.lab.validate()
         if self.intent_file is None:
             self.intent_file = self.lab.run_dir / "intent.yaml"
-            self.intent_file.write_text(yaml.safe_dump(self.lab.intent(), sort_keys=False))
+            try:
+                self.intent_file.write_text(yaml.safe_dump(self.lab.intent(), sort_keys=False))
+            except OSError as error:
+                raise LabError(f"cannot write {self.intent_file}: {error.strerror}") from None
         super().start()
         token = f", token in {self.token_file}" if self.token_file else ""
         info(f"(REST: {self.rest_url}{token}) ")

@@ -9,21 +9,26 @@ side.
 from __future__ import annotations
 
 import atexit
+import errno
 import functools
 import itertools
 import os
 import re
 import shutil
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mininet.log import warn
+from mininet.log import info, warn
 
 from ryu_apps.core.underlay import path
 from topologies.errors import LabError
 from topologies.registry import LABS_DIR, Registry, remove_leftovers
+from topologies.watch import Watch
+from vswitch import wire_memory
 from vswitch.tunnel_formats import overhead
+from vswitch.wire_memory import megabytes
 
 if TYPE_CHECKING:
     from topologies.controllers import LabController, Orchestrator
@@ -36,6 +41,8 @@ SHM_DIR = Path("/dev/shm")
 MAX_INTERFACE_NAME = 15  # IFNAMSIZ - 1
 MAX_SOCKET_PATH = 107  # sun_path of unix(7), less the final zero byte
 FIRST_VNI = 42
+PROCESS_NEED = 1_000_000
+"""Bytes of the run folder's disk for the logs of each process."""
 OVS_RUNDIR, OVS_RUNDIR_VARIABLE = "/var/run/openvswitch", "OVS_RUNDIR"
 
 
@@ -65,6 +72,7 @@ class Lab:
         self._reservations: list[socket.socket] = []
         self._validated = False
         self._make_folders()
+        self.watch = Watch()
         atexit.register(self.close)
 
     def _make_folders(self) -> None:
@@ -80,6 +88,7 @@ class Lab:
             self.registry.add_directory(self.wire_dir)
             self.wire_dir.mkdir(mode=0o700)
         except OSError as error:
+            shutil.rmtree(LABS_DIR / self.name, ignore_errors=True)
             raise LabError(f"cannot make the run folder {self.run_dir}: {error.strerror}") from None
 
     @classmethod
@@ -109,6 +118,9 @@ class Lab:
         self.vms[vm.name] = vm
 
     def add_wire(self, wire: WireLink) -> None:
+        """Raises LabError when there is no memory for a wire that comes after the others."""
+        if self._validated:
+            self._make_wires([wire])
         self.wires.append(wire)
 
     def require_new(self, name: str) -> None:
@@ -133,6 +145,7 @@ class Lab:
         if self.closed:
             return
         self.closed = True
+        self.watch.close()
         for node in self._nodes():
             node.terminate()
         self.registry.remove_interfaces()
@@ -195,7 +208,40 @@ class Lab:
             if self.orchestrator.intent_file is None:
                 self._require_ways()
             self._fit_mtus(self.orchestrator.tunnel)
+        self._require_disk()
+        self._make_wires(self.wires)
         self._validated = True
+
+    def _require_disk(self) -> None:
+        """Raise when the run folder's disk has no room for logs."""
+        need = PROCESS_NEED * (len(self.switches) + len(self.controllers))
+        if wire_memory.free_bytes(self.run_dir) < need:
+            raise LabError(
+                f"the run folder {self.run_dir} needs {megabytes(need)} for logs, and "
+                f"{wire_memory.has(self.run_dir)} on its disk: free some, or take another: Lab(run_dir=PATH)"
+            )
+
+    def _make_wires(self, wires: Sequence[WireLink]) -> None:
+        """Make the wires' files, all of whose memory is taken then, and say how much that is."""
+        if not wires:
+            return
+        mtus = [wire.mtu for wire in wires]
+        wires_take = "1 wire takes" if len(wires) == 1 else f"{len(wires)} wires take"
+        before = wire_memory.has(self.wire_dir)
+        try:
+            slots = wire_memory.make_wires({wire.path: wire.mtu for wire in wires})
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise LabError(f"cannot make the wires in {self.wire_dir}: {error.strerror}") from None
+            raise LabError(
+                f"{SHM_DIR} is too small: {wires_take} {wire_memory.least(mtus)}, and {before}: give it more "
+                f"(mount -o remount,size=1G {SHM_DIR}; docker run --shm-size=1g), or take fewer wires or a "
+                "smaller mtu"
+            ) from None
+        each = "" if len(wires) == 1 else " each"
+        need = megabytes(sum(wire_memory.wire_size(mtu, slots) for mtu in mtus))
+        say = info if slots == wire_memory.SLOTS[0] else warn
+        say(f"({wires_take} {need} of {SHM_DIR}, where {before}, with {slots} slots{each}) ")
 
     def vnics(self) -> dict[str, TapIntf]:
         """All vNICs by name in the intent: a VM's first has the VM's, further ones their interface's."""

@@ -27,6 +27,7 @@ WIRE_SETTINGS = (
     "duplicate",
     "reorder",
     "ecn_threshold",
+    "framing",
     "seed",
 )
 
@@ -245,8 +246,9 @@ class WireLink(LabLink):
     """A cable between two switches: a shared-memory ring each way that carries frames of at most `mtu` bytes.
 
     bw (Mbit/s), delay and jitter (`5ms`, `10us`, or a number of ms), loss, duplicate and reorder (percent),
-    max_queue_size and ecn_threshold (packets), seed. They hold for both directions; `params1` and `params2`
-    give those of one, from node1 and from node2. `set` changes them while the switches run.
+    max_queue_size and ecn_threshold (packets), framing (what bw counts: `tc` or `ethernet`), seed. They hold
+    for both directions; `params1` and `params2` give those of one, from node1 and from node2. `set` changes
+    them while the switches run.
     """
 
     def __init__(
@@ -285,9 +287,9 @@ class WireLink(LabLink):
         first, second = {**settings, **(params1 or {})}, {**settings, **(params2 or {})}
         for given in (first, second):
             check_settings(f"{name1}-{name2}", given)
+        node1.lab.add_wire(self)
         self.intf1 = WirePort(name1, node1, port1, self, **first)
         self.intf2 = WirePort(name2, node2, port2, self, **second)
-        node1.lab.add_wire(self)
 
     def end_of(self, port: WirePort) -> str:
         return "a" if port is self.intf1 else "b"

@@ -28,7 +28,7 @@ from topologies.links import (
     require_two_nodes,
 )
 from topologies.options import NODE_WORDS, options_of, require_known
-from topologies.processes import end, poll_until, run, spawn
+from topologies.processes import end, how_it_ended, poll_until, run, spawn
 from topologies.switch_options import (
     backoff,
     datapath_id,
@@ -36,6 +36,7 @@ from topologies.switch_options import (
     require_ovs_words,
     without_controller,
 )
+from topologies.watch import Watched
 from vswitch import ctl, saved
 
 READY_TIMEOUT_S = 90.0  # a first start compiles the dataplane
@@ -170,6 +171,7 @@ class VSwitch(Switch):
 
     def end_process(self) -> None:
         if self.process:
+            self.lab.watch.forget(self.process)
             end(self.process)
             self.process = None
 
@@ -237,6 +239,8 @@ class VSwitch(Switch):
                 controller.await_rules(self)
         self._await_wires()
         self._tell_of_the_name()
+        assert self.process
+        self.lab.watch.add(Watched(self.name, self.process, self._log_path, self._advice))
         for problem in self.show()["not_restored"]:
             warn(f"({self.name}: {problem}) ")
 
@@ -260,11 +264,20 @@ class VSwitch(Switch):
     def _state(self) -> str:
         """What the process says of itself, empty while it does not answer; raises LabError when it ended."""
         if self.process is None or self.process.poll() is not None:
-            raise LabError(f"{self.name} ended while it was starting; {self._last_words()}")
+            raise LabError(f"{self._end()} while it was starting; {self._last_words()}")
         try:
             return self.show()["state"]
         except ctl.CtlError:
             return ""
+
+    def _end(self) -> str:
+        """How the process came to its end, as the beginning of a sentence."""
+        status = self.process.poll() if self.process else None
+        return f"{self.name} {'ended' if status is None else how_it_ended(status)}"
+
+    @property
+    def _advice(self) -> str:
+        return f"start it anew with {in_terms_of('', mn='py ')}{self.name}.restart()"
 
     def _last_words(self) -> str:
         lines = (
@@ -272,11 +285,7 @@ class VSwitch(Switch):
             if self._output_path.exists()
             else []
         )
-        return (
-            f"its last words: {lines[-1].strip()}"
-            if lines
-            else f"its log is {self.lab.run_dir / self.name}.log"
-        )
+        return f"its last words: {lines[-1].strip()}" if lines else f"its log is {self._log_path}"
 
     # Control
 
@@ -293,6 +302,10 @@ class VSwitch(Switch):
         return self.lab.run_dir / f"{self.name}.settings"
 
     @property
+    def _log_path(self) -> Path:
+        return self.lab.run_dir / f"{self.name}.log"
+
+    @property
     def ready(self) -> bool:
         """Whether the process runs and answers `ready`."""
         return self.running and self._state() == "ready"
@@ -304,6 +317,8 @@ class VSwitch(Switch):
 
     def control(self, method: str, **params: Any) -> Any:
         """Call a method of the control socket, as in `control("show")`; raises CtlError."""
+        if self.process is not None and not self.running:
+            raise ctl.CtlError(f"{self._end()}: {self._advice}")
         return ctl.call(self.control_path, method, **params)
 
     def set_wire(self, port: WirePort, **settings: Any) -> None:
@@ -411,7 +426,7 @@ class VSwitch(Switch):
     def _fixed_ports(self, intf: Intf | str) -> str:
         return (
             f"{intf}: the ports of {self.name} are fixed while it runs: make all links before it starts, "
-            f"or start it anew with {in_terms_of('', mn='py ')}{self.name}.restart()"
+            f"or {self._advice}"
         )
 
     def require_known_ports(self) -> None:
@@ -512,6 +527,9 @@ class VM(Host):
             if shutil.which("iperf3"):
                 self.process = spawn(["iperf3", "-s"], pid=self.pid)
                 self.lab.registry.add_process(self.process.pid)
+                start = in_terms_of(f"{self.name}.cmd('iperf3 -s &')", mn=f"{self.name} iperf3 -s &")
+                who, advice = f"the iperf3 server of {self.name}", f"start another with {start}"
+                self.lab.watch.add(Watched(who, self.process, None, advice))
             else:
                 warn(f"({self.name} has no iperf3 server: iperf3 is not installed) ")
         return result
@@ -523,5 +541,6 @@ class VM(Host):
 
     def end_process(self) -> None:
         if self.process:
+            self.lab.watch.forget(self.process)
             end(self.process)
             self.process = None

@@ -113,6 +113,14 @@ def end(process: subprocess.Popen, grace_s: float = 3.0) -> None:
             process.wait()
 
 
+def how_it_ended(status: int) -> str:
+    """What a child's return code tells, as the predicate of a sentence."""
+    if status >= 0:
+        return f"ended with exit status {status}"
+    known = -status in {number.value for number in signal.Signals}
+    return f"was killed by {signal.Signals(-status).name if known else f'signal {-status}'}"
+
+
 def start_time(pid: int) -> int | None:
     """When a process started, in clock ticks since boot: with its id it names a process for good. None: no
     such.

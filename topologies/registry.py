@@ -16,6 +16,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from topologies.errors import LabError
 from topologies.processes import end_orphan, run, start_time
 from vswitch.agent.control import answers
 
@@ -61,8 +62,12 @@ class Registry:
         _remove_interfaces(self.run_dir)
 
     def _append(self, record: dict[str, object]) -> None:
-        with (self.run_dir / MADE).open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        made = self.run_dir / MADE
+        try:
+            with made.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise LabError(f"cannot write {made}: {error.strerror}") from None
 
 
 def remove_leftovers(labs_dir: Path = LABS_DIR) -> list[str]:

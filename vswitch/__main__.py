@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import gc
 import logging
 import os
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vswitch.config import MAX_WORKERS, STP_RANGES, parse_port, parse_stp
+from vswitch.config import LOG_FORMAT, MAX_WORKERS, STP_RANGES, parse_port, parse_stp
 from vswitch.errors import ConfigError, VSwitchError
 
 if TYPE_CHECKING:
@@ -170,19 +171,28 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+class _LogFile(logging.FileHandler):
+    """A full disk costs lines of the log, and neither the switch nor a traceback for each line."""
+
+    told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self.told:
+            self.told = True
+            print(f"vswitch: cannot write {self.baseFilename}: {sys.exc_info()[1]}", file=sys.stderr)
+
+
 def _start_log(run_dir: Path, name: str) -> None:
     """Make the run directory, and the log in it; raises ConfigError."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        logging.basicConfig(
-            filename=run_dir / f"{name}.log",
-            level=logging.INFO,
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        )
+        log_file = _LogFile(run_dir / f"{name}.log")
     except OSError as error:
         raise ConfigError(
             "run-dir", f"cannot make {error.filename}: {error.strerror}", "a directory to write to"
         ) from None
+    logging.basicConfig(handlers=[log_file], level=logging.INFO, format=LOG_FORMAT)
+    faulthandler.enable(log_file.stream)  # which tells where SIGSEGV, SIGBUS and the like have struck
 
 
 async def _serve(agent: Agent, datapath: Datapath, pid_file: Path) -> None:
@@ -194,7 +204,11 @@ async def _serve(agent: Agent, datapath: Datapath, pid_file: Path) -> None:
         await running
         return
     datapath.keep_devices()
-    pid_file.write_text(f"{os.getpid()}\n")
+    try:
+        pid_file.write_text(f"{os.getpid()}\n")
+    except OSError as error:
+        pid_file.unlink(missing_ok=True)
+        raise ConfigError("run-dir", f"cannot write {pid_file}: {error.strerror}") from None
     try:
         await running
     finally:

@@ -15,6 +15,9 @@ MAX_PORT_NUMBER = 65535
 MIN_MTU, MAX_MTU = 68, 9216
 MAX_WORKERS = 8
 DEFAULT_MTU = 1500
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+FRAMINGS = ("tc", "ethernet")
+"""What a wire's rate counts: bytes of frames, as Linux's tc, or all that they take of an Ethernet line."""
 
 _UNITS_NS = {"": 1e6, "ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9}
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(ns|us|ms|s|)")
@@ -25,7 +28,8 @@ class WireSettings:
     """How a wire treats the frames of one direction. Zeros: an ideal wire.
 
     bw: Mbit/s; delay_ns, jitter_ns; loss, duplicate, reorder: percent; max_queue_size, ecn_threshold: frames;
-    seed: of the random numbers, 0: chosen by the port. link_up: the cable is whole at this end.
+    seed: of the random numbers, 0: chosen by the port. framing: what bw counts of a frame, one of FRAMINGS.
+    link_up: the cable is whole at this end.
     """
 
     bw: float = 0
@@ -37,6 +41,7 @@ class WireSettings:
     max_queue_size: int = 0
     ecn_threshold: int = 0
     seed: int = 0
+    framing: str = FRAMINGS[0]
     link_up: bool = True
 
     def changed(self, where: str, settings: dict[str, Any]) -> WireSettings:
@@ -237,6 +242,12 @@ def _duration(nanoseconds: int) -> str:
     return f"{nanoseconds // int(_UNITS_NS[unit])}{unit}"
 
 
+def _framing(where: str, value: Any) -> str:
+    if value not in FRAMINGS:
+        raise ConfigError(where, f"{value!r} is no framing of a rate", ", ".join(FRAMINGS))
+    return value
+
+
 def _up_or_down(where: str, value: Any) -> bool:
     if value not in ("up", "down"):
         raise ConfigError(where, f"{value!r} is no state of a link", "up, down")
@@ -245,6 +256,7 @@ def _up_or_down(where: str, value: Any) -> bool:
 
 _SETTINGS = {
     "bw": ("bw", _number(0, 400_000)),
+    "framing": ("framing", _framing),
     "delay": ("delay_ns", _duration_ns),
     "jitter": ("jitter_ns", _duration_ns),
     "loss": ("loss", _number(0, 100)),

@@ -10,6 +10,7 @@ summed over all workers where they are read.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import logging
 import os
@@ -28,7 +29,7 @@ from vswitch import layout
 from vswitch.config import PortConfig, WireSettings
 from vswitch.dataplane import flow_table, worker
 from vswitch.dataplane.memory import Memory
-from vswitch.errors import ConfigError
+from vswitch.errors import ConfigError, VSwitchError
 from vswitch.flow import (
     NEVER_USED,
     Action,
@@ -64,6 +65,7 @@ from vswitch.tunnel_formats import Format
 log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
+PR_SET_TIMERSLACK, NO_SLACK_NS = 29, 1
 DROP_COUNTERS = {
     DropReason.DELIVERED: -1,
     DropReason.TABLE_MISS: int(Counter.TABLE_MISS),
@@ -98,6 +100,7 @@ class Datapath:
         self._scratch_tables = layout.make_tables()
         self._scratch_tables["tos_mask"] = 0xFF
         self._threads: list[threading.Thread] = []
+        self._failure: OSError | None = None
         self._closing = False
         self._injections: deque[tuple[int, int]] = deque((0, slot) for slot in range(layout.INJECTIONS))
         self._map_memory()
@@ -137,7 +140,6 @@ class Datapath:
         self._words = self._controls[0]
         pool_size = layout.BUFFERS * layout.BUFFER_SIZE
         self._pool_fd = os.memfd_create("vswitch-pool", os.MFD_CLOEXEC)
-        os.ftruncate(self._pool_fd, pool_size)
         self._pool_size = pool_size
         self.t["pool"] = self.memory.map_file(self._pool_fd, pool_size)
         self.t["punt_memory"] = self.memory.map_private(layout.PUNTS * layout.PUNT_SLOT_SIZE)
@@ -150,7 +152,10 @@ class Datapath:
     # Life
 
     def start(self) -> None:
-        """Start the workers; returns when they run, which takes a while when they must be compiled first."""
+        """Start the workers; returns when they run, which takes a while when they must be compiled first.
+
+        Raises VSwitchError when what is compiled cannot be kept.
+        """
         started = threading.Event()
         for number in range(len(self.tables)):
             args = number, started
@@ -158,16 +163,27 @@ class Datapath:
             self._threads.append(thread)
             thread.start()
         started.wait()
+        if self._failure is not None:
+            raise VSwitchError(
+                f"cannot keep the compiled dataplane in {numba.config.CACHE_DIR}: {self._failure.strerror}; "
+                "free some of its disk, or set NUMBA_CACHE_DIR to another folder"
+            )
 
     def _work(self, number: int, started: threading.Event) -> None:
+        # a sleep ends when it is to, not up to 50 us later, together with others' (prctl(2), of this thread)
+        ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, NO_SLACK_NS)
         if self.cpus:
             os.sched_setaffinity(threading.get_native_id(), {self.cpus[number % len(self.cpus)]})
         if number == 0:
-            with _compiling():
-                self._words[layout.STOP_OFFSET // 8] = 1
-                worker.run(self.memory.array, self.tables, 0)  # compiles or loads, and returns at once
-                self.flow_stats([self.key_of(bytes(14))])  # likewise what the agent calls
-                self._words[layout.STOP_OFFSET // 8] = 0
+            try:
+                with _compiling():
+                    self._words[layout.STOP_OFFSET // 8] = 1
+                    worker.run(self.memory.array, self.tables, 0)  # compiles or loads, and returns at once
+                    self.flow_stats([self.key_of(bytes(14))])  # likewise what the agent calls
+                    self._words[layout.STOP_OFFSET // 8] = 0
+            except OSError as error:
+                self._failure = error
+                self._closing = True
             started.set()
         started.wait()
         if not self._closing:

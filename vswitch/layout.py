@@ -67,6 +67,10 @@ MAX_FRAME_LEN = 65535
 """Bytes of an aggregate from its Ethernet header on: longer ones the kernel cuts into single frames again."""
 SHIM_ROOM = 64
 """Bytes of tags and shims (VLAN, MPLS, PBB) that ports carry beside their MTU."""
+MIN_ETHERNET_FRAME = 60
+ETHERNET_FRAMING = 24
+"""What a frame takes of an Ethernet line (IEEE 802.3): it is padded to so many bytes at least, has a check
+sequence (4 bytes) behind, preamble and start delimiter (8) before, and a gap (12) to the next."""
 MAX_EXTENSION_HEADERS = 8
 MAX_VLAN_TAGS = 2
 HEADER_MAX = 512
@@ -135,6 +139,9 @@ DRIVER_SIZE = DRIVER_PAGE + DRIVER_SLOTS * DRIVER_SLOT_SIZE
 CURSOR_PAGE = 4096
 WIRE_MAGIC = 0x4D4E_5749_5245_0001
 WIRE_SLOTS = 4096
+"""Slots of a wire in each direction, a power of two: so many where there is memory for them, else fewer, …"""
+MIN_WIRE_SLOTS = 1024
+"""… but not fewer than take what a port brings at once."""
 SLOT_SIZE = 256
 SLOT_RELEASE = 0  # int64: CLOCK_MONOTONIC at which the frame leaves the wire; 0 = at once
 SLOT_LENGTH = 8  # uint32: bytes of the frame
@@ -309,6 +316,9 @@ class Counter(enum.IntEnum):
     FLOW_TABLE_FULL = 29
     TX_BACKPRESSURE = 30
     CAPTURE_MISSED = 33
+    WIRE_TIMED = 56
+    WIRE_INEXACT = 57
+    WIRE_LATENESS_NS = 58
     MSS_TABLE_FULL = 43
     MSS_SEGMENTED = 44
     WORKER_BUSY = 45
@@ -437,8 +447,10 @@ wire_dtype = _record(
     tx_cursors="i8", tx_slots="i8", tx_data="i8", rx_cursors="i8", rx_slots="i8", rx_data="i8",
     tx_head="i8", tx_clean="i8", tx_published="i8", rx_tail="i8", epoch="i8",
     pool="i8", peer_pool="i8", peer_pool_size="i8", peer_epoch="i8",
-    # settings of the sending direction; rates in bytes per second, times in ns, chances of 2^32
-    impaired="i8", rate="f8", delay_ns="i8", jitter_ns="i8", loss="i8", duplicate="i8", reorder="i8",
+    # settings of the sending direction; rates in bytes per second, times in ns, chances of 2^32. The rate
+    # counts a frame as `least_length` bytes at least, and `added_length` more
+    impaired="i8", rate="f8", least_length="i8", added_length="i8",
+    delay_ns="i8", jitter_ns="i8", loss="i8", duplicate="i8", reorder="i8",
     queue_limit="i8", ecn_threshold="i8", random="i8",
     free_at_ns="i8", queue_head="i8",
     # since when the ring is full, and which slot the receiver had released last by then
@@ -560,7 +572,7 @@ tables_dtype = _record(
     counters=("i8", (COUNTERS,)),
     # ports
     ports=(port_dtype, (MAX_PORTS,)),
-    taps=("i8", (MAX_PORTS,)), tap_count="i8", tunnels=("i8", (MAX_PORTS,)), tunnel_count="i8",
+    taps=("i8", (MAX_PORTS,)), tap_count="i8", tap_turn="i8", tunnels=("i8", (MAX_PORTS,)), tunnel_count="i8",
     last_tunnel="i8",
     formats=(format_dtype, (MAX_FORMATS,)),
     # receive queues. Of a port's two rows, `nic_rows` names the one in force; the agent writes the other one

@@ -313,16 +313,20 @@ class Ports:
         return port
 
     def _apply_wire(self, port: Port) -> None:
+        assert port.wire is not None
         wanted, row = port.settings, self.t["wire_settings"][port.wire_index]
         row["rate"] = wanted.bw * 1e6 / 8
+        on_a_line = wanted.framing == "ethernet"
+        row["least_length"] = layout.MIN_ETHERNET_FRAME if on_a_line else 0
+        row["added_length"] = layout.ETHERNET_FRAMING if on_a_line else 0
         row["delay_ns"], row["jitter_ns"] = wanted.delay_ns, wanted.jitter_ns
         for name in ("loss", "duplicate", "reorder"):
             row[name] = int(getattr(wanted, name) / 100 * (1 << 32))
-        row["queue_limit"] = min(wanted.max_queue_size, layout.WIRE_SLOTS)
+        row["queue_limit"] = min(wanted.max_queue_size, port.wire.slots)
         row["ecn_threshold"] = wanted.ecn_threshold
         row["random"] = wanted.seed or (self.dpid * 1009 + port.number) % 2147483646 + 1
-        row["impaired"] = int(wanted != WireSettings(seed=wanted.seed, link_up=wanted.link_up))
-        assert port.wire is not None
+        ideal = WireSettings(framing=wanted.framing, seed=wanted.seed, link_up=wanted.link_up)
+        row["impaired"] = int(wanted != ideal)
         port.wire.cut(not wanted.link_up)
         self._commands.give(Command.WIRE, port.wire_index)
 

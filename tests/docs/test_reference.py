@@ -55,7 +55,8 @@ def test_switch_options():
 def test_wire_settings():
     wire = first_column(page("reference/vswitch"), "### Wire")
     assert wire == {"name", "mtu", "mac", "end", "link", *WIRE_SETTINGS}
-    assert set(config.WireSettings().changed("w", dict.fromkeys(WIRE_SETTINGS, 0)).__dict__) == {
+    some = dict.fromkeys(WIRE_SETTINGS, 0) | {"framing": "ethernet"}
+    assert set(config.WireSettings().changed("w", some).__dict__) == {
         field.name for field in fields(config.WireSettings)
     }
 

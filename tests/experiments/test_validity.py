@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from experiments.cpu import CpuUse
 from experiments.validity import reasons_against
 
@@ -29,6 +31,14 @@ def test_late_frames():
     assert reasons_against(QUIET, {"s2.wire_late": 3}, LIMIT) == [
         "the wire released 3 frames late (s2.wire_late)"
     ]
+
+
+@pytest.mark.parametrize(("inexact", "valid"), [(50, True), (51, False)])
+def test_a_median_of_lateness_over_50_us(inexact, valid):
+    counters = {"s1.wire_timed": 0, "s1.wire_inexact": 0, "s2.wire_timed": 100, "s2.wire_inexact": inexact}
+    assert reasons_against(QUIET, counters, LIMIT) == (
+        [] if valid else ["of 100 frames, 51 left the wire more than 50 us late (s2.wire_inexact)"]
+    )
 
 
 def test_wrong_checksums():

@@ -32,12 +32,20 @@ def isolated(*argv: str) -> list[str]:
     return [*unshare, "sh", "-c", ISOLATE, str(ROOT), *argv]
 
 
-class MnCli:
-    """`mn` with our custom file and the given options; `enter` sends a line and returns what it printed."""
+def prepared(first: str, *argv: str) -> list[str]:
+    """As `isolated`, after a shell's line."""
+    return isolated("sh", "-c", f'{first} && exec "$@"', "sh", *argv)
 
-    def __init__(self, *options: str) -> None:
+
+class MnCli:
+    """`mn` with our custom file and the given options; `enter` sends a line and returns what it printed.
+
+    first: a shell's line that is to prepare its namespaces.
+    """
+
+    def __init__(self, *options: str, first: str = "true") -> None:
         self.process = subprocess.Popen(
-            isolated(str(MN), "--custom", "topologies/mn.py", *options),
+            prepared(first, str(MN), "--custom", "topologies/mn.py", *options),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -79,10 +87,10 @@ class MnCli:
         return output.removesuffix(PROMPT)
 
 
-def run_mn(*options: str, timeout_s: float = 60) -> subprocess.CompletedProcess:
-    """Run `mn` to its end without input."""
+def run_mn(*options: str, timeout_s: float = 60, first: str = "true") -> subprocess.CompletedProcess:
+    """Run `mn` to its end without input. first: as of MnCli."""
     return subprocess.run(
-        isolated(str(MN), "--custom", "topologies/mn.py", *options),
+        prepared(first, str(MN), "--custom", "topologies/mn.py", *options),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -176,6 +176,27 @@ def test_wires_are_settable_while_they_carry(overlay):
     assert 100 <= min(ping(network.vm1, network.vm2, 3)) < 200
 
 
+@pytest.mark.parametrize("delay", ["1ms", "5ms"])
+def test_a_wires_delay_is_exact(overlay, delay):
+    """The median of what it is late is below 50 us; at some time, since the machine may be busy."""
+    network = overlay(wire={"delay": delay}).start()
+
+    def is_exact() -> bool:
+        before = timed_and_inexact(network)
+        assert len(ping(network.vm1, network.vm2, 10)) == 10
+        timed, inexact = (now - then for now, then in zip(timed_and_inexact(network), before, strict=True))
+        assert timed >= 20
+        return inexact < timed / 2
+
+    assert poll_until(is_exact, PATIENCE_S)
+
+
+def timed_and_inexact(network):
+    """Frames that had a time to leave a wire, and those that missed it by more than 50 us."""
+    counters = [switch.control("counters")["reasons"] for switch in (network.s1, network.s2)]
+    return [sum(reasons[name] for reasons in counters) for name in ("wire_timed", "wire_inexact")]
+
+
 def wires_up(network):
     ports = [port for switch in (network.s1, network.s2) for port in switch.control("ports")]
     return {port["up"] for port in ports if port["kind"] == "wire"}

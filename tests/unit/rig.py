@@ -19,10 +19,10 @@ from vswitch import flow, layout
 from vswitch.dataplane import actions, commands, flow_table, gro, outgoing, parse, tso, worker
 from vswitch.dataplane.intrinsics import pointed
 from vswitch.dataplane.ports import wire
-from vswitch.dataplane.ports.wire_file import data_size
 from vswitch.format_table import FormatTable, outer_headers
 from vswitch.layout import Command, Counter, Csum, PortKind, SlotKind
 from vswitch.programs import ProgramStore
+from vswitch.wire_memory import data_size
 
 INTERPRETED = bool(config.DISABLE_JIT)
 CHECKED = bool(config.BOUNDSCHECK)
@@ -56,14 +56,23 @@ def mac_bytes(text: str) -> bytes:
 class Rig:
     """Ports by index: 1 … `taps` are VMs (socket pairs), then come `wires` wires, then tunnels.
 
-    joined: wires 0 and 1 are the two ends of one wire; otherwise the test is the peer of each.
+    joined: wires 0 and 1 are the two ends of one wire; otherwise the test is the peer of each. slots: of each
+    wire's two rings.
     """
 
-    def __init__(self, taps: int = 0, wires: int = 1, mtu: int = 1500, joined: bool = False) -> None:
+    def __init__(
+        self,
+        taps: int = 0,
+        wires: int = 1,
+        mtu: int = 1500,
+        joined: bool = False,
+        slots: int = layout.WIRE_SLOTS,
+    ) -> None:
         self.tables = layout.make_tables()
         self.t = self.tables[0]
         self.t["tos_mask"] = 0xFF
         self.mtu = mtu
+        self.slots = slots
         self._next = layout.CONTROL_SIZE
         t = self.t
         t["pool"] = self._take(layout.BUFFERS * layout.BUFFER_SIZE)
@@ -124,6 +133,7 @@ class Rig:
         port["wire"], port["mtu"] = number, self.mtu
         size = data_size(self.mtu)
         row["port"], row["kick_fd"], row["wake_fd"], row["data_size"] = index, -1, -1, size
+        row["slots"] = self.slots
         row["random"], row["epoch"], row["peer_epoch"] = 1, 1, 1
         if joined and number == 1:
             twin = t["wires"][0]
@@ -132,8 +142,8 @@ class Rig:
         else:
             for way in ("tx", "rx"):
                 row[f"{way}_cursors"] = self._take(layout.CURSOR_PAGE)
-                row[f"{way}_slots"] = self._take(layout.WIRE_SLOTS * layout.SLOT_SIZE)
-                row[f"{way}_data"] = self._take(layout.WIRE_SLOTS * size)
+                row[f"{way}_slots"] = self._take(self.slots * layout.SLOT_SIZE)
+                row[f"{way}_data"] = self._take(self.slots * size)
         row["peer_pool"], row["peer_pool_size"] = t["pool"], layout.BUFFERS * layout.BUFFER_SIZE
         t["wire_buffers"][number] = -1
         t["wire_count"] = number + 1
@@ -286,11 +296,11 @@ class Rig:
         head = self.word(int(row["tx_cursors"]) + layout.CURSOR_HEAD)
         frames = []
         for number in range(self._read[wire_index], head):
-            slot = int(row["tx_slots"]) + number % layout.WIRE_SLOTS * layout.SLOT_SIZE
+            slot = int(row["tx_slots"]) + number % self.slots * layout.SLOT_SIZE
             release, length, head_length, kind, ext, _ = struct.unpack("<qIHHqI", self.read(slot, 28))
             at = slot + layout.SLOT_HEAD
             if kind == SlotKind.DATA:
-                at = int(row["tx_data"]) + number % layout.WIRE_SLOTS * int(row["data_size"])
+                at = int(row["tx_data"]) + number % self.slots * int(row["data_size"])
             frame = self.read(at, head_length)
             if kind == SlotKind.SPLIT:
                 frame += self.read(int(self.t["pool"]) + ext, length - head_length)
@@ -316,10 +326,10 @@ class Rig:
         row = self.t["wires"][wire_index]
         cursor = int(row["rx_cursors"]) + layout.CURSOR_HEAD
         number = self.word(cursor)
-        slot = int(row["rx_slots"]) + number % layout.WIRE_SLOTS * layout.SLOT_SIZE
+        slot = int(row["rx_slots"]) + number % self.slots * layout.SLOT_SIZE
         at, head, ext = slot + layout.SLOT_HEAD, frame, 0
         if kind == SlotKind.DATA:
-            at = int(row["rx_data"]) + number % layout.WIRE_SLOTS * int(row["data_size"])
+            at = int(row["rx_data"]) + number % self.slots * int(row["data_size"])
         elif kind == SlotKind.SPLIT:
             head, ext = frame[:split_at], buffer * layout.BUFFER_SIZE
             self.write(int(row["peer_pool"]) + ext, frame[split_at:])

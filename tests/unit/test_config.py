@@ -32,11 +32,11 @@ def test_a_packet_port():
 def test_a_wire_with_every_option():
     port = parse_port(
         "2=wire:/dev/shm/w,bw=100,delay=5ms,jitter=10us,loss=1.5,duplicate=2,reorder=3,max_queue_size=100,"
-        "ecn_threshold=20,seed=7,mtu=9000,name=uplink0,mac=02:00:00:00:00:01,end=b"
+        "ecn_threshold=20,seed=7,framing=ethernet,mtu=9000,name=uplink0,mac=02:00:00:00:00:01,end=b"
     )
     assert port == PortConfig(
         2, "wire", "uplink0", "port 2", path="/dev/shm/w", mtu=9000, mac="02:00:00:00:00:01", end="b",
-        wire=WireSettings(100, 5_000_000, 10_000, 1.5, 2, 3, 100, 20, 7),
+        wire=WireSettings(100, 5_000_000, 10_000, 1.5, 2, 3, 100, 20, 7, "ethernet"),
     )  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def test_durations(text, nanoseconds):
 
 @pytest.mark.parametrize("delay", ["0s", "7ns", "1500us", "20ms", "60s"])
 def test_settings_are_told_in_the_words_that_they_are_given_in(delay):
-    given = {"delay": delay, "bw": 100, "loss": 0.5, "link": "down"}
+    given = {"delay": delay, "bw": 100, "loss": 0.5, "framing": "ethernet", "link": "down"}
     told = WireSettings().changed("wire", given).in_words()
     assert given.items() <= told.items()
     assert WireSettings().changed("wire", told).in_words() == told
@@ -111,8 +111,8 @@ DURATION = "is no duration (allowed: 0 to 60s, as 10us, 5ms, 1s; a plain number:
         ("1=wire:/w,end=c", "port 1.end: 'c' is no end of a wire (allowed: a or b)"),
         (
             "1=wire:/w,speed=1",
-            "port 1.speed: is no setting of a wire (allowed: bw, delay, duplicate, ecn_threshold, jitter, "
-            "link, loss, max_queue_size, reorder, seed)",
+            "port 1.speed: is no setting of a wire (allowed: bw, delay, duplicate, ecn_threshold, "
+            "framing, jitter, link, loss, max_queue_size, reorder, seed)",
         ),
         ("1=wire:/w,bw=-1", "port 1.bw: '-1' is out of range (allowed: a number from 0 to 400000)"),
         ("1=wire:/w,bw=nan", "port 1.bw: 'nan' is out of range (allowed: a number from 0 to 400000)"),
@@ -130,6 +130,7 @@ DURATION = "is no duration (allowed: 0 to 60s, as 10us, 5ms, 1s; a plain number:
             "1=wire:/w,max_queue_size=1.5",
             "port 1.max_queue_size: '1.5' is out of range (allowed: a whole number from 0 to 1000000)",
         ),
+        ("1=wire:/w,framing=ip", "port 1.framing: 'ip' is no framing of a rate (allowed: tc, ethernet)"),
         (
             "1=wire:/w,ecn_threshold=-1",
             "port 1.ecn_threshold: '-1' is out of range (allowed: a whole number from 0 to 1000000)",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import resource
 
 import numpy as np
 import pytest
@@ -69,5 +70,42 @@ def test_nothing_is_mapped_behind_the_range(memory, fd):
 
 
 def test_what_cannot_be_mapped_is_one_sentence(memory):
-    with pytest.raises(VSwitchError, match=r"^cannot map 4096 bytes of memory: "):
+    with pytest.raises(VSwitchError, match=r"^cannot map 100 bytes of memory: Bad file descriptor$"):
         memory.map_file(-1, 100)
+    with pytest.raises(VSwitchError, match=r"^cannot map 4096 bytes of memory: Bad file descriptor$"):
+        memory.map_device(-1, 100)
+
+
+def test_a_file_that_is_mapped_has_all_of_its_memory(memory, fd):
+    """So nobody who touches it dies for want of some (SIGBUS)."""
+    os.ftruncate(fd, 0)
+    memory.map_file(fd, 100_000)
+    assert os.fstat(fd).st_blocks * 512 >= 100_000
+
+
+def test_what_several_views_share_has_all_of_its_memory(monkeypatch):
+    real, copies = os.memfd_create, []
+
+    def memfd_create(*arguments):
+        fd = real(*arguments)
+        copies.append(os.dup(fd))
+        return fd
+
+    monkeypatch.setattr(os, "memfd_create", memfd_create)
+    memory = Memory(3)
+    memory.map_private(100_000)
+    memory.map_each(1 << 20)
+    assert [os.fstat(copy).st_blocks * 512 for copy in copies] == [25 * 4096, 3 << 20]
+    for copy in copies:
+        os.close(copy)
+    memory.close()
+
+
+def test_memory_that_there_is_not_is_told_before_it_is_touched(memory, fd):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(VSwitchError, match=r"^cannot map 100000 bytes of memory: File too large$"):
+            memory.map_file(fd, 100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -11,6 +11,7 @@ import pytest
 
 from tests.packets import IP, Dot1Q, Ether, IPv6, checksums_right, payload_of, tcp_segment
 from tests.unit.rig import INTERPRETED, Rig
+from vswitch import layout
 from vswitch.dataplane.ports import wire
 
 MS = 1_000_000
@@ -114,6 +115,20 @@ def test_the_queue_limit_holds_after_a_new_rate(rig):
     rig.set_wire(rate=125e5, queue_limit=10)
     rig.send(FRAME)
     assert rig.counted() == {"wire_queue": 1}
+
+
+@pytest.mark.parametrize(
+    ("length", "line_bytes"), [(1000, 1024), (60, 84), (59, 84), (42, 84), (61, 85), (1514, 1538)]
+)
+def test_an_ethernet_line_has_more_to_carry_than_frames(rig, length, line_bytes):
+    """IEEE 802.3: padding to 60 bytes, check sequence, preamble, gap. 1 Gbit/s: 8 ns for a byte."""
+    frame = FRAME[:14] + bytes(length - 14)
+    line = {"least_length": layout.MIN_ETHERNET_FRAME, "added_length": layout.ETHERNET_FRAMING}
+    rig.set_wire(rate=125e6, **line)
+    rig.send(frame, count=2)
+    assert times(rig) == [line_bytes * 8, 2 * line_bytes * 8]
+    rig.set_wire(rate=125e5, **line)  # those that wait take their turns anew
+    assert wire.next_due_ns(rig.mem, rig.t, 1) == rig.now_ns + line_bytes * 80
 
 
 def test_rate_and_delay_add_up(rig):
@@ -315,7 +330,55 @@ def test_late_delivery_is_counted(rig):
     rig.send(FRAME)
     rig.now_ns += 3 * MS
     assert rig.received(1) == [FRAME]
-    assert rig.counted() == {"wire_late": 1}
+    late = {"wire_inexact": 1, "wire_late": 1, "wire_lateness_ns": 2 * MS}
+    assert rig.counted() == {"wire_timed": 1, **late}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"delay_ns": MS}, {"rate": 1e6}, {"delay_ns": MS, "jitter_ns": MS}, {"duplicate": 1}],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    ("late_ns", "names"),
+    [
+        (0, []),
+        (50_000, []),
+        (50_001, ["wire_inexact"]),
+        (MS, ["wire_inexact"]),
+        (MS + 1, ["wire_inexact", "wire_late"]),
+    ],
+)
+def test_by_how_much_a_frame_leaves_late_is_counted(rig, settings, late_ns, names):
+    """So that the median is known to be over 50 us when more than half of the frames are inexact."""
+    rig.set_wire(**settings)
+    rig.send(FRAME)
+    ((release_ns, _),) = peek(rig, rig.t["wires"][0])
+    rig.now_ns = release_ns + late_ns
+    assert rig.received(1) == [FRAME]
+    late = {"wire_lateness_ns": late_ns} if late_ns else {}
+    assert rig.counted() == {"wire_timed": 1, **late, **dict.fromkeys(names, 1)}
+
+
+def test_frames_of_an_ideal_wire_have_no_time_to_miss(rig):
+    rig.send(FRAME)
+    rig.now_ns += 5 * MS
+    assert rig.received(1) == [FRAME]
+    assert rig.counted() == {}
+
+
+def test_what_becomes_due_during_a_pass_leaves_in_it(rig):
+    """A frame waits for the stages in front of its wire only, not for the next pass."""
+    rig.t["clocked"] = 1
+    rig.now_ns = time.monotonic_ns()
+    rig.set_wire(delay_ns=20 * MS)
+    rig.send(FRAME)
+    rig.now_ns = time.monotonic_ns()
+    time.sleep(0.021)
+    assert rig.received(1) == [FRAME]
+    counted = rig.counted()
+    assert counted["wire_timed"] == 1
+    assert counted["wire_lateness_ns"] > 0
 
 
 def test_the_payload_survives_every_impairment_at_once(rig):

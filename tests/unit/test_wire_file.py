@@ -3,16 +3,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import struct
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from vswitch import layout
+from vswitch import layout, wire_memory
 from vswitch.dataplane.memory import Memory
-from vswitch.dataplane.ports.wire_file import WireEnd, data_size
+from vswitch.dataplane.ports import wire_file
+from vswitch.dataplane.ports.wire_file import WireEnd
 from vswitch.errors import ConfigError
+from vswitch.wire_memory import data_size, make_wires, slots_to_try, wire_size
 
 
 @pytest.fixture
@@ -134,7 +140,7 @@ def test_the_wire_is_made_again_when_its_file_was_removed(attach, path):
     for name in (path, f"{path}.a", f"{path}.b"):
         os.unlink(name)
     assert attach("a").side == 0
-    assert os.path.getsize(path) > 2 * layout.WIRE_SLOTS * layout.SLOT_SIZE
+    assert os.path.getsize(path) == wire_size(1500, layout.WIRE_SLOTS)
 
 
 def test_what_we_send_is_what_the_other_receives(attach):
@@ -164,7 +170,106 @@ def test_a_pool_is_opened_through_its_owner(attach):
     os.close(pool)
 
 
+# Memory
+
+
+@pytest.fixture
+def room(monkeypatch):
+    """Makes the file system one that has so many bytes free."""
+
+    def make(free: int) -> None:
+        real = os.posix_fallocate
+
+        def fallocate(fd: int, offset: int, length: int) -> None:
+            if length > free:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            real(fd, offset, length)
+
+        monkeypatch.setattr(os, "posix_fallocate", fallocate)
+        monkeypatch.setattr(wire_memory, "free_bytes", lambda place: free)
+        monkeypatch.setattr(wire_file, "free_bytes", lambda place: free)
+
+    return make
+
+
+def test_a_wires_file_has_all_of_its_memory(attach, path):
+    attach()
+    state = os.stat(path)
+    assert state.st_blocks * 512 >= state.st_size == wire_size(1500, layout.WIRE_SLOTS)
+
+
+@pytest.mark.parametrize("slots", [4096, 2048, 1024])
+def test_a_wire_leaves_half_of_the_memory_to_others_where_it_can(attach, room, slots):
+    room(2 * wire_size(1500, slots))
+    one, other = attach("a"), attach("b")
+    assert (one.slots, other.slots) == (slots, slots)
+    rows = mapped(one), mapped(other)
+    assert [row["slots"] for row in rows] == [slots, slots]
+
+
+def test_the_fewest_slots_may_take_all_there_is(attach, room):
+    room(wire_size(1500, 1024))
+    assert attach().slots == 1024
+
+
+def test_whoever_comes_second_takes_the_slots_that_there_are(attach, room, path):
+    assert attach("a").slots == 4096
+    room(wire_size(1500, 4096))
+    assert attach("b").slots == 4096
+
+
+def test_a_wire_without_memory_is_refused(attach, room, path):
+    room(wire_size(1500, 1024) - 1)
+    with pytest.raises(ConfigError) as error:
+        attach()
+    assert str(error.value).startswith(
+        f"port 2: the wire {path} takes 3.8 MB even with the fewest slots, 1024, and "
+    )
+    assert str(error.value).endswith(
+        "are free there (allowed: more memory there, a smaller mtu, or another path)"
+    )
+    assert os.path.getsize(path) == 0
+
+
+def test_a_hole_in_a_wires_file_is_filled(attach, path):
+    """As in the file of somebody who only set its size."""
+    attach("a").close()
+    with open(path, "r+b") as file:
+        file.truncate(layout.CURSOR_PAGE)
+        file.truncate(wire_size(1500, layout.WIRE_SLOTS))
+    attach("a")
+    assert os.stat(path).st_blocks * 512 >= wire_size(1500, layout.WIRE_SLOTS)
+
+
+@pytest.mark.parametrize("slots", [0, 1, 512, 1000, 4095, 8192, 2**63])
+def test_a_file_with_impossible_slots_is_no_wire(attach, path, slots):
+    attach("a").close()
+    with open(path, "r+b") as file:
+        file.write(struct.pack("<QQ", layout.WIRE_MAGIC, slots))
+    with pytest.raises(ConfigError, match="is a file, but not a wire's"):
+        attach("a")
+
+
+@given(
+    mtus=st.lists(st.sampled_from([68, 1500, 9216]), min_size=1, max_size=20), free=st.integers(0, 1 << 30)
+)
+def test_more_slots_are_taken_as_long_as_half_stays_free(mtus, free):
+    choices = list(slots_to_try(mtus, free))
+    assert choices == sorted(choices, reverse=True)
+    assert choices[-1] == layout.MIN_WIRE_SLOTS
+    for slots in choices[:-1]:
+        assert sum(wire_size(mtu, slots) for mtu in mtus) <= free / 2
+
+
+def test_wires_that_are_made_together_are_made_all_or_none(room, tmp_path):
+    paths = [tmp_path / name for name in ("one", "two", "three")]
+    paths[2].touch()
+    with pytest.raises(FileExistsError):
+        make_wires(dict.fromkeys(paths, 1500))
+    assert list(tmp_path.iterdir()) == [paths[2]]
+
+
 @pytest.mark.parametrize("mtu", [68, 1500, 2026, 2027, 9000, 9216])
-def test_a_data_area_has_room_for_two_vlan_tags(mtu):
-    assert data_size(mtu) >= mtu + 22
+def test_a_data_area_has_room_for_tags_and_shims(mtu):
+    assert data_size(mtu) >= mtu + 14 + layout.SHIM_ROOM
     assert data_size(mtu) % 64 == 0

@@ -15,7 +15,7 @@ from tests.packets import Ether, tcp_segment, tcp_stream, vxlan
 from tests.unit.rig import INTERPRETED, Rig, examples
 from vswitch import layout
 from vswitch.dataplane.ports import wire
-from vswitch.layout import CURSOR_HEAD, CURSOR_TAIL, WIRE_SLOTS, Op, SlotKind
+from vswitch.layout import CURSOR_HEAD, CURSOR_TAIL, MIN_WIRE_SLOTS, WIRE_SLOTS, Op, SlotKind
 
 MS = 1_000_000
 CHANCE = 1 << 32
@@ -25,9 +25,10 @@ VNET = bytes([1, 1, 66, 0]) + struct.pack(
 )  # a partial checksum, TCPv4, gso_size 1000
 
 
-@pytest.fixture
-def joined():
-    with Rig(wires=2, joined=True) as rig:
+@pytest.fixture(params=[WIRE_SLOTS, MIN_WIRE_SLOTS])
+def joined(request):
+    """Both ends of a wire, with the most slots and with the fewest."""
+    with Rig(wires=2, joined=True, slots=request.param) as rig:
         yield rig
 
 
@@ -62,15 +63,15 @@ def test_slots_are_used_again_after_the_rings_end(joined, start, unordered):
 
 
 def test_a_full_ring_is_counted_and_nothing_on_it_is_harmed(joined):
-    start_at(joined, WIRE_SLOTS - 4)
-    joined.send(FRAME, count=WIRE_SLOTS + 3)
+    start_at(joined, joined.slots - 4)
+    joined.send(FRAME, count=joined.slots + 3)
     assert joined.counted() == {"wire_full": 3}
     arrived = 0
     while frames := joined.received(1):
         assert len(frames) <= layout.BURST
         assert set(frames) == {FRAME}
         arrived += len(frames)
-    assert arrived == WIRE_SLOTS
+    assert arrived == joined.slots
     joined.send(FRAME)
     assert joined.received(1) == [FRAME]
 
@@ -99,11 +100,12 @@ def test_slots_are_given_back_in_order_though_delivered_out_of_order(joined):
     chances=st.tuples(*[st.sampled_from([0, 0, CHANCE // 5, CHANCE])] * 2),
     rate=st.sampled_from([0, 1e8]),
     queue_limit=st.sampled_from([0, 20]),
+    slots=st.sampled_from([WIRE_SLOTS, MIN_WIRE_SLOTS]),
 )
-def test_every_buffer_is_free_again_after_any_run(seed, delay, chances, rate, queue_limit):
+def test_every_buffer_is_free_again_after_any_run(seed, delay, chances, rate, queue_limit, slots):
     """A VM sends super-frames through a wire with impairments; the other end takes and releases them."""
     rng = random.Random(seed)
-    with Rig(taps=1, wires=2, joined=True) as rig:
+    with Rig(taps=1, wires=2, joined=True, slots=slots) as rig:
         frame = b"".join(tcp_stream(1, 5000))
         rig.route(frame, 1, (Op.OUTPUT, rig.wire_ports[0]))
         loss, duplicate = chances
@@ -166,7 +168,7 @@ def test_slots_of_the_peers_earlier_life_are_dropped_where_they_refer_to_its_poo
         {"kind": 3},
         {"kind": 65535},
         {"length": 225},
-        {"kind": SlotKind.DATA, "length": 2049},
+        {"kind": SlotKind.DATA, "length": 1601},
         {"kind": SlotKind.DATA, "length": 2**32 - 1},
         {"kind": SlotKind.SPLIT, "length": 100, "head": 101},
         {"kind": SlotKind.SPLIT, "length": 1000, "head": 225},
@@ -243,23 +245,26 @@ def test_a_tail_beyond_what_was_sent_gives_nothing_back(peer, tail):
     assert peer.t["wires"][0]["tx_head"] == 6
 
 
+@pytest.mark.parametrize("slots", [WIRE_SLOTS, MIN_WIRE_SLOTS])
 @pytest.mark.parametrize("unordered", [0, 1])
 @pytest.mark.parametrize("head", [2**62, -5])
-def test_a_head_beyond_the_ring_reads_no_more_than_the_ring(peer, head, unordered):
+def test_a_head_beyond_the_ring_reads_no_more_than_the_ring(peer, head, unordered, slots):
     row = peer.t["wires"][0]
+    row["slots"] = slots
     peer.set_word(int(row["rx_cursors"]) + CURSOR_HEAD, head)
     peer.set_word(int(row["rx_cursors"]) + layout.CURSOR_UNORDERED, unordered)
     heap_end = np.array(peer.t["wire_heap"][1, :4])
     for _ in range(3):
         peer.received()
-    assert row["heap_size"] <= WIRE_SLOTS
+    assert row["heap_size"] <= slots
     assert (peer.t["wire_heap"][1, :4] == heap_end).all()
 
 
+@pytest.mark.parametrize("slots", [WIRE_SLOTS, MIN_WIRE_SLOTS])
 @pytest.mark.parametrize(("vms", "mss"), [(1, 1000), (1, 100), (3, 1000)])
-def test_super_frames_wait_for_a_receiver_that_takes_nothing_yet(vms, mss):
+def test_super_frames_wait_for_a_receiver_that_takes_nothing_yet(vms, mss, slots):
     """However many VMs send, and into however many segments each frame is cut: an ideal wire drops none."""
-    with Rig(taps=vms, wires=1) as rig:
+    with Rig(taps=vms, wires=1, slots=slots) as rig:
         frame = tcp_segment(60_000, flags="PA")
         header = VNET[:4] + struct.pack("<HHHH", mss, 34, 16, 0)
         for index in range(1, vms + 1):

@@ -250,6 +250,8 @@ def _take_over_settings(mem, t, index):
     if not wire["impaired"]:
         wire["queue_head"] = wire["tx_head"]  # it had no queue
     wire["rate"] = wanted["rate"]
+    wire["least_length"] = wanted["least_length"]
+    wire["added_length"] = wanted["added_length"]
     wire["delay_ns"] = wanted["delay_ns"]
     wire["jitter_ns"] = wanted["jitter_ns"]
     wire["loss"] = wanted["loss"]

@@ -60,22 +60,35 @@ class Memory:
     def map_private(self, size: int) -> int:
         """Zeroed memory of this process alone; its offset."""
         if len(self.views) == 1:
-            return self._map(size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
-        with _zeroed(size) as fd:
+            return self._map(self._take(size), size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
+        with _memory_file() as fd:
             return self.map_file(fd, size)
 
     def map_each(self, size: int) -> tuple[int, int]:
         """Zeroed memory for each view, of which it sees its own at the first of the offsets that are
         returned, and all, one behind the other, at the second. `size`: a multiple of the page size."""
-        with _zeroed(size * len(self.views)) as fd:
+        with _memory_file() as fd:
             own = self._take(size)
+            all_of_them = self.map_file(fd, size * len(self.views))
             for number, base in enumerate(self._bases):
                 self._map_at(base + own, size, mmap.MAP_SHARED, fd, number * size)
-            return own, self.map_file(fd, size * len(self.views))
+            return own, all_of_them
 
     def map_file(self, fd: int, size: int) -> int:
-        """The first `size` bytes of a file, shared with whoever maps it too; the offset."""
-        return self._map(size, mmap.MAP_SHARED, fd)
+        """The first `size` bytes of a file, shared with whoever maps it too; the offset.
+
+        The file has them all from then on: whoever touches a page without memory behind it dies (SIGBUS).
+        """
+        offset = self._take(size)
+        try:
+            os.posix_fallocate(fd, 0, size)
+        except OSError as error:
+            raise VSwitchError(f"cannot map {size} bytes of memory: {error.strerror}") from None
+        return self._map(offset, size, mmap.MAP_SHARED, fd)
+
+    def map_device(self, fd: int, size: int) -> int:
+        """Memory of the kernel's, as a packet socket's ring; the offset."""
+        return self._map(self._take(size), size, mmap.MAP_SHARED, fd)
 
     def unmap(self, offset: int, size: int) -> None:
         """Give a region's memory back; its addresses are not used again."""
@@ -98,8 +111,7 @@ class Memory:
         for base in self._bases:
             _LIBC.munmap(ctypes.c_void_p(base), ctypes.c_size_t(RESERVED))
 
-    def _map(self, size: int, flags: int, fd: int) -> int:
-        offset = self._take(size)
+    def _map(self, offset: int, size: int, flags: int, fd: int) -> int:
         for base in self._bases:
             self._map_at(base + offset, size, flags, fd)
         return offset
@@ -125,11 +137,10 @@ class Memory:
 
 
 @contextmanager
-def _zeroed(size: int) -> Iterator[int]:
-    """A file in memory, to be mapped: its descriptor."""
+def _memory_file() -> Iterator[int]:
+    """An empty file in memory, to be mapped: its descriptor."""
     fd = os.memfd_create("vswitch", os.MFD_CLOEXEC)
     try:
-        os.ftruncate(fd, size)
         yield fd
     finally:
         os.close(fd)

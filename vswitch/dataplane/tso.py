@@ -201,12 +201,12 @@ def _send_whole(mem, t, wire_index, tunnel, template_len):
     release_ns = admit(t, wire_index, frame_len)
     if release_ns < 0 or not reserve(mem, t, wire_index):
         return 0
-    slot = slot_of(wire["tx_slots"], wire["tx_head"])
+    slot = slot_of(wire, wire["tx_slots"], wire["tx_head"])
     kind = SlotKind.INLINE.value
     at = slot + SLOT_HEAD
     if frame_len > SLOT_HEAD_MAX:
         kind = SlotKind.DATA.value
-        at = data_of(wire["tx_data"], wire["data_size"], wire["tx_head"])
+        at = data_of(wire, wire["tx_data"], wire["tx_head"])
     copy(mem, at, PROTOTYPE_OFFSET, header_len)
     gather(mem, t, at + header_len, START, START, frame_len - header_len)
     if out["csum"] == Csum.PARTIAL.value:
@@ -237,10 +237,10 @@ def _send_segments(mem, t, wire_index, tunnel, template_len, gso_size):
             source = t["ranges"][index]["offset"] + position
             if by_reference and position + length <= t["ranges"][index]["length"]:
                 kind = SlotKind.SPLIT.value
-                at = slot_of(wire["tx_slots"], wire["tx_head"]) + SLOT_HEAD
+                at = slot_of(wire, wire["tx_slots"], wire["tx_head"]) + SLOT_HEAD
             else:
                 kind = SlotKind.DATA.value
-                at = data_of(wire["tx_data"], wire["data_size"], wire["tx_head"])
+                at = data_of(wire, wire["tx_data"], wire["tx_head"])
                 source = at + header_len
                 gather(mem, t, source, index, position, length)
             _write_headers(mem, t, at, tunnel, template_len, series, number, length)

@@ -51,6 +51,9 @@ SPIN_NS = 10_000
 WATCH_NS = 100_000
 """How long it looks on while frames keep coming within such a time, letting others run between the looks:
 waking a core that sleeps costs whoever sends to it several microseconds."""
+EARLY_NS = 50_000
+"""A worker that sleeps until a frame leaves a wire wakes so long before, and then looks on: the kernel wakes
+nobody to the microsecond."""
 PREFETCH_BYTES = 1536
 BUSY_PASSES = 8
 """A worker that is kept busy by wires looks at every TAP after so many passes."""
@@ -75,6 +78,8 @@ def run(mem_array, tables, number):
         if worked:
             patience_ns = WATCH_NS if now_ns - worked_ns < WATCH_NS else SPIN_NS
             worked_ns = now_ns
+        elif _is_due_soon(mem, t, now_ns):
+            continue  # who sleeps or lets others run may not be back in time
         elif now_ns - worked_ns > patience_ns and may_sleep:
             _sleep(mem, t, next_sweep_ns if number == 0 and t["flow_count"] > 0 else wire.NEVER)
         elif now_ns - worked_ns > SPIN_NS:
@@ -98,10 +103,14 @@ def step(mem, tables, number, now_ns):
     for index in range(t["wire_count"]):
         worked += _serve_wire(mem, tables, t, index)
     if _room_on_wires(mem, t):
-        for place in range(t["tap_count"]):
-            index = t["taps"][place]
+        for _ in range(t["tap_count"]):
+            index = t["taps"][t["tap_turn"]]
+            t["tap_turn"] = (t["tap_turn"] + 1) % t["tap_count"]
             if t["ports"][index]["ready"] or look:
-                worked += _serve_tap(mem, t, index)
+                served = _serve_tap(mem, t, index)
+                worked += served
+                if served and _is_due(mem, t):
+                    break  # the other TAPs have their turn when that frame has left its wire
         for place in range(t["socket_count"]):
             if _room_on_wires(mem, t):  # others have sent since
                 worked += _serve_packet(mem, tables, t, place)
@@ -266,6 +275,28 @@ def _serve_tap(mem, t, index):
     return TAP_BURST
 
 
+@compiled
+def _is_due(mem, t):
+    """Whether a frame's time to leave a wire came since the pass began."""
+    now_ns = monotonic_ns(mem, TIMESPEC_OFFSET)
+    for index in range(t["wire_count"]):
+        if t["now_ns"] < wire.next_due_ns(mem, t, index) <= now_ns:
+            return True
+    return False
+
+
+@compiled
+def _is_due_soon(mem, t, now_ns):
+    """Whether a frame leaves a wire within EARLY_NS of `now_ns`, when the pass began.
+
+    One that should have left before is held up by other workers.
+    """
+    for index in range(t["wire_count"]):
+        if 0 < wire.next_due_ns(mem, t, index) - now_ns <= EARLY_NS:
+            return True
+    return False
+
+
 @inlined
 def _sleep(mem, t, wake_at_ns):
     """Wait for a TAP, a wire, a packet port, the agent, worker 0, or the next frame's release time."""
@@ -275,7 +306,7 @@ def _sleep(mem, t, wake_at_ns):
         wire.fall_asleep(mem, t, index)
     full_fence()
     for index in range(t["wire_count"]):
-        wake_at_ns = min(wake_at_ns, wire.next_due_ns(mem, t, index))
+        wake_at_ns = min(wake_at_ns, wire.next_due_ns(mem, t, index) - EARLY_NS)
     if acquire64(mem, COMMAND_HEAD_OFFSET) != acquire64(mem, COMMAND_TAIL_OFFSET):
         wake_at_ns = 0
     if acquire64(mem, INBOX_HEAD_OFFSET) != acquire64(mem, INBOX_TAIL_OFFSET):

@@ -155,7 +155,7 @@ class PacketDevice:
     def map(self, memory: Memory, row) -> None:
         """Map the ring, and fill the socket's row."""
         row["fd"] = self.fd
-        row["ring"] = memory.map_file(self.fd, layout.RING_SLOTS * layout.RING_SLOT_SIZE)
+        row["ring"] = memory.map_device(self.fd, layout.RING_SLOTS * layout.RING_SLOT_SIZE)
         row["udp_gso"] = _kernel_version() >= UDP_GSO_SINCE
         row["staging"] = memory.map_private(packet.STAGING_SIZE)
 

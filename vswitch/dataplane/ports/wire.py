@@ -53,15 +53,15 @@ from vswitch.layout import (
     SLOT_SIZE,
     TIMESPEC_OFFSET,
     WAKE_OFFSET,
-    WIRE_SLOTS,
     Counter,
     SlotKind,
 )
 
-SLOT_MASK = WIRE_SLOTS - 1
 NEVER = 1 << 62
 LATE_NS = 1_000_000
 """A frame that leaves the wire this long after its time tells that the emulation fell behind."""
+INEXACT_NS = 50_000
+"""How late half of the frames may be: what is beyond is counted, so that their median can be told."""
 ROOM = 64 * LARGE_BURST + BURST
 """Free slots that a port is read for: those of a packet port's turn, or of a TAP's one super-frame."""
 DROPPED = -1
@@ -70,15 +70,21 @@ STALL_NS = 100_000_000
 
 
 @compiled
-def slot_of(slots, number):
-    """Where slot `number` stands."""
-    return slots + (number & SLOT_MASK) * SLOT_SIZE
+def place_of(wire, number):
+    """The place in the ring of slot `number`, which is used again and again."""
+    return number & (wire["slots"] - 1)
 
 
 @compiled
-def data_of(data, size, number):
-    """Where the data area of slot `number` stands."""
-    return data + (number & SLOT_MASK) * size
+def slot_of(wire, slots, number):
+    """Where slot `number` stands, in one of the wire's two arrays of slots."""
+    return slots + place_of(wire, number) * SLOT_SIZE
+
+
+@compiled
+def data_of(wire, data, number):
+    """Where the data area of slot `number` stands, likewise."""
+    return data + place_of(wire, number) * wire["data_size"]
 
 
 # Sending
@@ -90,7 +96,7 @@ def reclaim(mem, t, index):
     wire = t["wires"][index]
     tail = min(acquire64(mem, wire["tx_cursors"] + CURSOR_TAIL), wire["tx_published"])
     while wire["tx_clean"] < tail:
-        place = wire["tx_clean"] & SLOT_MASK
+        place = place_of(wire, wire["tx_clean"])
         buffer = t["wire_buffers"][index, place]
         if buffer >= 0:
             t["wire_buffers"][index, place] = -1
@@ -111,9 +117,9 @@ def release_buffer(t, buffer):
 def reserve(mem, t, index):
     """Whether slot `tx_head` may be written; a full ring is counted."""
     wire = t["wires"][index]
-    if wire["tx_head"] - wire["tx_clean"] >= WIRE_SLOTS:
+    if wire["tx_head"] - wire["tx_clean"] >= wire["slots"]:
         reclaim(mem, t, index)
-        if wire["tx_head"] - wire["tx_clean"] >= WIRE_SLOTS:
+        if wire["tx_head"] - wire["tx_clean"] >= wire["slots"]:
             stalled = _is_stalled(t, wire)
             t["counters"][Counter.WIRE_STALLED.value if stalled else Counter.WIRE_FULL.value] += 1
             t["ports"][wire["port"]]["tx_dropped"] += 1
@@ -128,15 +134,15 @@ def has_room(mem, t, index):
     Nobody waits for a receiver that lives but takes nothing (SIGSTOP): what does not fit is dropped then.
     """
     wire = t["wires"][index]
-    if wire["tx_head"] - wire["tx_clean"] <= WIRE_SLOTS - ROOM:
+    if wire["tx_head"] - wire["tx_clean"] <= wire["slots"] - ROOM:
         return True
     reclaim(mem, t, index)
-    if wire["tx_head"] - wire["tx_clean"] <= WIRE_SLOTS - ROOM:
+    if wire["tx_head"] - wire["tx_clean"] <= wire["slots"] - ROOM:
         return True
     release64(mem, wire["tx_cursors"] + CURSOR_WAITING, 1)
     full_fence()
     reclaim(mem, t, index)
-    if wire["tx_head"] - wire["tx_clean"] <= WIRE_SLOTS - ROOM:
+    if wire["tx_head"] - wire["tx_clean"] <= wire["slots"] - ROOM:
         return True
     if wire["tx_clean"] != wire["full_clean"] or wire["full_since_ns"] == 0:
         wire["full_clean"] = wire["tx_clean"]
@@ -157,7 +163,13 @@ def look_at_clock(mem, t, index):
 
     The pass may have begun long before: a worker can lose its processor between any two instructions.
     """
-    if t["clocked"] and t["wires"][index]["impaired"]:
+    if t["wires"][index]["impaired"]:
+        _look_at_clock(mem, t)
+
+
+@compiled
+def _look_at_clock(mem, t):
+    if t["clocked"]:
         t["now_ns"] = monotonic_ns(mem, TIMESPEC_OFFSET)
 
 
@@ -183,9 +195,9 @@ def admit(t, index, length):
         t["ports"][wire["port"]]["tx_dropped"] += 1
         return DROPPED
     if wire["rate"] > 0:
-        wire["free_at_ns"] = start_ns + int(length * 1e9 / wire["rate"])
+        wire["free_at_ns"] = start_ns + _line_time_ns(wire, length)
         start_ns = wire["free_at_ns"]
-    turns[wire["tx_head"] & SLOT_MASK] = start_ns
+    turns[place_of(wire, wire["tx_head"])] = start_ns
     if wire["reorder"] and _random(wire) < wire["reorder"]:
         t["counters"][Counter.WIRE_REORDERED.value] += 1
         return start_ns
@@ -197,9 +209,15 @@ def admit(t, index, length):
 
 
 @compiled
+def _line_time_ns(wire, length):
+    """How long a frame of `length` bytes takes the line at the wire's rate."""
+    return int((max(length, wire["least_length"]) + wire["added_length"]) * 1e9 / wire["rate"])
+
+
+@compiled
 def _leave_queue(wire, turns, now_ns):
     """Step over the frames whose turn has come."""
-    while wire["queue_head"] < wire["tx_head"] and turns[wire["queue_head"] & SLOT_MASK] <= now_ns:
+    while wire["queue_head"] < wire["tx_head"] and turns[place_of(wire, wire["queue_head"])] <= now_ns:
         wire["queue_head"] += 1
 
 
@@ -215,11 +233,11 @@ def queue_anew(mem, t, index):
     wire["free_at_ns"] = t["now_ns"]
     _leave_queue(wire, turns, t["now_ns"])
     for number in range(wire["queue_head"], wire["tx_head"]):
-        slot = slot_of(wire["tx_slots"], number)
+        slot = slot_of(wire, wire["tx_slots"], number)
         if wire["rate"] > 0:
-            wire["free_at_ns"] += int(load_le32(mem, slot + SLOT_LENGTH) * 1e9 / wire["rate"])
-        earlier_by = turns[number & SLOT_MASK] - wire["free_at_ns"]
-        turns[number & SLOT_MASK] = wire["free_at_ns"]
+            wire["free_at_ns"] += _line_time_ns(wire, load_le32(mem, slot + SLOT_LENGTH))
+        earlier_by = turns[place_of(wire, number)] - wire["free_at_ns"]
+        turns[place_of(wire, number)] = wire["free_at_ns"]
         release64(mem, slot + SLOT_RELEASE, load64(mem, slot + SLOT_RELEASE) - earlier_by)
     _wake(mem, wire)
 
@@ -240,7 +258,7 @@ def publish_frame(mem, t, index, release_ns, kind, frame_len, head_len, ext, buf
     """
     wire = t["wires"][index]
     number = wire["tx_head"]
-    slot = slot_of(wire["tx_slots"], number)
+    slot = slot_of(wire, wire["tx_slots"], number)
     port = t["ports"][wire["port"]]
     store64(mem, slot + SLOT_RELEASE, release_ns)
     store_le32(mem, slot + SLOT_LENGTH, frame_len)
@@ -248,11 +266,11 @@ def publish_frame(mem, t, index, release_ns, kind, frame_len, head_len, ext, buf
     store_le16(mem, slot + SLOT_KIND, kind)
     store64(mem, slot + SLOT_EXT, ext - t["pool"])
     store_le32(mem, slot + SLOT_EPOCH, wire["epoch"])
-    t["wire_buffers"][index, number & SLOT_MASK] = buffer
+    t["wire_buffers"][index, place_of(wire, number)] = buffer
     if buffer >= 0:
         t["buffers"][buffer] += 1
     if port["capture"]:
-        start = data_of(wire["tx_data"], wire["data_size"], number)
+        start = data_of(wire, wire["tx_data"], number)
         start = start if kind == SlotKind.DATA.value else slot + SLOT_HEAD
         capture(mem, t, wire["port"], 1, start, head_len, ext, frame_len)
     wire["tx_head"] = number + 1
@@ -271,7 +289,7 @@ def _mark_congestion(mem, t, wire, slot, kind, number):
         return
     at = slot + SLOT_HEAD
     if kind == SlotKind.DATA.value:
-        at = data_of(wire["tx_data"], wire["data_size"], number)
+        at = data_of(wire, wire["tx_data"], number)
     l3 = at + ETH_HEADER
     ethertype = load16(mem, l3 - 2)
     for _ in range(MAX_VLAN_TAGS):
@@ -294,12 +312,12 @@ def _duplicate(mem, t, index, slot, number, buffer):
     """Slot `number` once more."""
     wire = t["wires"][index]
     twin = wire["tx_head"]
-    copy(mem, slot_of(wire["tx_slots"], twin), slot, SLOT_SIZE)
+    copy(mem, slot_of(wire, wire["tx_slots"], twin), slot, SLOT_SIZE)
     if load_le16(mem, slot + SLOT_KIND) == SlotKind.DATA.value:
-        target = data_of(wire["tx_data"], wire["data_size"], twin)
-        copy(mem, target, data_of(wire["tx_data"], wire["data_size"], number), wire["data_size"])
-    t["wire_buffers"][index, twin & SLOT_MASK] = buffer
-    t["wire_turns"][index, twin & SLOT_MASK] = t["wire_turns"][index, number & SLOT_MASK]
+        target = data_of(wire, wire["tx_data"], twin)
+        copy(mem, target, data_of(wire, wire["tx_data"], number), wire["data_size"])
+    t["wire_buffers"][index, place_of(wire, twin)] = buffer
+    t["wire_turns"][index, place_of(wire, twin)] = t["wire_turns"][index, place_of(wire, number)]
     if buffer >= 0:
         t["buffers"][buffer] += 1
     wire["tx_head"] = twin + 1
@@ -337,18 +355,24 @@ def kick(mem, wire):
 
 @compiled
 def receive(mem, t, index):
-    """Take the frames that are due, up to BURST, as packet rows; their slots stay held until `release`."""
+    """Take the frames that are due, up to BURST, as packet rows; their slots stay held until `release`.
+
+    What became due since the pass began is taken, too.
+    """
     wire = t["wires"][index]
     head = _visible_head(mem, wire)
     if _unordered(mem, wire):
+        _look_at_clock(mem, t)
         return _receive_by_time(mem, t, index, head)
     number = wire["rx_tail"]
     stop = min(head, number + BURST)
+    if number < stop and load64(mem, slot_of(wire, wire["rx_slots"], number) + SLOT_RELEASE) > 0:
+        _look_at_clock(mem, t)
     count = 0
     while number < stop:
-        slot = slot_of(wire["rx_slots"], number)
+        slot = slot_of(wire, wire["rx_slots"], number)
         if number + 2 < stop:
-            ahead = slot_of(wire["rx_slots"], number + 2)
+            ahead = slot_of(wire, wire["rx_slots"], number + 2)
             prefetch(mem, ahead)
             prefetch(mem, ahead + 64)
             prefetch(mem, ahead + 128)
@@ -365,7 +389,7 @@ def receive(mem, t, index):
 @compiled
 def _visible_head(mem, wire):
     """The sender's head, as far as a sender that is in its right mind can have gone."""
-    return min(acquire64(mem, wire["rx_cursors"] + CURSOR_HEAD), wire["rx_tail"] + WIRE_SLOTS)
+    return min(acquire64(mem, wire["rx_cursors"] + CURSOR_HEAD), wire["rx_tail"] + wire["slots"])
 
 
 @compiled
@@ -380,8 +404,16 @@ def _unordered(mem, wire):
 
 @compiled
 def _note_lateness(t, release_ns):
-    if release_ns > 0 and t["now_ns"] - release_ns > LATE_NS:
-        t["counters"][Counter.WIRE_LATE.value] += 1
+    """Count a frame that had a release time, and by how much it was missed."""
+    if release_ns <= 0:
+        return
+    late_ns = t["now_ns"] - release_ns
+    t["counters"][Counter.WIRE_TIMED.value] += 1
+    t["counters"][Counter.WIRE_LATENESS_NS.value] += late_ns
+    if late_ns > INEXACT_NS:
+        t["counters"][Counter.WIRE_INEXACT.value] += 1
+        if late_ns > LATE_NS:
+            t["counters"][Counter.WIRE_LATE.value] += 1
 
 
 @compiled
@@ -406,7 +438,7 @@ def _take(mem, t, wire, slot, number, place):
             return _bad_descriptor(t, port)
         packet["ext"] = wire["peer_pool"] + ext
     elif kind == SlotKind.DATA.value:
-        packet["offset"] = data_of(wire["rx_data"], wire["data_size"], number)
+        packet["offset"] = data_of(wire, wire["rx_data"], number)
         if length > wire["data_size"]:
             return _bad_descriptor(t, port)
     elif kind != SlotKind.INLINE.value or length > SLOT_HEAD_MAX:
@@ -464,7 +496,7 @@ def _receive_by_time(mem, t, index, head):
     wire = t["wires"][index]
     while wire["taken"] < head:
         number = wire["taken"]
-        slot = slot_of(wire["rx_slots"], number)
+        slot = slot_of(wire, wire["rx_slots"], number)
         _heap_push(t["wire_heap"][index], wire, load64(mem, slot + SLOT_RELEASE), number)
         wire["taken"] = number + 1
     heap = t["wire_heap"][index]
@@ -474,16 +506,16 @@ def _receive_by_time(mem, t, index, head):
         number = heap[0, 1]
         _heap_pop(heap, wire)
         _note_lateness(t, release_ns)
-        count += _take(mem, t, wire, slot_of(wire["rx_slots"], number), number, count)
-        t["wire_taken"][index, number & SLOT_MASK] = 1
+        count += _take(mem, t, wire, slot_of(wire, wire["rx_slots"], number), number, count)
+        t["wire_taken"][index, place_of(wire, number)] = 1
     return count
 
 
 @compiled
 def _release_by_time(t, index):
     wire = t["wires"][index]
-    while wire["rx_tail"] < wire["taken"] and t["wire_taken"][index, wire["rx_tail"] & SLOT_MASK]:
-        t["wire_taken"][index, wire["rx_tail"] & SLOT_MASK] = 0
+    while wire["rx_tail"] < wire["taken"] and t["wire_taken"][index, place_of(wire, wire["rx_tail"])]:
+        t["wire_taken"][index, place_of(wire, wire["rx_tail"])] = 0
         wire["rx_tail"] += 1
 
 
@@ -544,7 +576,7 @@ def next_due_ns(mem, t, index):
         return t["wire_heap"][index, 0, 0] if wire["heap_size"] > 0 else NEVER
     if wire["rx_tail"] >= head:
         return NEVER
-    return load64(mem, slot_of(wire["rx_slots"], wire["rx_tail"]) + SLOT_RELEASE)
+    return load64(mem, slot_of(wire, wire["rx_slots"], wire["rx_tail"]) + SLOT_RELEASE)
 
 
 @compiled

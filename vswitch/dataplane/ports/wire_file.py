@@ -3,52 +3,57 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 from vswitch import layout
 from vswitch.dataplane.memory import Memory
 from vswitch.errors import ConfigError
+from vswitch.wire_memory import (
+    HEADER,
+    SLOTS,
+    allocate,
+    data_size,
+    free_bytes,
+    has,
+    least,
+    slots_to_try,
+    wire_size,
+)
 
 ENDS = "ab"
 INIT_LOCK = 2
 """Bytes of the file that are locked: 0 and 1 by the holder of end a and b, 2 while the file is made."""
 F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW = 36, 37, 38
-HEADER = struct.Struct("<QQQQ")  # magic, slots, bytes of a data area, MTU
-
-
-def data_size(mtu: int) -> int:
-    """Bytes of a slot's data area on a wire of this MTU: a frame with tags and shims, in cache lines."""
-    return max(2048, -(-(mtu + 14 + layout.SHIM_ROOM) // 64) * 64)
 
 
 class WireEnd:
     """One end of a wire. It stays held until close() or the end of the process.
 
     path: the wire's file, made when it is missing; `path`.a and `path`.b are the FIFOs that wake the ends.
-    end: "a", "b", or "" for whichever is free. where: what an error names.
+    end: "a", "b", or "" for whichever is free. where: what an error names. slots: of each direction, as many
+    as whoever made the file had memory for.
 
-    Raises ConfigError when the end is held by another, or the file is another wire's or no wire.
+    Raises ConfigError when the end is held by another, the file is another wire's or no wire, or there is no
+    memory for it.
     """
 
     def __init__(self, path: str, mtu: int, end: str, where: str) -> None:
         self.path = Path(path)
         self.where = where
         self.data_size = data_size(mtu)
-        self.size = (
-            3 * layout.CURSOR_PAGE
-            + 2 * layout.WIRE_SLOTS * layout.SLOT_SIZE
-            + 2 * layout.WIRE_SLOTS * self.data_size
-        )
         try:
             self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise ConfigError(where, f"cannot open the wire {path}: {error.strerror}") from None
         try:
-            self._prepare(mtu)
+            self.slots = self._prepare(mtu)
+            self.size = wire_size(mtu, self.slots)
             self.side = self._take(end)
             self.wake_fd = self._fifo(self.side)
             self.kick_fd = self._fifo(1 - self.side)
@@ -56,26 +61,39 @@ class WireEnd:
             os.close(self.fd)
             raise
 
-    def _prepare(self, mtu: int) -> None:
+    def _prepare(self, mtu: int) -> int:
+        """Make the file, if nobody has; the slots that it has."""
         if not self._lock(INIT_LOCK, wait=True):
             raise ConfigError(self.where, f"{self.path} cannot be locked")
         try:
-            expected = HEADER.pack(layout.WIRE_MAGIC, layout.WIRE_SLOTS, self.data_size, mtu)
             if os.fstat(self.fd).st_size == 0:
-                os.ftruncate(self.fd, self.size)
-                os.pwrite(self.fd, expected, 0)
-                return
-            found = os.pread(self.fd, HEADER.size, 0)
-            if len(found) < HEADER.size or HEADER.unpack(found)[0] != layout.WIRE_MAGIC:
+                return self._make(mtu, slots_to_try([mtu], free_bytes(self.fd)))
+            found = os.pread(self.fd, HEADER.size, 0).ljust(HEADER.size)
+            magic, slots, size, found_mtu = HEADER.unpack(found)
+            if magic != layout.WIRE_MAGIC or slots not in SLOTS or size != data_size(found_mtu):
                 raise ConfigError(self.where, f"{self.path} is a file, but not a wire's", "an unused path")
-            if found != expected:
+            if found_mtu != mtu:
                 raise ConfigError(
-                    self.where,
-                    f"the other end gave the wire the MTU {HEADER.unpack(found)[3]}",
-                    "the same MTU",
+                    self.where, f"the other end gave the wire the MTU {found_mtu}", "the same MTU"
                 )
+            return self._make(mtu, [slots])
         finally:
             self._lock(INIT_LOCK, kind=fcntl.F_UNLCK)
+
+    def _make(self, mtu: int, choices: Iterable[int]) -> int:
+        """See that the file has all of its memory, with the first number of slots that there is room for."""
+        for slots in choices:
+            try:
+                allocate(self.fd, mtu, slots)
+                return slots
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise ConfigError(self.where, f"cannot make {self.path}: {error.strerror}") from None
+        raise ConfigError(
+            self.where,
+            f"the wire {self.path} takes {least([mtu])}, and {has(self.fd)} there",
+            "more memory there, a smaller mtu, or another path",
+        )
 
     def _take(self, end: str) -> int:
         for side in [ENDS.index(end)] if end else [0, 1]:
@@ -112,14 +130,14 @@ class WireEnd:
         base = memory.map_file(self.fd, self.size)
         self.cursors = [base + layout.CURSOR_PAGE * (1 + side) for side in (0, 1)]
         slots = base + 3 * layout.CURSOR_PAGE
-        slots_size = layout.WIRE_SLOTS * layout.SLOT_SIZE
+        slots_size = self.slots * layout.SLOT_SIZE
         data = slots + 2 * slots_size
         sending, receiving = self.side, 1 - self.side
         row["kick_fd"], row["wake_fd"] = self.kick_fd, self.wake_fd
-        row["data_size"] = self.data_size
+        row["slots"], row["data_size"] = self.slots, self.data_size
         row["tx_cursors"], row["rx_cursors"] = self.cursors[sending], self.cursors[receiving]
         row["tx_slots"], row["rx_slots"] = slots + sending * slots_size, slots + receiving * slots_size
-        data_bytes = layout.WIRE_SLOTS * self.data_size
+        data_bytes = self.slots * self.data_size
         row["tx_data"], row["rx_data"] = data + sending * data_bytes, data + receiving * data_bytes
         self._tx = memory.words(self.cursors[sending], layout.CURSOR_PAGE // 8)
         self._rx = memory.words(self.cursors[receiving], layout.CURSOR_PAGE // 8)

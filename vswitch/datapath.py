@@ -70,6 +70,7 @@ DROP_COUNTERS = {
     DropReason.RULE: int(Counter.NO_RULE),
     DropReason.PORT_CONFIG: int(Counter.PORT_CONFIG),
     DropReason.TOO_MANY_OPERATIONS: int(Counter.TOO_MANY_OPERATIONS),
+    DropReason.LIMITED: int(Counter.PUNT_LIMITED),
 }
 
 
@@ -350,6 +351,15 @@ class Datapath:
         """Which bits of `ip_tos` tell flows apart: keys of entries have no others. None do at first."""
         self._commands.give(Command.TOS_MASK, mask, self._punts.seen)
 
+    def set_drop_mask(self, number: int, mask: FlowKey) -> None:
+        """Have entries whose `drop_mask` is `number` + 1 stand for all packets that agree with them in these bits
+        of the key. There must be none of that number."""
+        self._commands.give(Command.DROP_MASK, number, key=mask)
+
+    def hold_back_punts(self, port_no: int, until_ns: int) -> None:
+        """Drop what comes through a port and is for the agent until then (`punt_limited`)."""
+        self.t["ports"][self._ports.index_of(port_no)]["punts_from_ns"] = until_ns
+
     def counted(self) -> list[int]:
         """Of the held packets that were released since the last call, those that flows' entries had forwarded
         and counted."""
@@ -377,7 +387,7 @@ class Datapath:
         self._commands.give(Command.SEND, slot, offset, length)
         self._injections.append((self._commands.given, slot))
 
-    def poll_punts(self, limit: int = 64) -> list[Punt]:
+    def poll_punts(self, limit: int = layout.PUNTS) -> list[Punt]:
         """Packets that wait for a decision."""
         return self._punts.poll(limit)
 

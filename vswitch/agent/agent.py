@@ -98,6 +98,7 @@ class Agent:
         self._servers: list[asyncio.Server] = []
         self._started_ns = clock()
         self._crowded_ns = self._started_ns - CROWDED_NS
+        self._more_punts = False  # a call of _handle_punts() is to come
         self._failure: BaseException | None = None
         self._stopping: asyncio.Event | None = None
 
@@ -154,8 +155,15 @@ class Agent:
     # --- events ------------------------------------------------------------------------------------------
 
     def _punts_wait(self) -> None:
-        if self.switch.slowpath.handle_punts(PUNT_BURST) == PUNT_BURST and self.state == "ready":
-            asyncio.get_running_loop().call_soon(self._punts_wait)
+        if not self._more_punts:
+            self._handle_punts()
+
+    def _handle_punts(self) -> None:
+        """Handle some packets; what is left when others have run."""
+        self.switch.slowpath.handle_punts(PUNT_BURST)
+        self._more_punts = self.switch.slowpath.punts_wait and self.state == "ready"
+        if self._more_punts:
+            asyncio.get_running_loop().call_soon(self._handle_punts)
 
     async def _tick(self) -> None:
         while True:

@@ -32,7 +32,13 @@ class Datapath(Protocol):
 
     punt_fd: int  # readable while punts wait
 
-    def poll_punts(self, limit: int = 64) -> list[Punt]: ...
+    def poll_punts(self) -> list[Punt]:
+        """Packets that wait for a decision, in the order in which they came."""
+        ...
+
+    def hold_back_punts(self, port_no: int, until_ns: int) -> None:
+        """Drop what comes through a port and is for the agent until then (`punt_limited`)."""
+        ...
 
     def key_of(self, frame: bytes, in_port: int = 0, tunnel_id: int = 0) -> FlowKey:
         """The key that the dataplane's parser finds for a frame."""
@@ -59,6 +65,11 @@ class Datapath(Protocol):
 
     def set_tos_mask(self, mask: int) -> None:
         """Which bits of `ip_tos` tell flows apart: keys of entries have no others. None do at first."""
+        ...
+
+    def set_drop_mask(self, number: int, mask: FlowKey) -> None:
+        """Have entries whose `drop_mask` is `number` + 1 stand for all packets that agree with them in these bits
+        of the key. There must be none of that number."""
         ...
 
     def counted(self) -> list[int]:

@@ -64,6 +64,9 @@ from vswitch.tunnel_formats import Format
 log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
+STATS_PARTS = 64
+"""Of the flow table, in which its counters are read."""
+
 DROP_COUNTERS = {
     DropReason.DELIVERED: -1,
     DropReason.TABLE_MISS: int(Counter.TABLE_MISS),
@@ -413,6 +416,22 @@ class Datapath:
                     stats[key] = stats[key].plus(more)
         return stats
 
+    def flow_stats_in_parts(self) -> Iterator[dict[FlowKey, FlowStats]]:
+        """Counters of all entries, some thousands at a time, each as it is by then; of some twice.
+
+        Entries move towards the table's beginning, or from there to its end, when others go: this goes the other
+        way, so that it misses none.
+        """
+        used = self.t["flow_bits"].reshape(STATS_PARTS, -1)
+        size = layout.FLOWS // STATS_PARTS
+        for part in (*reversed(range(STATS_PARTS)), STATS_PARTS - 1):
+            if used[part].any():
+                stats = _flow_stats_of(self.t["flows"][part * size : (part + 1) * size])
+                for t in self.tables[1:]:
+                    for key, more in _flow_stats(t, list(stats)).items():
+                        stats[key] = stats[key].plus(more)
+                yield stats
+
     def _live_places(self) -> set[int]:
         """Offsets of the programs that entries or waiting commands name."""
         self._commands.wait(self._commands.given)
@@ -494,10 +513,7 @@ def _flow_stats(t: Any, keys: Sequence[FlowKey] | None) -> dict[FlowKey, FlowSta
     """What one worker has counted of these flows; None: of all that it has entries for."""
     flows = t["flows"]
     if keys is None:
-        used = flows[flows["state"] == layout.FLOW_USED]
-        counts = zip(*(used[name].tolist() for name in FlowStats._fields), strict=True)
-        found_keys = map(key_from, used["key"].view(np.uint64).tolist())
-        return {key: FlowStats(*stats) for key, stats in zip(found_keys, counts, strict=True)}
+        return _flow_stats_of(flows)
     found = {}
     for key in keys:
         words = np.array(key_words(key), np.uint64).view(np.int64)
@@ -513,6 +529,14 @@ def _flow_stats(t: Any, keys: Sequence[FlowKey] | None) -> dict[FlowKey, FlowSta
             elif moves == int(t["flow_moves"]):
                 break  # the worker moved none meanwhile
     return found
+
+
+def _flow_stats_of(flows: Any) -> dict[FlowKey, FlowStats]:
+    """What the entries among these places of a table have counted."""
+    used = flows[flows["state"] == layout.FLOW_USED]
+    counts = zip(*(used[name].tolist() for name in FlowStats._fields), strict=True)
+    found_keys = map(key_from, used["key"].view(np.uint64).tolist())
+    return {key: FlowStats(*stats) for key, stats in zip(found_keys, counts, strict=True)}
 
 
 def _programs_of(t: Any) -> set[int]:

@@ -384,6 +384,11 @@ class FakeDatapath:
         wanted = self.entries if keys is None else [key for key in keys if key in self.entries]
         return {key: self.entries[key].stats for key in wanted}
 
+    def flow_stats_in_parts(self):
+        keys = list(self.entries)
+        for start in range(0, len(keys), 2):
+            yield self.flow_stats(keys[start : start + 2])
+
     def set_meter(self, meter_id, config):
         self.meters[meter_id] = config
 

@@ -45,12 +45,20 @@ def port():
 
 GARBAGE = {
     "MACs": lambda: Ether(src=mac(), dst=mac()) / IP(src="10.0.0.1", dst="10.0.0.2") / UDP(),
-    "5-tuples": lambda: Ether(src=mac(), dst=MAC_B) / IP(src=ip(), dst=ip()) / TCP(sport=port(), dport=port()),
-    "IPv6": lambda: Ether(src=mac(), dst=mac()) / IPv6(src=ip6(), dst=ip6()) / UDP(sport=port(), dport=port()),
-    "fragments": lambda: Ether(src=mac(), dst=mac()) / IP(src=ip(), dst=ip(), frag=ANY.getrandbits(12), proto=17),
-    "IPv6 fragments": lambda: Ether(src=mac(), dst=mac())
-    / IPv6(src=ip6(), dst=ip6())
-    / IPv6ExtHdrFragment(offset=ANY.getrandbits(12), nh=17),
+    "5-tuples": lambda: (
+        Ether(src=mac(), dst=MAC_B) / IP(src=ip(), dst=ip()) / TCP(sport=port(), dport=port())
+    ),
+    "IPv6": lambda: (
+        Ether(src=mac(), dst=mac()) / IPv6(src=ip6(), dst=ip6()) / UDP(sport=port(), dport=port())
+    ),
+    "fragments": lambda: (
+        Ether(src=mac(), dst=mac()) / IP(src=ip(), dst=ip(), frag=ANY.getrandbits(12), proto=17)
+    ),
+    "IPv6 fragments": lambda: (
+        Ether(src=mac(), dst=mac())
+        / IPv6(src=ip6(), dst=ip6())
+        / IPv6ExtHdrFragment(offset=ANY.getrandbits(12), nh=17)
+    ),
     "VLANs": lambda: Ether(src=mac(), dst=mac()) / Dot1Q(vlan=ANY.getrandbits(12)) / IP(dst=ip()) / UDP(),
     "ARP": lambda: Ether(src=mac(), dst=mac()) / ARP(psrc=ip(), pdst=ip()),
     "ICMP": lambda: Ether(src=mac(), dst=mac()) / IP(src=ip(), dst=ip()) / ICMP(type=ANY.getrandbits(8)),

@@ -93,7 +93,11 @@ class Agent:
         self._standalone = standalone
         self._stp = stp
         self._listen_at = [(target, tls_context(target, tls)) for target in passive]
-        self._control = None if control_path is None else ControlServer(Path(control_path), self._methods())
+        self._control = (
+            None
+            if control_path is None
+            else ControlServer(Path(control_path), self._methods(), self.switch.turns)
+        )
         self._named = None if ovs_rundir is None else NamedSockets(self.switch, Path(ovs_rundir), clock)
         self._servers: list[asyncio.Server] = []
         self._started_ns = clock()

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -97,6 +97,10 @@ class Datapath(Protocol):
 
     def flow_stats(self, keys: Iterable[FlowKey] | None = None) -> dict[FlowKey, FlowStats]:
         """Counters of these entries (all of them by default); entries that do not exist are left out."""
+        ...
+
+    def flow_stats_in_parts(self) -> Iterator[dict[FlowKey, FlowStats]]:
+        """Counters of all entries, some thousands at a time, each as it is by then; of some twice."""
         ...
 
     def set_meter(self, meter_id: int, config: MeterConfig) -> None:

@@ -16,7 +16,7 @@ class DropMasks:
 
     def __init__(self, announce: Callable[[int, FlowKey], None]) -> None:
         self._announce = announce
-        self._masks: dict[Masks, FlowKey] = {}  # each with its number + 1 as `drop_mask`
+        self._masks: dict[Masks, FlowKey] = {}  # by number, which + 1 is their `drop_mask`
 
     def key(self, key: FlowKey, masks: Masks) -> FlowKey | None:
         """The key of the entry for the packets that agree with `key` under `masks`; None: no mask is free."""
@@ -37,6 +37,10 @@ class DropMasks:
         self._announce(number, mask)
         self._masks[masks] = mask._replace(drop_mask=number + 1)
         return self._masks[masks]
+
+    def mask(self, key: FlowKey) -> FlowKey | None:
+        """The mask that a key is under, if it is."""
+        return list(self._masks.values())[key.drop_mask - 1] if key.drop_mask else None
 
     def clear(self) -> None:
         """No entry has any of the masks any more."""

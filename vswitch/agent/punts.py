@@ -11,13 +11,13 @@ from vswitch.flow import Punt
 SHARE = 0.1
 """Of the agent's time: what the packets of one port may cost in the long run."""
 
-BURST_NS = 500_000_000
+BURST_NS = 200_000_000
 """Of the agent's time: what they may cost at once."""
 
 SURPLUS_NS = 100_000_000
 """Of the agent's time, beyond: what turning them down may cost before the dataplane does that."""
 
-PACKET_IN_NS = 100_000
+PACKET_IN_NS = 300_000
 """What a packet-in counts for: the controllers' time is dearer than the agent's."""
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from vswitch.agent.bpdu import STP_ADDRESS
@@ -361,6 +361,10 @@ class SlowPath:
             self._install(masked, translation, proactive=False)
             self._drops.add(masked)
 
+    def drop_mask(self, key: FlowKey) -> FlowKey | None:
+        """The mask that a flow's key is under, if it is."""
+        return self._drop_masks.mask(key)
+
     def _forget_drops(self) -> None:
         for key in list(self._drops):
             self._remove(self.flows[key])
@@ -685,10 +689,14 @@ class SlowPath:
             del self._ending[key]
         return ending
 
-    def credit_all(self) -> None:
-        """Bring all counters of rules and groups up to date."""
+    def credit_all(self) -> Iterator[None]:
+        """Bring all counters of rules and groups up to date, part by part: what happens between them is counted
+        later."""
         self.retire_ended()
-        self._credit_live(self.datapath.flow_stats())
+        for part in self.datapath.flow_stats_in_parts():
+            self._credit_live(part)
+            yield
+        self._flush()
 
     def credit_rules(self, rules: Iterable[Rule]) -> None:
         """Bring these rules' counters up to date, as far as the datapath has carried out its commands."""

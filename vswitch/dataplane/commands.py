@@ -141,7 +141,6 @@ def _apply(mem, t, command):
             for bucket in range(HELD_BUCKETS):
                 _forward_waiting(mem, t, bucket, args[1])
 
-
     elif op == Command.DROP_MASK.value:
         for word in range(KEY_WORDS):
             t["drop_masks"][args[0]][word] = command["key"][word]

@@ -313,7 +313,7 @@ class Datapath:
         if len(self.tables) > 1:
             others = self._elsewhere(key, program, offset, length, timeout_ns)
         self._commands.give(
-            Command.INSTALL, offset, length, timeout_ns, self._punts.seen, key=key, others=others
+            Command.INSTALL, offset, length, timeout_ns, self._punts.unseen, key=key, others=others
         )
 
     def _elsewhere(
@@ -352,7 +352,7 @@ class Datapath:
 
     def set_tos_mask(self, mask: int) -> None:
         """Which bits of `ip_tos` tell flows apart: keys of entries have no others. None do at first."""
-        self._commands.give(Command.TOS_MASK, mask, self._punts.seen)
+        self._commands.give(Command.TOS_MASK, mask, self._punts.unseen)
 
     def set_drop_mask(self, number: int, mask: FlowKey) -> None:
         """Have entries whose `drop_mask` is `number` + 1 stand for all packets that agree with them in these bits
@@ -390,7 +390,7 @@ class Datapath:
         self._commands.give(Command.SEND, slot, offset, length)
         self._injections.append((self._commands.given, slot))
 
-    def poll_punts(self, limit: int = layout.PUNTS) -> list[Punt]:
+    def poll_punts(self, limit: int = 64) -> list[Punt]:
         """Packets that wait for a decision."""
         return self._punts.poll(limit)
 

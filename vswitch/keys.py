@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from vswitch.flow import FlowKey
-from vswitch.layout import KEY_WORDS, MASK_SHIFT
 
 MASK64 = (1 << 64) - 1
 
@@ -18,7 +17,7 @@ def key_words(key: FlowKey) -> tuple[int, ...]:
         key.tunnel_id,
         key.eth_dst << 8 | key.ip_proto,
         key.eth_src << 8 | key.ip_tos,
-        key.drop_mask << MASK_SHIFT
+        key.drop_mask << 56
         | key.vlan_inner << 40
         | key.eth_type << 24
         | key.vlan_tci << 8
@@ -49,9 +48,9 @@ def key_from(words: Iterable[int]) -> FlowKey:
         ports >> 16 & 0xFFFF,  # l4_src
         ports >> 32 & 0xFFFF,  # l4_dst
         ports >> 48,  # remarks
-        kind >> MASK_SHIFT,  # drop_mask
+        kind >> 56,  # drop_mask
     )
 
 
-EVERY_BIT = key_from((MASK64,) * KEY_WORDS)._replace(drop_mask=0)
+EVERY_BIT = key_from((MASK64,) * 9)._replace(drop_mask=0)
 """The bits that the fields of a packet's key have room for."""

@@ -43,9 +43,9 @@ PROGRAM_WORDS = 1 << 20
 COMMANDS = 4096
 METERS = 1024
 PUNTS = 512
-"""Packets that wait for the agent. A port may have as many of them as are free: a flood through one leaves a
-half to the others, and floods through several, a share to each (Choudhury, Hahne: Dynamic Queue Length Thresholds
-for Shared-Memory Packet Switches, 1998)."""
+"""Packets that wait for the agent. A port may have as many of them as are free: a flood through one leaves
+half of them to the others, floods through several leave a share (Choudhury, Hahne: Dynamic Queue Length
+Thresholds for Shared-Memory Packet Switches, 1998)."""
 REPORTS = PUNTS // 2
 """Of the punt ring's rows, those that reports of ended entries may take."""
 DROP_MASKS = 32
@@ -483,7 +483,7 @@ KEY_TOS = 3
 """The word whose lowest eight bits are the TOS."""
 KEY_KIND = 4
 MASK_SHIFT = 56
-"""Where word KEY_KIND tells, of an entry for all packets that agree under a drop mask, the mask's number + 1."""
+"""Where word KEY_KIND tells, of an entry for all packets that agree under a drop mask, its number + 1."""
 REMARKS_SHIFT = 48
 """Where word 0 tells what meters made of the packet: a drop precedence of two bits for each look."""
 

@@ -268,8 +268,8 @@ class FakeDatapath:
 
     # --- the facade ---
 
-    def poll_punts(self):
-        punts, self._punts = self._punts, []
+    def poll_punts(self, limit=64):
+        punts, self._punts = self._punts[:limit], self._punts[limit:]
         if punts:
             self._seen = punts[-1].packet
         if not self._punts:

@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 TICK_S = 0.2
 """How often ended flow entries, rules' time-outs and what ports do not tell by themselves are looked at."""
 
-PUNT_BURST = 64
 CROWDED_NS = 10 * SECOND_NS
 """After as long a time, that connections cannot be accepted is news again."""
 
@@ -102,7 +101,6 @@ class Agent:
         self._servers: list[asyncio.Server] = []
         self._started_ns = clock()
         self._crowded_ns = self._started_ns - CROWDED_NS
-        self._more_punts = False  # a call of _handle_punts() is to come
         self._failure: BaseException | None = None
         self._stopping: asyncio.Event | None = None
 
@@ -159,15 +157,7 @@ class Agent:
     # --- events ------------------------------------------------------------------------------------------
 
     def _punts_wait(self) -> None:
-        if not self._more_punts:
-            self._handle_punts()
-
-    def _handle_punts(self) -> None:
-        """Handle some packets; what is left when others have run."""
-        self.switch.slowpath.handle_punts(PUNT_BURST)
-        self._more_punts = self.switch.slowpath.punts_wait and self.state == "ready"
-        if self._more_punts:
-            asyncio.get_running_loop().call_soon(self._handle_punts)
+        self.switch.slowpath.handle_punts()  # not all; others may run in between
 
     async def _tick(self) -> None:
         while True:

@@ -10,9 +10,9 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -35,6 +35,7 @@ PIECE_BYTES = 1 << 14
 """A long answer is made, and written, in such pieces."""
 
 Method = Callable[..., Any]
+T = TypeVar("T")
 
 
 class ControlServer:
@@ -76,27 +77,37 @@ class ControlServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         client = Client()
         if len(self._clients) >= MAX_CLIENTS:
-            self._displace(next(iter(self._clients)))
-        self._clients[writer] = None
+            self._close(next(iter(self._clients)))
         try:
-            while writer in self._clients and (line := await asyncio.wait_for(reader.readline(), IDLE_S)):
-                del self._clients[writer]
+            while True:
+                self._clients.pop(writer, None)
                 self._clients[writer] = None
+                line = await self._unless_late(reader.readline(), writer, IDLE_S)
+                if not line or writer not in self._clients:
+                    break
                 await self.turns.take(client)
                 for piece in _pieces(self.answer(line)):
                     writer.write(piece)
                     if self.turns.is_over(client):
-                        await asyncio.wait_for(writer.drain(), STALLED_S)
+                        await self._unless_late(writer.drain(), writer, STALLED_S)
                         await self.turns.take(client)
-        except (OSError, ValueError, asyncio.TimeoutError) as error:
+        except (OSError, ValueError, asyncio.CancelledError) as error:
             log.debug("control connection ended: %s", error)
         finally:
             self._clients.pop(writer, None)
             writer.close()
 
-    def _displace(self, writer: asyncio.StreamWriter) -> None:
-        """Close a connection for another."""
-        del self._clients[writer]
+    async def _unless_late(self, event: Awaitable[T], writer: asyncio.StreamWriter, seconds: float) -> T:
+        """What `event` gives; a connection at which it does not come within so many seconds is closed."""
+        alarm = asyncio.get_running_loop().call_later(seconds, self._close, writer)
+        try:
+            return await event
+        finally:
+            alarm.cancel()
+
+    def _close(self, writer: asyncio.StreamWriter) -> None:
+        """End a connection, for another or since it is idle."""
+        self._clients.pop(writer, None)
         writer.transport.abort()
 
     def answer(self, line: bytes) -> dict[str, Any]:

@@ -32,8 +32,9 @@ class Datapath(Protocol):
 
     punt_fd: int  # readable while punts wait
 
-    def poll_punts(self) -> list[Punt]:
-        """Packets that wait for a decision, in the order in which they came."""
+    def poll_punts(self, limit: int = 64) -> list[Punt]:
+        """Up to `limit` packets that wait for a decision, of all ports in turn. `punt_fd` stays readable while
+        there are more."""
         ...
 
     def hold_back_punts(self, port_no: int, until_ns: int) -> None:

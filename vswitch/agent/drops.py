@@ -31,8 +31,8 @@ class DropMasks:
     def _add(self, masks: Masks) -> FlowKey:
         number = len(self._masks)
         bits = [0] * len(EVERY_BIT)
-        for index, mask in masks:
-            bits[index] = mask & EVERY_BIT[index]
+        for index, looked_at in masks:
+            bits[index] = looked_at & EVERY_BIT[index]
         mask = FlowKey(*bits)
         self._announce(number, mask)
         self._masks[masks] = mask._replace(drop_mask=number + 1)

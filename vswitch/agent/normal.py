@@ -48,7 +48,8 @@ class MacTable:
         before = self.port_of(vlan, mac)
         changed = [] if before == port else [(vlan, mac)]
         if before is None and len(self._places) >= MAX_ADDRESSES:
-            oldest = next(iter(max(self._at_port.values(), key=len)))
+            fullest = max(self._at_port, key=lambda port_no: len(self._at_port[port_no]))
+            oldest = next(iter(self._at_port[fullest]))
             self.forget(*oldest)
             changed.append(oldest)
         self.forget(vlan, mac)

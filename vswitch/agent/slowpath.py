@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from vswitch.agent.bpdu import STP_ADDRESS
+from vswitch.agent.budget import PACKET_IN_NS, PuntBudget
 from vswitch.agent.datapath import Datapath
 from vswitch.agent.drops import DropMasks
 from vswitch.agent.fields import ETH_DST
@@ -32,7 +33,6 @@ from vswitch.agent.pipeline import (
     translate_packet_out,
 )
 from vswitch.agent.ports import PortTable
-from vswitch.agent.punts import PACKET_IN_NS, PuntBudget, PuntQueue
 from vswitch.agent.tables import Change, ChangeKind
 from vswitch.errors import VSwitchError
 from vswitch.flow import (
@@ -83,6 +83,9 @@ MAC_BITS = (1 << 48) - 1
 
 TURN_NS = 5_000_000
 """How long packets are handled before others may run."""
+
+AT_ONCE = 16
+"""And how many of them between two looks at the clock."""
 
 MAX_UNFLUSHED = 4096
 """Translations with counters that their rules have not been given."""
@@ -156,7 +159,6 @@ class SlowPath:
         self.too_big_sent = 0
         self._memo = Memo()
         self._index = FlowIndex()
-        self._waiting = PuntQueue()
         self._budget = PuntBudget()
         self._drop_masks = DropMasks(datapath.set_drop_mask)
         self._drops: set[FlowKey] = set()  # the keys of flows under drop masks
@@ -201,22 +203,20 @@ class SlowPath:
 
     # --- packets -----------------------------------------------------------------------------------------
 
-    @property
-    def punts_wait(self) -> bool:
-        """Has handle_punts() left some for its next call?"""
-        return bool(self._waiting)
-
     def handle_punts(self, limit: int = 64) -> int:
         """Dispose of up to `limit` waiting packets, for no longer than a turn; returns how many there were."""
         self.revalidate()
-        self._waiting.extend(self.datapath.poll_punts())
-        self.retire_ended()
         turn_ends_ns = self.clock() + TURN_NS
         handled = 0
-        with self.datapath.together():
-            while self._waiting and handled < limit and self.clock() < turn_ends_ns:
-                self._handle(self._waiting.take())
-                handled += 1
+        while handled < limit and self.clock() < turn_ends_ns:
+            punts = self.datapath.poll_punts(min(AT_ONCE, limit - handled))
+            if not punts:
+                break
+            self.retire_ended()
+            with self.datapath.together():
+                for punt in punts:
+                    self._handle(punt)
+            handled += len(punts)
         return handled
 
     def _handle(self, punt: Punt) -> None:

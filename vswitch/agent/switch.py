@@ -6,7 +6,6 @@ What is not in OpenFlowSwitch.HANDLERS is answered by OFPBRC_BAD_TYPE.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple
@@ -61,6 +60,9 @@ from vswitch.openflow.meters import MeterMod
 from vswitch.openflow.oxm import Match
 from vswitch.openflow.queues import QueueGetConfigReply, QueueGetConfigRequest
 from vswitch.openflow.table_features import TableFeaturesRequest
+
+Replies = Iterable[Message | None]
+"""None: others may run before the next."""
 
 CAPABILITIES = Capability.FLOW_STATS | Capability.TABLE_STATS | Capability.PORT_STATS | Capability.GROUP_STATS
 MAX_PACKET_IN_DATA = 65_000
@@ -173,7 +175,8 @@ class OpenFlowSwitch:
             if isinstance(message, mp.MultipartRequest) and message.kind in NEED_CREDIT:
                 await self.credit_all(session)
             for reply in self.handle(session, message):
-                session.reply(reply)
+                if reply is not None:
+                    session.reply(reply)
                 if not await self._may_go_on(session):
                     break
         self.slowpath.revalidate()
@@ -200,7 +203,7 @@ class OpenFlowSwitch:
             if self.turns.is_over(client):
                 await self.turns.take(client)
 
-    def handle(self, session: Session, message: Message) -> Iterable[Message]:
+    def handle(self, session: Session, message: Message) -> Replies:
         """Carry out one message of an open session. Errors are queued in the session, and answers that are short;
         the parts of those that may be long come one by one."""
         if self.standalone is not None and session.primary:
@@ -304,7 +307,7 @@ class OpenFlowSwitch:
         if answer is not None:
             session.reply(answer)
 
-    def _multipart(self, session: Session, request: mp.MultipartRequest) -> Iterable[Message]:
+    def _multipart(self, session: Session, request: mp.MultipartRequest) -> Replies:
         body = request.request
         if isinstance(body, TableFeaturesRequest):
             if session.role == Role.SLAVE and body.body:
@@ -479,7 +482,7 @@ class OpenFlowSwitch:
             session.notify(message)
 
     HANDLERS: ClassVar[
-        dict[MessageType, Callable[[OpenFlowSwitch, Session, Any], Iterable[Message] | None]]
+        dict[MessageType, Callable[[OpenFlowSwitch, Session, Any], Replies | None]]
     ] = {
         MessageType.ERROR: _error,
         MessageType.EXPERIMENTER: _experimenter,

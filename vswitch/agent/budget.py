@@ -1,12 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is served by the slow path, and how much: ports share the agent, so that none floods the others away."""
+"""What the packets of a port may cost the agent, so that a flood through one leaves time to the others."""
 
 from __future__ import annotations
-
-from collections import deque
-from collections.abc import Iterable
-
-from vswitch.flow import Punt
 
 SHARE = 0.1
 """Of the agent's time: what the packets of one port may cost in the long run."""
@@ -19,34 +14,6 @@ SURPLUS_NS = 100_000_000
 
 PACKET_IN_NS = 300_000
 """What a packet-in counts for: the controllers' time is dearer than the agent's."""
-
-
-class PuntQueue:
-    """Punts that wait for the agent, by port of arrival. Ports are served in turn, each in the order in which
-    its packets came."""
-
-    def __init__(self) -> None:
-        self._by_port: dict[int, deque[Punt]] = {}  # the one whose turn it is first
-
-    def __bool__(self) -> bool:
-        return bool(self._by_port)
-
-    def extend(self, punts: Iterable[Punt]) -> None:
-        for punt in punts:
-            waiting = self._by_port.get(punt.key.in_port)
-            if waiting is None:
-                self._by_port[punt.key.in_port] = deque((punt,))
-            else:
-                waiting.append(punt)
-
-    def take(self) -> Punt:
-        """The next one; there must be one."""
-        port_no = next(iter(self._by_port))
-        waiting = self._by_port.pop(port_no)
-        punt = waiting.popleft()
-        if waiting:
-            self._by_port[port_no] = waiting
-        return punt
 
 
 class PuntBudget:

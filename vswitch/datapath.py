@@ -66,12 +66,16 @@ log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
 PR_SET_TIMERSLACK, NO_SLACK_NS = 29, 1
+STATS_PARTS = 64
+"""Of the flow table, in which its counters are read."""
+
 DROP_COUNTERS = {
     DropReason.DELIVERED: -1,
     DropReason.TABLE_MISS: int(Counter.TABLE_MISS),
     DropReason.RULE: int(Counter.NO_RULE),
     DropReason.PORT_CONFIG: int(Counter.PORT_CONFIG),
     DropReason.TOO_MANY_OPERATIONS: int(Counter.TOO_MANY_OPERATIONS),
+    DropReason.LIMITED: int(Counter.PUNT_LIMITED),
 }
 
 
@@ -325,7 +329,7 @@ class Datapath:
         if len(self.tables) > 1:
             others = self._elsewhere(key, program, offset, length, timeout_ns)
         self._commands.give(
-            Command.INSTALL, offset, length, timeout_ns, self._punts.seen, key=key, others=others
+            Command.INSTALL, offset, length, timeout_ns, self._punts.unseen, key=key, others=others
         )
 
     def _elsewhere(
@@ -364,7 +368,16 @@ class Datapath:
 
     def set_tos_mask(self, mask: int) -> None:
         """Which bits of `ip_tos` tell flows apart: keys of entries have no others. None do at first."""
-        self._commands.give(Command.TOS_MASK, mask, self._punts.seen)
+        self._commands.give(Command.TOS_MASK, mask, self._punts.unseen)
+
+    def set_drop_mask(self, number: int, mask: FlowKey) -> None:
+        """Have entries whose `drop_mask` is `number` + 1 stand for all packets that agree with them in these bits
+        of the key. There must be none of that number."""
+        self._commands.give(Command.DROP_MASK, number, key=mask)
+
+    def hold_back_punts(self, port_no: int, until_ns: int) -> None:
+        """Drop what comes through a port and is for the agent until then (`punt_limited`)."""
+        self.t["ports"][self._ports.index_of(port_no)]["punts_from_ns"] = until_ns
 
     def counted(self) -> list[int]:
         """Of the held packets that were released since the last call, those that flows' entries had forwarded
@@ -418,6 +431,22 @@ class Datapath:
                 if key in stats:
                     stats[key] = stats[key].plus(more)
         return stats
+
+    def flow_stats_in_parts(self) -> Iterator[dict[FlowKey, FlowStats]]:
+        """Counters of all entries, some thousands at a time, each as it is by then; of some twice.
+
+        Entries move towards the table's beginning, or from there to its end, when others go: this goes the other
+        way, so that it misses none.
+        """
+        used = self.t["flow_bits"].reshape(STATS_PARTS, -1)
+        size = layout.FLOWS // STATS_PARTS
+        for part in (*reversed(range(STATS_PARTS)), STATS_PARTS - 1):
+            if used[part].any():
+                stats = _flow_stats_of(self.t["flows"][part * size : (part + 1) * size])
+                for t in self.tables[1:]:
+                    for key, more in _flow_stats(t, list(stats)).items():
+                        stats[key] = stats[key].plus(more)
+                yield stats
 
     def _live_places(self) -> set[int]:
         """Offsets of the programs that entries or waiting commands name."""
@@ -500,10 +529,7 @@ def _flow_stats(t: Any, keys: Sequence[FlowKey] | None) -> dict[FlowKey, FlowSta
     """What one worker has counted of these flows; None: of all that it has entries for."""
     flows = t["flows"]
     if keys is None:
-        used = flows[flows["state"] == layout.FLOW_USED]
-        counts = zip(*(used[name].tolist() for name in FlowStats._fields), strict=True)
-        found_keys = map(key_from, used["key"].view(np.uint64).tolist())
-        return {key: FlowStats(*stats) for key, stats in zip(found_keys, counts, strict=True)}
+        return _flow_stats_of(flows)
     found = {}
     for key in keys:
         words = np.array(key_words(key), np.uint64).view(np.int64)
@@ -519,6 +545,14 @@ def _flow_stats(t: Any, keys: Sequence[FlowKey] | None) -> dict[FlowKey, FlowSta
             elif moves == int(t["flow_moves"]):
                 break  # the worker moved none meanwhile
     return found
+
+
+def _flow_stats_of(flows: Any) -> dict[FlowKey, FlowStats]:
+    """What the entries among these places of a table have counted."""
+    used = flows[flows["state"] == layout.FLOW_USED]
+    counts = zip(*(used[name].tolist() for name in FlowStats._fields), strict=True)
+    found_keys = map(key_from, used["key"].view(np.uint64).tolist())
+    return {key: FlowStats(*stats) for key, stats in zip(found_keys, counts, strict=True)}
 
 
 def _programs_of(t: Any) -> set[int]:

@@ -38,6 +38,9 @@ class FlowKey(NamedTuple):
     # what meters have made of the packet: the drop precedence (RFC 2597), in two bits, for each time that a
     # program looked it up again; the fields before are those of its arrival. 0: it has just arrived
     remarks: int = 0
+    # of an entry for all packets that agree with these fields under a drop mask: its number + 1; the fields are
+    # masked then. 0: the entry is for the packets of this key alone
+    drop_mask: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +208,7 @@ class DropReason(enum.IntEnum):
     RULE = 2  # the rules that matched do not forward it
     PORT_CONFIG = 3  # the port's configuration (port-mod) forbids it
     TOO_MANY_OPERATIONS = 4  # more than the switch does with one packet
+    LIMITED = 5  # its port costs more than its share of the agent's time
 
 
 class Punt(NamedTuple):

@@ -17,7 +17,11 @@ def key_words(key: FlowKey) -> tuple[int, ...]:
         key.tunnel_id,
         key.eth_dst << 8 | key.ip_proto,
         key.eth_src << 8 | key.ip_tos,
-        key.vlan_inner << 40 | key.eth_type << 24 | key.vlan_tci << 8 | key.ip_frag,
+        key.drop_mask << 56
+        | key.vlan_inner << 40
+        | key.eth_type << 24
+        | key.vlan_tci << 8
+        | key.ip_frag,
         key.ip_src >> 64,
         key.ip_src & MASK64,
         key.ip_dst >> 64,
@@ -34,7 +38,7 @@ def key_from(words: Iterable[int]) -> FlowKey:
         dst >> 8,  # eth_dst
         src >> 8,  # eth_src
         kind >> 8 & 0xFFFF,  # vlan_tci
-        kind >> 40,  # vlan_inner
+        kind >> 40 & 0xFFFF,  # vlan_inner
         kind >> 24 & 0xFFFF,  # eth_type
         dst & 0xFF,  # ip_proto
         src & 0xFF,  # ip_tos
@@ -44,4 +48,9 @@ def key_from(words: Iterable[int]) -> FlowKey:
         ports >> 16 & 0xFFFF,  # l4_src
         ports >> 32 & 0xFFFF,  # l4_dst
         ports >> 48,  # remarks
+        kind >> 56,  # drop_mask
     )
+
+
+EVERY_BIT = key_from((MASK64,) * 9)._replace(drop_mask=0)
+"""The bits that the fields of a packet's key have room for."""

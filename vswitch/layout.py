@@ -42,7 +42,14 @@ FLOWS_LIMIT = FLOWS * 3 // 4
 PROGRAM_WORDS = 1 << 20
 COMMANDS = 4096
 METERS = 1024
-PUNTS = 256
+PUNTS = 512
+"""Packets that wait for the agent. A port may have as many of them as are free: a flood through one leaves
+half of them to the others, floods through several leave a share (Choudhury, Hahne: Dynamic Queue Length
+Thresholds for Shared-Memory Packet Switches, 1998)."""
+REPORTS = PUNTS // 2
+"""Of the punt ring's rows, those that reports of ended entries may take."""
+DROP_MASKS = 32
+"""Under each, entries stand for all packets that agree in it and that no rule wants."""
 TOO_BIG_INTERVAL_NS = 10_000_000
 TOO_BIG_BURST = 20
 """How often the senders at a port are told that packets are too big: once in an interval; a burst at once."""
@@ -251,6 +258,7 @@ class Command(enum.IntEnum):
     INJECTOR = 15  # packet port's number among the sockets, the descriptor of its injector, 0 for none
     TOO_BIG_REPORTS = 16  # whether the agent is told of packets that are too big for tunnels
     TOS_MASK = 17  # bits of the TOS that keys have, number of the first punt that the agent has not seen
+    DROP_MASK = 18  # number of the drop mask, which stands in place of the key
 
 
 class Held(enum.IntEnum):
@@ -284,6 +292,7 @@ class Counter(enum.IntEnum):
     NO_RULE = 7
     TABLE_MISS = 8
     PORT_CONFIG = 9
+    PUNT_LIMITED = 10
     PUNT_OVERFLOW = 11
     UNKNOWN_PORT = 12
     TOO_MANY_OPERATIONS = 46
@@ -427,6 +436,8 @@ port_dtype = _record(
     rx_packets="i8", rx_bytes="i8", rx_dropped="i8", rx_errors="i8",
     tx_packets="i8", tx_bytes="i8", tx_dropped="i8", tx_errors="i8",
     rx_missed="i8",  # frames that the kernel had no room for; written by the agent
+    punts="i8",  # punt slots that hold its packets
+    punts_from_ns="i8",  # none before that time: it has cost the agent too much; written by the agent
     too_big_at_ns="i8",  # until when reports of packets that are too big use up what was allowed (GCRA)
     # tunnel: its row of numbers, end points and outer headers
     format="i8", uplink="i8", local_ip="i8", remote_ip="i8", template="i8", template_len="i8", ip_id="i8",
@@ -482,6 +493,9 @@ format_dtype = _record(
 KEY_WORDS = 9
 KEY_TOS = 3
 """The word whose lowest eight bits are the TOS."""
+KEY_KIND = 4
+MASK_SHIFT = 56
+"""Where word KEY_KIND tells, of an entry for all packets that agree under a drop mask, its number + 1."""
 REMARKS_SHIFT = 48
 """Where word 0 tells what meters made of the packet: a drop precedence of two bits for each look."""
 
@@ -602,6 +616,7 @@ tables_dtype = _record(
     # flows and the agent
     # `tos_mask`: the bits of the TOS that some rule looks at, which are those that keys have
     tos_mask="i8",
+    drop_masks=("i8", (DROP_MASKS, KEY_WORDS)), drop_mask_count="i8", masked_key=("i8", (KEY_WORDS,)),
     flows=(flow_dtype, (FLOWS,)), flow_count="i8", flow_moves="i8", flow_bits=("i8", (FLOWS // 32,)),
     programs=("i8", (PROGRAM_WORDS,)),
     commands=(command_dtype, (COMMANDS,)),

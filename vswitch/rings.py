@@ -11,6 +11,7 @@ import asyncio
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from struct import Struct
@@ -218,6 +219,36 @@ class CommandRing:
         return found
 
 
+class PuntQueue:
+    """Punts that were taken from the ring and not yet given to the agent, by port of arrival.
+
+    Ports are served in turn, each in the order in which its packets came.
+    """
+
+    def __init__(self) -> None:
+        self._by_port: dict[int, deque[tuple[int, Punt]]] = {}  # the one whose turn it is first
+
+    def __bool__(self) -> bool:
+        return bool(self._by_port)
+
+    def add(self, number: int, punt: Punt) -> None:
+        self._by_port.setdefault(punt.key.in_port, deque()).append((number, punt))
+
+    def take(self) -> Punt:
+        """The next one; there must be one."""
+        port_no = next(iter(self._by_port))
+        waiting = self._by_port.pop(port_no)
+        _number, punt = waiting.popleft()
+        if waiting:
+            self._by_port[port_no] = waiting
+        return punt
+
+    @property
+    def first(self) -> int:
+        """The least of their numbers; there must be one."""
+        return min(waiting[0][0] for waiting in self._by_port.values())
+
+
 class PuntRing:
     """Packets and reports from the worker.
 
@@ -242,19 +273,35 @@ class PuntRing:
         self._fence = threading.Lock()
         self._evicted: list[tuple[int, Ended]] = []
         self._searched = 0  # number of the first punt that evicted() has not looked at
-        self.seen: int = self._words[layout.PUNT_TAIL_OFFSET // 8]
-        """The number of punts that poll() has taken."""
+        self._taken: int = self._words[layout.PUNT_TAIL_OFFSET // 8]  # punts that were taken from the ring
+        self._queue = PuntQueue()
+
+    @property
+    def unseen(self) -> int:
+        """A number: poll() has given all punts before, and perhaps some of those from there on."""
+        return self._queue.first if self._queue else self._taken
 
     def poll(self, limit: int) -> list[Punt]:
-        """Up to `limit` punts. Keys of misses have the whole TOS."""
+        """Up to `limit` punts, of all ports in turn. Keys of misses have the whole TOS."""
         try:
             os.eventfd_read(self._fd)
         except BlockingIOError:
             pass
+        self._take_all()
         punts: list[Punt] = []
+        while self._queue and len(punts) < limit:
+            punts.append(self._queue.take())
+        # The worker signals only what it puts into an empty ring, and looks at the tail after that.
+        with self._fence:
+            if self._queue or self._taken < self._words[layout.PUNT_HEAD_OFFSET // 8]:
+                os.eventfd_write(self._fd, 1)
+        return punts
+
+    def _take_all(self) -> None:
+        """Move what is in the ring to the queue."""
         head = self._words[layout.PUNT_HEAD_OFFSET // 8]
-        tail = self.seen
-        while tail < head and len(punts) < limit:
+        tail = self._taken
+        while tail < head:
             kind, *words, slot, length, action, partial, packets, octets, _, mtu = _PUNT.unpack_from(
                 self._rows, tail % layout.PUNTS * _PUNT.size
             )
@@ -264,16 +311,10 @@ class PuntRing:
                 frame = self._memory.read(self._frames + slot * layout.PUNT_SLOT_SIZE, length)
                 asked = self._action(action) if action else None
                 key = key_from(words)
-                punts.append(
-                    Punt(_REASONS[kind], key, frame, slot, asked, packets, octets, partial != 0, mtu)
-                )
+                punt = Punt(_REASONS[kind], key, frame, slot, asked, packets, octets, partial != 0, mtu)
+                self._queue.add(tail, punt)
             tail += 1
-        self.seen = self._words[layout.PUNT_TAIL_OFFSET // 8] = tail
-        # The worker signals only what it puts into an empty ring, and looks at the tail after that.
-        with self._fence:
-            if tail < self._words[layout.PUNT_HEAD_OFFSET // 8]:
-                os.eventfd_write(self._fd, 1)
-        return punts
+        self._taken = self._words[layout.PUNT_TAIL_OFFSET // 8] = tail
 
     def evicted(self, commands: int) -> list[tuple[int, Ended]]:
         """Entries that ended by themselves before so many commands had been applied, each with how many had,
@@ -285,7 +326,7 @@ class PuntRing:
 
     def _find_evicted(self, head: int) -> None:
         """Take in the reports among the punts before number `head`."""
-        first = max(self._searched, self.seen)
+        first = max(self._searched, self._taken)
         if first >= head:
             return
         places = np.arange(first, head) % layout.PUNTS

@@ -287,6 +287,7 @@ class Fuzzer:
         rig.set_word(punts[1], rig.word(punts[0]))
         rig.t["free_punts"] = np.arange(layout.PUNTS)
         rig.t["free_punt_count"] = layout.PUNTS
+        rig.t["ports"]["punts"] = 0
 
     def run(self, frames: int = 0, seconds: float = 0) -> None:
         """Rounds until so many frames or seconds have passed."""

@@ -100,6 +100,8 @@ class FakeDatapath:
     forwarding: dict = field(default_factory=dict)
     wires: dict = field(default_factory=dict)
     meters: dict = field(default_factory=dict)
+    drop_masks: dict = field(default_factory=dict)
+    held_back: dict = field(default_factory=dict)
     added_formats: dict = field(default_factory=dict)
     installs: int = 0
     drains: int = 0
@@ -135,7 +137,7 @@ class FakeDatapath:
                 rx_packets=counters.rx_packets + 1, rx_bytes=counters.rx_bytes + len(frame)
             )
             self.infos[port] = self.infos[port]._replace(counters=rx)
-        entry = self.entries.get(key)
+        entry = self.entries.get(key) or self._drop(key)
         if entry is None:
             self._punt(PuntReason.MISS, whole_key, frame)
             return
@@ -143,6 +145,16 @@ class FakeDatapath:
         entry.bytes += len(frame)
         entry.last_used_ns = self.clock()
         self._run(entry.program, key, frame)
+
+    def _drop(self, key):
+        """The entry for all packets of a kind that no rule wants."""
+        for number, mask in self.drop_masks.items():
+            masked = FlowKey(*(value & bits for value, bits in zip(key, mask, strict=True)))
+            entry = self.entries.get(masked._replace(drop_mask=number + 1))
+            if entry is not None:
+                assert entry.program == ()
+                return entry
+        return None
 
     def idle_out(self):
         """Entries that were idle too long end."""
@@ -270,6 +282,12 @@ class FakeDatapath:
     def key_of(self, frame, in_port=0, tunnel_id=0):
         return parse(frame, in_port, tunnel_id)
 
+    def set_drop_mask(self, number, mask):
+        self._command(self.drop_masks.__setitem__, number, mask)
+
+    def hold_back_punts(self, port_no, until_ns):
+        self.held_back[port_no] = until_ns
+
     def install(self, key, program, idle_timeout_s=0):
         self.installs += 1
         self._command(self._install, key, tuple(program), idle_timeout_s, self._seen)
@@ -365,6 +383,11 @@ class FakeDatapath:
     def flow_stats(self, keys=None):
         wanted = self.entries if keys is None else [key for key in keys if key in self.entries]
         return {key: self.entries[key].stats for key in wanted}
+
+    def flow_stats_in_parts(self):
+        keys = list(self.entries)
+        for start in range(0, len(keys), 2):
+            yield self.flow_stats(keys[start : start + 2])
 
     def set_meter(self, meter_id, config):
         self.meters[meter_id] = config

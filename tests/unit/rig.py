@@ -258,6 +258,7 @@ class Rig:
         self.set_word(layout.PUNT_TAIL_OFFSET, head)
         self.t["free_punts"] = np.arange(layout.PUNTS)
         self.t["free_punt_count"] = layout.PUNTS
+        self.t["ports"]["punts"] = 0
         return punts
 
     def segment(self, wire_index: int = 0, tunnel: int = NO_TUNNEL) -> list[bytes]:

@@ -94,7 +94,8 @@ class Switch:
 
     def counted(self) -> int:
         """Look-ups of packets in table 0."""
-        self.of.slowpath.credit_all()
+        for _part in self.of.slowpath.credit_all():
+            pass
         return self.of.tables.tables[0].lookups
 
     def dropped(self) -> int:

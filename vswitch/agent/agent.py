@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 TICK_S = 0.2
 """How often ended flow entries, rules' time-outs and what ports do not tell by themselves are looked at."""
 
-PUNT_BURST = 64
 CROWDED_NS = 10 * SECOND_NS
 """After as long a time, that connections cannot be accepted is news again."""
 
@@ -93,7 +92,11 @@ class Agent:
         self._standalone = standalone
         self._stp = stp
         self._listen_at = [(target, tls_context(target, tls)) for target in passive]
-        self._control = None if control_path is None else ControlServer(Path(control_path), self._methods())
+        self._control = (
+            None
+            if control_path is None
+            else ControlServer(Path(control_path), self._methods(), self.switch.turns)
+        )
         self._named = None if ovs_rundir is None else NamedSockets(self.switch, Path(ovs_rundir), clock)
         self._servers: list[asyncio.Server] = []
         self._started_ns = clock()
@@ -154,8 +157,7 @@ class Agent:
     # --- events ------------------------------------------------------------------------------------------
 
     def _punts_wait(self) -> None:
-        if self.switch.slowpath.handle_punts(PUNT_BURST) == PUNT_BURST and self.state == "ready":
-            asyncio.get_running_loop().call_soon(self._punts_wait)
+        self.switch.slowpath.handle_punts()  # not all; others may run in between
 
     async def _tick(self) -> None:
         while True:

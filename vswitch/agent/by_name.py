@@ -19,11 +19,15 @@ from typing import NamedTuple
 
 from vswitch.agent.control import answers
 from vswitch.agent.switch import OpenFlowSwitch
-from vswitch.agent.transport import READ_SIZE, start_session
+from vswitch.agent.transport import READ_SIZE, Guests
+from vswitch.agent.turns import Client
 from vswitch.errors import ConfigError
 from vswitch.openflow.connection import Connection
 
 log = logging.getLogger(__name__)
+
+GREETING_S = 5.0
+"""Who snoops says hello within this time."""
 
 SUFFIXES = ("mgmt", "snoop")
 
@@ -51,6 +55,7 @@ class NamedSockets:
         self.switch = switch
         self.folder = folder
         self.clock = clock
+        self._guests = Guests(switch, clock)
         self._servers: list[asyncio.AbstractServer] = []
         self._bound: list[_Bound] = []
         self._snooping: set[asyncio.StreamWriter] = set()
@@ -83,28 +88,30 @@ class NamedSockets:
             bound.remove()
 
     async def _manage(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        peer = f"{self.switch.name}.mgmt"
-        log.info("listener %s: connected", peer)
-        _session, serving = start_session(self.switch, peer, reader, writer, self.clock)
-        with contextlib.suppress(asyncio.CancelledError):  # at the end; asyncio would tell of it as of a bug
-            log.info("listener %s: connection ended (%s)", peer, await serving)
+        await self._guests.serve(f"{self.switch.name}.mgmt", reader, writer)
 
     async def _snoop(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Greet who listens, and copy to it until it goes. It need not answer to anything."""
-        connection = Connection(self.clock())
+        connection, client = Connection(self.clock()), Client()
         self._snooping.add(writer)
         try:
             writer.write(connection.data_to_send())
-            while connection.closed is None and (data := await reader.read(READ_SIZE)):
+            while connection.closed is None:
+                timeout_s = None if connection.established else GREETING_S
+                data = await asyncio.wait_for(reader.read(READ_SIZE), timeout_s)
+                if not data:
+                    break
                 connection.take_in(data, self.clock())
-                for _message in connection.messages():
-                    pass  # nothing is to be asked here
+                await self.switch.turns.take(client)
+                for _message in connection.messages():  # nothing is to be asked here
+                    if self.switch.turns.is_over(client):
+                        await self.switch.turns.take(client)
                 writer.write(connection.data_to_send())
                 if connection.established and not self.switch.snoopers.add(writer):
                     log.warning("%s.snoop: nobody else can listen", self.switch.name)
                     break
                 await writer.drain()
-        except (OSError, asyncio.CancelledError) as error:
+        except (OSError, asyncio.TimeoutError, asyncio.CancelledError) as error:
             log.debug("%s.snoop: connection ended (%s)", self.switch.name, error)
         finally:
             self._snooping.discard(writer)

@@ -4,19 +4,34 @@
 Rules that look at the same bits share a dictionary, so a look-up costs one probe per distinct set of masks,
 not one comparison per rule. It goes by stages (Pfaff et al., The Design and Implementation of Open vSwitch,
 NSDI 2015, section 5.3): what no rule has in its first fields is not asked for its last ones, so that flows
-which differ there are seen to be treated alike.
+which differ there are seen to be treated alike. Of what no rule has, no more leading bits are looked at than
+tell it from all that rules have (prefix tracking, section 5.4, for every field): random addresses are few flows.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import Counter
 from dataclasses import dataclass
 from itertools import count
 from typing import Generic, Protocol, TypeVar
 
-from vswitch.agent.fields import IN_PHY_PORT, IN_PORT, IP_PROTO, L4_SRC, METADATA, TUNNEL_ID, Fields, Masks
+from vswitch.agent.fields import (
+    IN_PHY_PORT,
+    IN_PORT,
+    IP_PROTO,
+    IP_TOS,
+    L4_SRC,
+    METADATA,
+    OUTSIDE,
+    TUNNEL_ID,
+    Fields,
+    Masks,
+)
 
 _PIPELINE_FIELDS = frozenset((IN_PORT, TUNNEL_ID, METADATA, IN_PHY_PORT))
+PREFIX_STEP = 4
+"""Leading bits are looked at in such steps, so that there are few different masks."""
 
 
 class Classifiable(Protocol):
@@ -65,23 +80,66 @@ class _Stage:
 
     def __init__(self, masks: Masks, number: int) -> None:
         self.masks: Masks = tuple([pair for pair in masks if _stage_number(pair[0]) == number])  # its own
-        self.fields: Masks = tuple([pair for pair in masks if _stage_number(pair[0]) <= number])
+        before = [pair for pair in masks if _stage_number(pair[0]) < number]
+        self.fields: Masks = (*before, *self.masks)
         self._places = [masks.index(pair) for pair in self.fields]
         self._counts: dict[Fields, int] = {}
+        self._widths = [mask.bit_length() for _index, mask in self.fields]
+        self._indexes = sum(1 << index for index, _mask in self.masks)  # as bits
+        self._is_plain = not any(index == IP_TOS or index >= OUTSIDE for index, _mask in self.masks)
+        self._numbers: list[int] | None = None  # what _number() makes of the values that rules have, in order
 
     def add(self, values: Fields) -> None:
         first = tuple([values[place] for place in self._places])
-        self._counts[first] = self._counts.get(first, 0) + 1
+        count = self._counts.get(first, 0)
+        self._counts[first] = count + 1
+        if not count and self._numbers is not None:
+            insort(self._numbers, self._number(first))
 
     def remove(self, values: Fields) -> None:
         first = tuple([values[place] for place in self._places])
         self._counts[first] -= 1
         if not self._counts[first]:
             del self._counts[first]
+            if self._numbers is not None:
+                del self._numbers[bisect_left(self._numbers, self._number(first))]
 
-    def has(self, values: list[int]) -> bool:
-        """Is there a rule with these values in the first fields?"""
-        return tuple([values[index] & mask for index, mask in self.fields]) in self._counts
+    def admits(self, packet: Lookable) -> bool:
+        """Is there a rule with the packet's values in the first fields? What tells is looked at."""
+        if not self._is_plain or packet.unknown & self._indexes:
+            packet.look(self.masks)  # which may change the values
+            return self._first(packet.values) in self._counts
+        first = self._first(packet.values)
+        found = first in self._counts
+        packet.look(self.masks if found else self._difference(first))
+        return found
+
+    def _first(self, values: list[int]) -> Fields:
+        return tuple([values[index] & mask for index, mask in self.fields])
+
+    def _number(self, first: Fields) -> int:
+        """The values one behind the other, so that those which agree in most leading bits are neighbours."""
+        number = 0
+        for value, width in zip(first, self._widths, strict=True):
+            number = number << width | value
+        return number
+
+    def _difference(self, first: Fields) -> Masks:
+        """The bits of its own fields that tell these values, which no rule has, from those of all rules."""
+        if self._numbers is None:
+            self._numbers = sorted(map(self._number, self._counts))
+        number = self._number(first)
+        place = bisect_left(self._numbers, number)
+        neighbours = self._numbers[max(0, place - 1) : place + 1]
+        equal_from = min((number ^ neighbour).bit_length() for neighbour in neighbours)
+        rest = sum(self._widths) - equal_from + 1  # leading bits that tell, of all fields
+        masks = []
+        for (index, mask), width in zip(self.fields, self._widths, strict=True):
+            bits = min(width, -(-rest // PREFIX_STEP) * PREFIX_STEP)
+            if bits > 0 and (index, mask) in self.masks:
+                masks.append((index, mask & ~((1 << width - bits) - 1)))
+            rest -= width
+        return tuple(masks)
 
 
 class _Subtable(Generic[R]):
@@ -94,8 +152,7 @@ class _Subtable(Generic[R]):
         self.rules: dict[Fields, list[_Ranked[R]]] = {}  # of one value: the highest rank first
         self._priorities: Counter[int] = Counter()
         numbers = sorted({_stage_number(index) for index, _mask in masks})
-        self._stages = [_Stage(masks, number) for number in numbers[:-1]]
-        self._last_masks: Masks = tuple([pair for pair in masks if _stage_number(pair[0]) in numbers[-1:]])
+        self._stages = [_Stage(masks, number) for number in numbers]
         # by the indexes that a packet does not know: the ranks by the values of the others
         self._parts: dict[int, dict[Fields, list[Rank]]] = {}
 
@@ -134,14 +191,11 @@ class _Subtable(Generic[R]):
 
     def lookup(self, packet: Lookable) -> _Ranked[R] | None:
         """The best rule that matches, of a packet that knows all fields."""
-        values = packet.values
         for stage in self._stages:
-            packet.look(stage.masks)
-            if not stage.has(values):
+            if not stage.admits(packet):
                 return None
-        packet.look(self._last_masks)
-        rules = self.rules.get(tuple([values[index] & mask for index, mask in self.masks]))
-        return None if rules is None else rules[0]
+        values = packet.values
+        return self.rules[tuple([values[index] & mask for index, mask in self.masks])][0]
 
     def best_rank(self, values: list[int], unknown: int) -> Rank | None:
         """The highest rank among the rules that match as far as is known."""

@@ -10,29 +10,49 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
+from vswitch.agent.turns import Client, Turns
 from vswitch.errors import ConfigError, VSwitchError
 
 log = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 1 << 20
+MAX_CLIENTS = 32
+"""Connections; for one more, the one that has asked nothing for the longest time makes room."""
+
+IDLE_S = 30.0
+"""A connection that asks nothing for so long is closed."""
+
+STALLED_S = 10.0
+"""And one that takes nothing of its answer."""
+
+PIECE_BYTES = 1 << 14
+"""A long answer is made, and written, in such pieces."""
 
 Method = Callable[..., Any]
+T = TypeVar("T")
 
 
 class ControlServer:
-    """Serves `methods`, whose parameters are those of the request, at the UNIX socket `path`."""
+    """Serves `methods`, whose parameters are those of the request, at the UNIX socket `path`.
 
-    def __init__(self, path: Path, methods: dict[str, Method]) -> None:
+    What a method returns as an iterator is answered as a list, whose items are made as they are read; where it gives
+    None, others may run. Clients take `turns`.
+    """
+
+    def __init__(self, path: Path, methods: dict[str, Method], turns: Turns) -> None:
         self.path = path
+        self.turns = turns
         self.methods = {name: (method, _parameters(method)) for name, method in methods.items()}
         self._server: asyncio.AbstractServer | None = None
-        self._clients: set[asyncio.StreamWriter] = set()
+        self._clients: dict[
+            asyncio.StreamWriter, None
+        ] = {}  # who has asked nothing for the longest time first
 
     async def start(self) -> None:
         """Raises ConfigError when the socket cannot be had, or another switch answers at it."""
@@ -50,24 +70,48 @@ class ControlServer:
     def stop(self) -> None:
         if self._server is not None:
             self._server.close()
-            for client in self._clients:
+            for client in list(self._clients):
                 client.close()
             self.path.unlink(missing_ok=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._clients.add(writer)
+        client = Client()
+        if len(self._clients) >= MAX_CLIENTS:
+            self._close(next(iter(self._clients)))
         try:
-            while line := await reader.readline():
-                writer.write(json.dumps(self.answer(line)).encode() + b"\n")
-                await writer.drain()
-        except (OSError, ValueError) as error:
+            while True:
+                self._clients.pop(writer, None)
+                self._clients[writer] = None
+                line = await self._unless_late(reader.readline(), writer, IDLE_S)
+                if not line or writer not in self._clients:
+                    break
+                await self.turns.take(client)
+                for piece in _pieces(self.answer(line)):
+                    writer.write(piece)
+                    if self.turns.is_over(client):
+                        await self._unless_late(writer.drain(), writer, STALLED_S)
+                        await self.turns.take(client)
+        except (OSError, ValueError, asyncio.CancelledError) as error:
             log.debug("control connection ended: %s", error)
         finally:
-            self._clients.discard(writer)
+            self._clients.pop(writer, None)
             writer.close()
 
+    async def _unless_late(self, event: Awaitable[T], writer: asyncio.StreamWriter, seconds: float) -> T:
+        """What `event` gives; a connection at which it does not come within so many seconds is closed."""
+        alarm = asyncio.get_running_loop().call_later(seconds, self._close, writer)
+        try:
+            return await event
+        finally:
+            alarm.cancel()
+
+    def _close(self, writer: asyncio.StreamWriter) -> None:
+        """End a connection, for another or since it is idle."""
+        self._clients.pop(writer, None)
+        writer.transport.abort()
+
     def answer(self, line: bytes) -> dict[str, Any]:
-        """The answer to one request."""
+        """The answer to one request; its result may be an iterator of a list's items."""
         try:
             request = json.loads(line)
         except RecursionError:
@@ -92,6 +136,25 @@ class ControlServer:
             return {"result": method(**params)}
         except VSwitchError as error:
             return {"error": str(error)}
+
+
+def _pieces(answer: dict[str, Any]) -> Iterator[bytes]:
+    """An answer as a line of JSON; nothing, where others may run."""
+    items = answer.get("result")
+    if not isinstance(items, Iterator):
+        yield json.dumps(answer).encode() + b"\n"
+        return
+    piece, separator = bytearray(b'{"result": ['), b""
+    for item in items:
+        if item is None:
+            yield b""
+            continue
+        piece += separator + json.dumps(item).encode()
+        separator = b", "
+        if len(piece) >= PIECE_BYTES:
+            yield bytes(piece)
+            piece.clear()
+    yield bytes(piece) + b"]}\n"
 
 
 def plain_words(error: msgspec.ValidationError) -> str:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -32,7 +32,14 @@ class Datapath(Protocol):
 
     punt_fd: int  # readable while punts wait
 
-    def poll_punts(self, limit: int = 64) -> list[Punt]: ...
+    def poll_punts(self, limit: int = 64) -> list[Punt]:
+        """Up to `limit` packets that wait for a decision, of all ports in turn. `punt_fd` stays readable while
+        there are more."""
+        ...
+
+    def hold_back_punts(self, port_no: int, until_ns: int) -> None:
+        """Drop what comes through a port and is for the agent until then (`punt_limited`)."""
+        ...
 
     def key_of(self, frame: bytes, in_port: int = 0, tunnel_id: int = 0) -> FlowKey:
         """The key that the dataplane's parser finds for a frame."""
@@ -61,6 +68,11 @@ class Datapath(Protocol):
         """Which bits of `ip_tos` tell flows apart: keys of entries have no others. None do at first."""
         ...
 
+    def set_drop_mask(self, number: int, mask: FlowKey) -> None:
+        """Have entries whose `drop_mask` is `number` + 1 stand for all packets that agree with them in these bits
+        of the key. There must be none of that number."""
+        ...
+
     def counted(self) -> list[int]:
         """Of the held packets that were released since the last call, those that flows' entries had forwarded
         and counted."""
@@ -86,6 +98,10 @@ class Datapath(Protocol):
 
     def flow_stats(self, keys: Iterable[FlowKey] | None = None) -> dict[FlowKey, FlowStats]:
         """Counters of these entries (all of them by default); entries that do not exist are left out."""
+        ...
+
+    def flow_stats_in_parts(self) -> Iterator[dict[FlowKey, FlowStats]]:
+        """Counters of all entries, some thousands at a time, each as it is by then; of some twice."""
         ...
 
     def set_meter(self, meter_id: int, config: MeterConfig) -> None:

@@ -11,7 +11,8 @@ AGING_NS = 300 * 1_000_000_000
 """How long an address is remembered that no packet came from (IEEE 802.1Q, table 8-6: what it recommends)."""
 
 MAX_ADDRESSES = 8192
-"""The address that was not heard of for the longest time makes room for another."""
+"""Of the port that has the most, the address that was not heard of for the longest time makes room for
+another: a flood of addresses at one port leaves those of others."""
 
 _MULTICAST_BIT = 1 << 40
 
@@ -32,6 +33,7 @@ class MacTable:
 
     def __init__(self) -> None:
         self._places: dict[tuple[int, int], tuple[int, int]] = {}  # to (port, last seen at)
+        self._at_port: dict[int, dict[tuple[int, int], None]] = {}
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """The addresses."""
@@ -43,13 +45,16 @@ class MacTable:
 
     def learn(self, vlan: int, mac: int, port: int, now_ns: int) -> list[tuple[int, int]]:
         """Note that a packet came from `mac`; the addresses whose port is another one since."""
-        before = self._places.pop((vlan, mac), None)
-        changed = [] if before is not None and before[0] == port else [(vlan, mac)]
+        before = self.port_of(vlan, mac)
+        changed = [] if before == port else [(vlan, mac)]
         if before is None and len(self._places) >= MAX_ADDRESSES:
-            oldest = next(iter(self._places))
-            del self._places[oldest]
+            fullest = max(self._at_port, key=lambda port_no: len(self._at_port[port_no]))
+            oldest = next(iter(self._at_port[fullest]))
+            self.forget(*oldest)
             changed.append(oldest)
+        self.forget(vlan, mac)
         self._places[vlan, mac] = port, now_ns
+        self._at_port.setdefault(port, {})[vlan, mac] = None
         return changed
 
     def aged(self, now_ns: int, aging_ns: int = AGING_NS) -> list[tuple[int, int]]:
@@ -66,4 +71,9 @@ class MacTable:
         return [address for address, (port, _seen) in self._places.items() if port not in ports]
 
     def forget(self, vlan: int, mac: int) -> None:
-        self._places.pop((vlan, mac), None)
+        place = self._places.pop((vlan, mac), None)
+        if place is not None:
+            at_port = self._at_port[place[0]]
+            del at_port[vlan, mac]
+            if not at_port:
+                del self._at_port[place[0]]

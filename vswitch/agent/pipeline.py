@@ -185,6 +185,11 @@ class Translation:
             and self.buckets == other.buckets
         )
 
+    @property
+    def is_unwanted(self) -> bool:
+        """Does no rule want these packets, and do they teach nothing?"""
+        return not (self.program or self.sources or self.destinations)
+
     def count(self, packets: int, octets: int, last_used_ns: int) -> None:
         self.packets += packets
         self.bytes += octets

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from vswitch.agent.request_parts import RequestParts
+from vswitch.agent.turns import Client
 from vswitch.openflow.connection import Connection, error_reply
 from vswitch.openflow.constants import (
     DEFAULT_MISS_SEND_LEN,
@@ -54,7 +55,7 @@ async def _at_once() -> None:
     """A peer that always reads."""
 
 
-class Session:
+class Session(Client):
     """`write` is called when the connection has something to send, and returns the bytes not yet sent;
     `close` ends the session from this side; `drained` returns when most of what was written has been sent, or
     when the connection has been closed since the peer does not take it.
@@ -71,6 +72,7 @@ class Session:
         drained: Callable[[], Awaitable[None]] = _at_once,
         primary: bool = False,
     ) -> None:
+        super().__init__()
         self.target = target
         self.primary = primary
         self.connection = connection

@@ -9,11 +9,15 @@ flows that it touches, or would now touch, are translated again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from vswitch.agent.bpdu import STP_ADDRESS
+from vswitch.agent.budget import PACKET_IN_NS, PuntBudget
 from vswitch.agent.datapath import Datapath
+from vswitch.agent.drops import DropMasks
+from vswitch.agent.fields import ETH_DST
 from vswitch.agent.flow_index import FlowIndex
 from vswitch.agent.memo import Memo
 from vswitch.agent.normal import AGING_NS, MacTable
@@ -64,6 +68,24 @@ MAX_FLOWS_WITH_REVERSE = MAX_FLOWS // 2
 """With more, flows get no reverse, which nobody may ask for: the room is for those that packets came of."""
 
 AGING_PERIOD_NS = 5_000_000_000
+
+PORT_SHARE = 8
+"""A port may have so many times the entries that are still free: one that fills the cache leaves some to others."""
+
+MAX_DROPS = 4096
+"""Entries for all packets of a kind that no rule wants; beyond, all are forgotten."""
+
+TURN_DOWN_NS = 5_000
+"""What it costs to turn a packet down."""
+
+VID = 0xFFF
+MAC_BITS = (1 << 48) - 1
+
+TURN_NS = 5_000_000
+"""How long packets are handled before others may run."""
+
+AT_ONCE = 16
+"""And how many of them between two looks at the clock."""
 
 MAX_UNFLUSHED = 4096
 """Translations with counters that their rules have not been given."""
@@ -137,6 +159,10 @@ class SlowPath:
         self.too_big_sent = 0
         self._memo = Memo()
         self._index = FlowIndex()
+        self._budget = PuntBudget()
+        self._drop_masks = DropMasks(datapath.set_drop_mask)
+        self._drops: set[FlowKey] = set()  # the keys of flows under drop masks
+        self._flows_of: Counter[int] = Counter()  # by port of arrival
         self._ending: dict[FlowKey, list[_Ending]] = {}  # the oldest first; seldom more than one
         # what was counted for the packets that were released last, by their handles
         self._in_hand: dict[int, tuple[Translation, int, int]] = {}
@@ -173,35 +199,70 @@ class SlowPath:
     def _change_world(self, world: World) -> None:
         self.world = world
         self._stale |= self._translations
-        self._memo.clear()
+        self._forget_treatments()
 
     # --- packets -----------------------------------------------------------------------------------------
 
     def handle_punts(self, limit: int = 64) -> int:
-        """Dispose of up to `limit` waiting packets; returns how many there were."""
+        """Dispose of up to `limit` waiting packets, for no longer than a turn; returns how many there were."""
         self.revalidate()
-        punts = self.datapath.poll_punts(limit)
-        self.retire_ended()
-        with self.datapath.together():
-            for punt in punts:
-                if punt.reason == PuntReason.MISS:
-                    self._miss(punt)
-                elif punt.reason == PuntReason.TOO_BIG:
-                    self._too_big(punt)
-                else:
-                    self._asked_for(punt)
-        return len(punts)
+        turn_ends_ns = self.clock() + TURN_NS
+        handled = 0
+        while handled < limit and self.clock() < turn_ends_ns:
+            punts = self.datapath.poll_punts(min(AT_ONCE, limit - handled))
+            if not punts:
+                break
+            self.retire_ended()
+            with self.datapath.together():
+                for punt in punts:
+                    self._handle(punt)
+            handled += len(punts)
+        return handled
+
+    def _handle(self, punt: Punt) -> None:
+        if punt.reason == PuntReason.MISS:
+            self._miss(punt)
+        elif punt.reason == PuntReason.TOO_BIG:
+            self._too_big(punt)
+        else:
+            self._asked_for(punt)
 
     def _asked_for(self, punt: Punt) -> None:
         """A program's Controller action sent this packet."""
         action = punt.action
+        if self._turn_down(punt, punt.key):
+            return
         self.datapath.discard(punt.packet, DropReason.DELIVERED)
         if action is None:
             return  # its program is gone meanwhile
         key = punt.key
         if key.in_port == 0:
             key = key._replace(in_port=Port.CONTROLLER)  # the frame of a packet-out
-        self.packet_in(PacketInEvent.of(key, action, punt.frame))
+        self._tell_controllers(PacketInEvent.of(key, action, punt.frame))
+
+    def _tell_controllers(self, event: PacketInEvent) -> None:
+        self.packet_in(event)
+        self._charge(event.in_port, PACKET_IN_NS)
+
+    def _charge(self, port_no: int, cost_ns: int) -> None:
+        """The packets of a port have cost so much time."""
+        if port_no not in self.world.ports:
+            return
+        now_ns = self.clock()
+        self._budget.charge(port_no, cost_ns, now_ns)
+        until_ns = self._budget.held_back_until(port_no, now_ns)
+        if until_ns is not None:
+            self.datapath.hold_back_punts(port_no, until_ns)
+
+    def _turn_down(self, punt: Punt, key: FlowKey) -> bool:
+        """Discard a packet whose port has cost too much, unless its sender is known; True if so."""
+        if not self._budget.is_spent(key.in_port, self.clock()):
+            return False
+        if self.macs.port_of(key.vlan_tci & VID, key.eth_src) == key.in_port:
+            return False
+        self.datapath.discard(punt.packet, DropReason.LIMITED)
+        self._charge(key.in_port, TURN_DOWN_NS)
+        return True
 
     def _too_big(self, punt: Punt) -> None:
         """Tell the sender of a packet that was dropped how long it may be, where it came from."""
@@ -222,7 +283,11 @@ class SlowPath:
             self.bpdus(key.in_port, frame)
             return
         flow = self.flows.get(key)
-        translation = self._learn(key, frame) if flow is None else flow.translation
+        translation = self._memo.find(key) if flow is None else flow.translation
+        if (translation is None or translation.asks_controller) and self._turn_down(punt, key):
+            return
+        if flow is None or translation is None:
+            translation = self._learn(key, frame, translation)
         octets = punt.bytes or len(frame)
         self._count(translation, punt.packets, octets, self.clock())
         self._in_hand[punt.packet] = translation, punt.packets, octets
@@ -231,7 +296,7 @@ class SlowPath:
         if not program:
             self.datapath.discard(punt.packet, translation.drop)
         elif len(program) == 1 and isinstance(program[0], Controller) and whole:
-            self.packet_in(PacketInEvent.of(key, program[0], frame))
+            self._tell_controllers(PacketInEvent.of(key, program[0], frame))
             self.datapath.discard(punt.packet, DropReason.DELIVERED)
         else:
             self._execute(punt, program)
@@ -248,24 +313,67 @@ class SlowPath:
         except VSwitchError:  # no room for the program
             self.datapath.discard(punt.packet, DropReason.RULE)
 
-    def _learn(self, key: FlowKey, frame: bytes) -> Translation:
-        """Translate a new flow and install it, its reverse too."""
-        translation = self._memo.find(key)
-        if translation is not None:
-            self._learn_sources(translation)
+    def _learn(self, key: FlowKey, frame: bytes, translation: Translation | None) -> Translation:
+        """Install a new flow, its reverse too; translate it first if the memo has no translation."""
+        if translation is None:
+            began_ns = self.clock()
+            translation = self._translate_packet(key, frame)
+            self._install_new(key, translation)
+            self._charge(key.in_port, self.clock() - began_ns)
         else:
+            self._learn_sources(translation)
+            self._install_new(key, translation)
+        return translation
+
+    def _translate_packet(self, key: FlowKey, frame: bytes) -> Translation:
+        translation = translate(Packet(key, frame), self.world)
+        if not self._learn_sources(translation).isdisjoint(translation.destinations):
             translation = translate(Packet(key, frame), self.world)
-            if not self._learn_sources(translation).isdisjoint(translation.destinations):
-                translation = translate(Packet(key, frame), self.world)
-            if translation.uncacheable is None:
-                self._memo.add(key, translation)
+        if translation.uncacheable is None:
+            self._memo.add(key, translation)
+        return translation
+
+    def _install_new(self, key: FlowKey, translation: Translation) -> None:
         if translation.uncacheable is not None:
             self.uncacheable += 1
-        elif len(self.flows) < MAX_FLOWS:
+        elif translation.is_unwanted and not key.remarks:
+            self._install_drop(key, translation)
+        elif self._has_room(key.in_port):
             self._install(key, translation, proactive=False)
             if self.proactive_reverse and len(self.flows) < MAX_FLOWS_WITH_REVERSE:
                 self._install_reverse(key, translation)
-        return translation
+
+    def _has_room(self, port_no: int) -> bool:
+        """May the cache take one more flow that comes through this port?"""
+        return self._flows_of[port_no] < PORT_SHARE * (MAX_FLOWS - len(self.flows))
+
+    def _install_drop(self, key: FlowKey, translation: Translation) -> None:
+        """Have the datapath drop all packets that are treated so, by one entry under a mask."""
+        masks = translation.masks
+        if self.bpdus is not None:  # which no entry may catch
+            masks = tuple(sorted({**dict(masks), ETH_DST: MAC_BITS}.items()))
+        masked = self._drop_masks.key(key, masks)
+        if masked is None or len(self._drops) >= MAX_DROPS:
+            self._forget_drops()
+            masked = self._drop_masks.key(key, masks)
+        assert masked is not None
+        if masked not in self.flows and len(self.flows) < MAX_FLOWS:
+            self._install(masked, translation, proactive=False)
+            self._drops.add(masked)
+
+    def drop_mask(self, key: FlowKey) -> FlowKey | None:
+        """The mask that a flow's key is under, if it is."""
+        return self._drop_masks.mask(key)
+
+    def _forget_drops(self) -> None:
+        for key in list(self._drops):
+            self._remove(self.flows[key])
+        self._drop_masks.clear()
+
+    def _forget_treatments(self) -> None:
+        """Something has changed that translations depend on: what stands for many packets goes."""
+        self._memo.clear()
+        self._forget_drops()
 
     def _translate(self, key: FlowKey) -> Translation:
         """By the memo, or anew. Raises OutsideKey when the key does not tell what the translation is."""
@@ -324,6 +432,7 @@ class SlowPath:
         except VSwitchError:  # no room for the program: the flow goes on packet by packet
             return
         flow = self.flows[key] = CachedFlow(key, translation, proactive)
+        self._flows_of[key.in_port] += 1
         self._link(flow)
 
     def _remove(self, flow: CachedFlow) -> None:
@@ -335,11 +444,14 @@ class SlowPath:
     def _forget(self, flow: CachedFlow) -> None:
         self._unlink(flow)
         del self.flows[flow.key]
+        self._flows_of[flow.key.in_port] -= 1
+        self._drops.discard(flow.key)
 
     def _link(self, flow: CachedFlow) -> None:
         translation = flow.translation
         translation.flows.add(flow)
-        self._index.add(flow)
+        if not flow.key.drop_mask:  # those under a mask do not outlive a new rule
+            self._index.add(flow)
         if len(translation.flows) == 1:
             self._translations.add(translation)
             for step in translation.steps:
@@ -353,7 +465,8 @@ class SlowPath:
     def _unlink(self, flow: CachedFlow) -> None:
         translation = flow.translation
         translation.flows.discard(flow)
-        self._index.remove(flow)
+        if not flow.key.drop_mask:
+            self._index.remove(flow)
         if translation.flows:
             return
         self._translations.discard(translation)
@@ -428,25 +541,25 @@ class SlowPath:
                 self._stale |= rule.flows
             if rule.tos_mask:
                 self._stale |= self._dependents_on((On.REMARK,))
-        self._memo.clear()
+        self._forget_treatments()
 
     def groups_changed(self, groups: Iterable[Group]) -> None:
         """Groups were changed or deleted, or what they watch went up or down."""
         for group in groups:
             self._stale |= group.flows
-        self._memo.clear()
+        self._forget_treatments()
 
     def meters_changed(self, meter_ids: Iterable[int]) -> None:
         """Meters were changed: whether one remarks matters to what is looked up after it."""
         for meter_id in meter_ids:
             self._stale |= self._dependents_on((On.METER, meter_id))
-        self._memo.clear()
+        self._forget_treatments()
 
     def ports_changed(self) -> None:
         """Ports came, went, were configured, or their links did."""
         before, after = self._port_states, self._states_of_ports()
         self._port_states = after
-        self._memo.clear()
+        self._forget_treatments()
         for address in self.macs.of_other_ports_than(after.keys()):
             self.macs.forget(*address)
             self._stale |= self._dependents_on((On.ADDRESS, *address))
@@ -576,10 +689,14 @@ class SlowPath:
             del self._ending[key]
         return ending
 
-    def credit_all(self) -> None:
-        """Bring all counters of rules and groups up to date."""
+    def credit_all(self) -> Iterator[None]:
+        """Bring all counters of rules and groups up to date, part by part: what happens between them is counted
+        later."""
         self.retire_ended()
-        self._credit_live(self.datapath.flow_stats())
+        for part in self.datapath.flow_stats_in_parts():
+            self._credit_live(part)
+            yield
+        self._flush()
 
     def credit_rules(self, rules: Iterable[Rule]) -> None:
         """Bring these rules' counters up to date, as far as the datapath has carried out its commands."""

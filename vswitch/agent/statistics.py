@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vswitch.agent import meters
@@ -44,6 +44,11 @@ NEED_SETTLING = frozenset(
 )
 """Statistics that count packets: everything before the request must have reached the datapath."""
 
+NEED_CREDIT = frozenset(
+    {MultipartType.FLOW, MultipartType.AGGREGATE, MultipartType.TABLE, MultipartType.GROUP}
+)
+"""Statistics for which the counters of cached flows must have been given to their rules and groups."""
+
 GROUP_CAPABILITIES = sum(GroupCapability)
 
 
@@ -53,8 +58,9 @@ class Statistics:
     def __init__(self, switch: OpenFlowSwitch) -> None:
         self.switch = switch
 
-    def answer(self, kind: int, request: Any) -> Sequence[Any]:
-        """The items of the reply; raises OpenFlowError for what is refused."""
+    def answer(self, kind: int, request: Any) -> Iterable[Any]:
+        """The items of the reply, of which there may be many, one by one; raises OpenFlowError for what is
+        refused."""
         return self.ANSWERS[kind](self, request)
 
     def _desc(self, _request: mp.Empty) -> list[mp.Desc]:
@@ -63,9 +69,8 @@ class Statistics:
 
     # --- rules -------------------------------------------------------------------------------------------
 
-    def _flow_stats(self, wanted: mp.FlowFilter) -> list[mp.FlowStats]:
-        self.switch.slowpath.credit_all()
-        return [self._stats_of(rule) for rule in self.switch.tables.select(wanted)]
+    def _flow_stats(self, wanted: mp.FlowFilter) -> Iterable[mp.FlowStats]:
+        return map(self._stats_of, self.switch.tables.select(wanted))
 
     def _stats_of(self, rule: Rule) -> mp.FlowStats:
         return mp.FlowStats(
@@ -83,14 +88,12 @@ class Statistics:
         )
 
     def _aggregate(self, wanted: mp.FlowFilter) -> list[mp.Aggregate]:
-        self.switch.slowpath.credit_all()
-        rules = self.switch.tables.select(wanted)
+        rules = list(self.switch.tables.select(wanted))
         return [
             mp.Aggregate(sum(rule.packets for rule in rules), sum(rule.bytes for rule in rules), len(rules))
         ]
 
     def _table_stats(self, _request: mp.Empty) -> list[mp.TableStats]:
-        self.switch.slowpath.credit_all()
         return [
             mp.TableStats(table.table_id, len(table.rules), table.lookups, table.matched)
             for table in self.switch.tables.tables
@@ -142,7 +145,6 @@ class Statistics:
     # --- groups ------------------------------------------------------------------------------------------
 
     def _group_stats(self, wanted: group_wire.GroupStatsRequest) -> list[group_wire.GroupStats]:
-        self.switch.slowpath.credit_all()
         tables, groups = self.switch.tables, self.switch.groups
         return [
             group_wire.GroupStats(
@@ -206,7 +208,7 @@ class Statistics:
         """(seconds, nanoseconds) since then."""
         return divmod(max(0, self.switch.clock() - since_ns), SECOND_NS)
 
-    ANSWERS: ClassVar[dict[int, Callable[[Statistics, Any], Sequence[Any]]]] = {
+    ANSWERS: ClassVar[dict[int, Callable[[Statistics, Any], Iterable[Any]]]] = {
         MultipartType.DESC: _desc,
         MultipartType.FLOW: _flow_stats,
         MultipartType.AGGREGATE: _aggregate,

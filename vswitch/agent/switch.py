@@ -6,7 +6,6 @@ What is not in OpenFlowSwitch.HANDLERS is answered by OFPBRC_BAD_TYPE.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple
@@ -23,8 +22,9 @@ from vswitch.agent.session import MAX_UNSENT_BYTES, AsyncConfig, Session
 from vswitch.agent.slowpath import PacketInEvent, SlowPath
 from vswitch.agent.snoopers import Snoopers
 from vswitch.agent.standalone import Standalone
-from vswitch.agent.statistics import NEED_SETTLING, Statistics
+from vswitch.agent.statistics import NEED_CREDIT, NEED_SETTLING, Statistics
 from vswitch.agent.tables import SECOND_NS, Change, FlowTables, Removal
+from vswitch.agent.turns import Client, Turns
 from vswitch.config import StpSettings
 from vswitch.openflow import messages as m
 from vswitch.openflow import multipart as mp
@@ -61,14 +61,14 @@ from vswitch.openflow.oxm import Match
 from vswitch.openflow.queues import QueueGetConfigReply, QueueGetConfigRequest
 from vswitch.openflow.table_features import TableFeaturesRequest
 
+Replies = Iterable[Message | None]
+"""None: others may run before the next."""
+
 CAPABILITIES = Capability.FLOW_STATS | Capability.TABLE_STATS | Capability.PORT_STATS | Capability.GROUP_STATS
 MAX_PACKET_IN_DATA = 65_000
 """A packet-in, as every message, is shorter than 64 KiB."""
 
 UNDEFINED_GENERATION = 0xFFFF_FFFF_FFFF_FFFF
-BURST = 64
-"""Messages that are handled before others may run."""
-
 _ETHERNET_HEADER = 14
 _CHANGES_STATE = frozenset(
     {
@@ -106,6 +106,7 @@ class OpenFlowSwitch:
         self.name = name
         self.dpid = dpid
         self.clock = clock
+        self.turns = Turns(clock)
         self.sessions: list[Session] = []
         self.snoopers = Snoopers()
         self._dropped_before = Counter(packet_ins_dropped=0, notices_dropped=0)  # of sessions that have ended
@@ -160,30 +161,51 @@ class OpenFlowSwitch:
         """
         connection = session.connection
         connection.take_in(data, self.clock())
-        for number, message in enumerate(connection.messages()):
-            if number % BURST == BURST - 1 or session.unsent_bytes > MAX_UNSENT_BYTES:
-                await self._give_way(session)
-                if connection.closed is not None:
-                    break
+        await self.turns.take(session)
+        for message in connection.messages():
+            if not await self._may_go_on(session):
+                break
+            if message is None:
+                continue
             if self.needs_settling(message):
                 session.flush()
                 await self.settle()
-            self.handle(session, message)
+                if self.turns.is_over(session):
+                    await self.turns.take(session)
+            if isinstance(message, mp.MultipartRequest) and message.kind in NEED_CREDIT:
+                await self.credit_all(session)
+            for reply in self.handle(session, message):
+                if reply is not None:
+                    session.reply(reply)
+                if not await self._may_go_on(session):
+                    break
         self.slowpath.revalidate()
         if self._ended:
             await self.settle()
         session.flush()
 
-    async def _give_way(self, session: Session) -> None:
-        """Let others run between two messages of a session, for as long as its peer has too much to read."""
-        session.flush()
-        await asyncio.sleep(0)
+    async def _may_go_on(self, session: Session) -> bool:
+        """Let others run if the session has had its turn, or its peer has too much to read; False when its
+        connection has closed meanwhile."""
+        if session.unsent_bytes > MAX_UNSENT_BYTES:
+            session.flush()
         if session.unsent_bytes > MAX_UNSENT_BYTES:
             self.slowpath.revalidate()  # packets do not wait for the peer
             await session.drained()
+        if self.turns.is_over(session):
+            session.flush()
+            await self.turns.take(session)
+        return session.connection.closed is None
 
-    def handle(self, session: Session, message: Message) -> None:
-        """Carry out one message of an open session; answers and errors are queued in the session."""
+    async def credit_all(self, client: Client) -> None:
+        """Bring all counters of rules and groups up to date, in the client's turns."""
+        for _part in self.slowpath.credit_all():
+            if self.turns.is_over(client):
+                await self.turns.take(client)
+
+    def handle(self, session: Session, message: Message) -> Replies:
+        """Carry out one message of an open session. Errors are queued in the session, and answers that are short;
+        the parts of those that may be long come one by one."""
         if self.standalone is not None and session.primary:
             self.standalone.heard()
         try:
@@ -192,9 +214,10 @@ class OpenFlowSwitch:
                 raise OpenFlowError(BadRequest.BAD_TYPE, f"{message.TYPE.name} is not for a switch")
             if session.role == Role.SLAVE and message.TYPE in _CHANGES_STATE:
                 raise OpenFlowError(BadRequest.IS_SLAVE)
-            handler(self, session, message)
+            return handler(self, session, message) or ()
         except (OpenFlowError, ExperimenterError) as error:
             session.connection.refuse(error, message)
+            return ()
 
     @staticmethod
     def needs_settling(message: Message) -> bool:
@@ -284,7 +307,7 @@ class OpenFlowSwitch:
         if answer is not None:
             session.reply(answer)
 
-    def _multipart(self, session: Session, request: mp.MultipartRequest) -> None:
+    def _multipart(self, session: Session, request: mp.MultipartRequest) -> Replies:
         body = request.request
         if isinstance(body, TableFeaturesRequest):
             if session.role == Role.SLAVE and body.body:
@@ -292,10 +315,9 @@ class OpenFlowSwitch:
             more = bool(request.flags & mp.MORE)
             whole = session.request_parts.join(request.xid, request.received, body.body, more)
             if whole is None:
-                return
+                return ()
             body = TableFeaturesRequest(whole)
-        for part in mp.replies(request.kind, self.statistics.answer(request.kind, body), request.xid):
-            session.reply(part)
+        return mp.replies(request.kind, self.statistics.answer(request.kind, body), request.xid)
 
     # --- rules, groups, meters ---------------------------------------------------------------------------
 
@@ -459,7 +481,9 @@ class OpenFlowSwitch:
         for session in self.sessions:
             session.notify(message)
 
-    HANDLERS: ClassVar[dict[MessageType, Callable[[OpenFlowSwitch, Session, Any], None]]] = {
+    HANDLERS: ClassVar[
+        dict[MessageType, Callable[[OpenFlowSwitch, Session, Any], Replies | None]]
+    ] = {
         MessageType.ERROR: _error,
         MessageType.EXPERIMENTER: _experimenter,
         MessageType.FEATURES_REQUEST: _features,

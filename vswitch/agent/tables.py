@@ -135,6 +135,9 @@ class Table:
 
     def within(self, wanted: Match) -> Iterator[Rule]:
         """The rules that match nothing but what `wanted` matches too."""
+        if not wanted.shape:
+            yield from self.rules.values()
+            return
         wanted_masks = dict(wanted.shape)
         for shape, matches in self._by_shape.items():
             if shape == wanted.shape:
@@ -202,20 +205,16 @@ class FlowTables:
     def __iter__(self) -> Iterator[Rule]:
         """All rules, by table, the highest priority first."""
         for table in self.tables:
-            yield from sorted(table.rules.values(), key=lambda rule: -rule.priority)
+            yield from _by_priority(table.rules.values())
 
-    def select(self, wanted: FlowFilter) -> list[Rule]:
+    def select(self, wanted: FlowFilter) -> Iterator[Rule]:
         """The rules that a flow or aggregate request asks about, by table, the highest priority first."""
-        selected = []
         for table in self._named(wanted.table_id):
-            found = [
-                rule
-                for rule in table.within(wanted.match)
-                if (rule.cookie ^ wanted.cookie) & wanted.cookie_mask == 0
-                and rule.sends_to(wanted.out_port, wanted.out_group)
-            ]
-            selected += sorted(found, key=lambda rule: -rule.priority)
-        return selected
+            for rule in _by_priority(table.within(wanted.match)):
+                if (rule.cookie ^ wanted.cookie) & wanted.cookie_mask == 0 and rule.sends_to(
+                    wanted.out_port, wanted.out_group
+                ):
+                    yield rule
 
     def of_group(self, group_id: int) -> list[Rule]:
         """The rules that name a group."""
@@ -364,6 +363,11 @@ class FlowTables:
         meter_id = rule.instructions.meter_id
         if meter_id is not None:
             _discard(self._of_meter, meter_id, rule)
+
+
+def _by_priority(rules: Iterable[Rule]) -> list[Rule]:
+    """The rules, the highest priority first."""
+    return sorted(rules, key=operator.attrgetter("priority"), reverse=True)
 
 
 def _discard(rules: dict[int, set[Rule]], number: int, rule: Rule) -> None:

@@ -34,6 +34,9 @@ FAREWELL_S = 0.5
 REFUSAL_NEWS_NS = 10_000_000_000
 """After as long a time, that somebody was refused is news again."""
 
+MAX_GUESTS = 64
+"""Sessions of one listener."""
+
 READ_SIZE = 1 << 16
 SIOCOUTQ = 0x5411
 DEFAULT_PORT = 6653
@@ -175,6 +178,8 @@ async def listen(
 
     quiet_until_ns = clock()
 
+    guests = Guests(switch, clock)
+
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal quiet_until_ns
         ours, far = (Endpoint(*writer.get_extra_info(name)[:2]) for name in ("sockname", "peername"))
@@ -186,13 +191,13 @@ async def listen(
                 quiet_until_ns = clock() + REFUSAL_NEWS_NS
             await _turn_away(reader, writer, problem)
             return
-        log.info("listener %s: connected", peer)
-        _session, serving = start_session(switch, peer, reader, writer, clock)
-        with contextlib.suppress(asyncio.CancelledError):  # at the end; asyncio would tell of it as of a bug
-            log.info("listener %s: connection ended (%s)", peer, await serving)
+        await guests.serve(peer, reader, writer)
 
     try:
-        return await asyncio.start_server(accept, target.host, target.port, ssl=tls)
+        handshake_s = None if tls is None else CONNECT_TIMEOUT_S
+        return await asyncio.start_server(
+            accept, target.host, target.port, ssl=tls, ssl_handshake_timeout=handshake_s
+        )
     except OSError as error:
         raise ConfigError(
             "listen", f"cannot listen at {target.text} ({_phrase(error)})", "a free port"
@@ -209,6 +214,43 @@ async def _turn_away(reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
         await asyncio.wait_for(reader.read(READ_SIZE), FAREWELL_S)
         await asyncio.wait_for(reader.read(READ_SIZE), FAREWELL_S)
     writer.close()
+
+
+class Guests:
+    """The sessions that one listener has accepted, no more than MAX_GUESTS: for one more, one that has not said
+    hello yet makes room."""
+
+    def __init__(self, switch: OpenFlowSwitch, clock: Callable[[], int]) -> None:
+        self._switch = switch
+        self._clock = clock
+        self._writers: dict[Session, asyncio.StreamWriter] = {}  # the longest there first
+
+    async def serve(self, peer: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve who has connected, until the connection ends."""
+        if not self._has_room():
+            log.info("listener %s: refused, %d others are connected", peer, MAX_GUESTS)
+            writer.close()
+            return
+        log.info("listener %s: connected", peer)
+        session, serving = start_session(self._switch, peer, reader, writer, self._clock)
+        self._writers[session] = writer
+        try:
+            log.info("listener %s: connection ended (%s)", peer, await serving)
+        except asyncio.CancelledError:
+            pass  # at the end; asyncio would tell of it as of a bug
+        finally:
+            self._writers.pop(session, None)
+
+    def _has_room(self) -> bool:
+        if len(self._writers) < MAX_GUESTS:
+            return True
+        for session, writer in self._writers.items():
+            if not session.connection.established:
+                session.connection.close("it has said no hello, and others wait")
+                writer.transport.abort()
+                del self._writers[session]
+                return True
+        return False
 
 
 def start_session(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
@@ -17,7 +17,8 @@ from vswitch.agent.switch import OpenFlowSwitch, port_config_names
 from vswitch.agent.tables import SECOND_NS, Rule
 from vswitch.agent.trace import build_frame, explain, parse_flow
 from vswitch.errors import ConfigError
-from vswitch.flow import VLAN_PRESENT, FlowKey, FlowStats, PortInfo
+from vswitch.flow import NEVER_USED, VLAN_PRESENT, FlowKey, FlowStats, PortInfo
+from vswitch.keys import EVERY_BIT
 from vswitch.openflow import experimenter as ex
 from vswitch.openflow.constants import Port
 from vswitch.openflow.oxm import ARP, BY_NAME, IPV4, IPV6, MPLS, MPLS_MULTICAST, format_value
@@ -39,6 +40,9 @@ SETTABLE_BY_HAND: dict[str, type] = {
         ex.RoleSet,
     )
 }
+
+FLOWS_AT_ONCE = 64
+"""Cached flows whose counters are read before others may run."""
 
 ETHERNET_HEADER = 14
 _VID = 0xFFF
@@ -88,17 +92,19 @@ class SwitchView:
         ports = {info.name: info.counters._asdict() for info in sorted(self.switch.datapath.ports())}
         return {"reasons": reasons(self.switch), "ports": ports}
 
-    def flows(self) -> list[dict[str, Any]]:
-        stats = self.switch.datapath.flow_stats()
-        return [
-            self._flow(flow, stats.get(key, FlowStats(0, 0, 0)))
-            for key, flow in self.switch.slowpath.flows.items()
-        ]
+    def flows(self) -> Iterator[dict[str, Any]]:
+        flows = list(self.switch.slowpath.flows.values())
+        for start in range(0, len(flows), FLOWS_AT_ONCE):
+            part = flows[start : start + FLOWS_AT_ONCE]
+            stats = self.switch.datapath.flow_stats([flow.key for flow in part])
+            for flow in part:
+                yield self._flow(flow, stats.get(flow.key, NEVER_USED))
 
     def _flow(self, flow: CachedFlow, stats: FlowStats) -> dict[str, Any]:
         idle_ns = self.switch.clock() - stats.last_used_ns if stats.last_used_ns else None
+        mask = self.switch.slowpath.drop_mask(flow.key)
         return {
-            "key": describe_key(flow.key),
+            "key": describe_key(flow.key) if mask is None else describe_masked(flow.key, mask),
             "actions": [describe_action(action) for action in flow.translation.program] or ["drop"],
             "proactive": flow.proactive,
             "packets": stats.packets,
@@ -106,9 +112,12 @@ class SwitchView:
             "idle": None if idle_ns is None else round(idle_ns / SECOND_NS, 3),
         }
 
-    def rules(self) -> list[dict[str, Any]]:
-        self.switch.slowpath.credit_all()
-        return [self._rule(rule) for rule in self.switch.tables]
+    def rules(self) -> Iterator[dict[str, Any] | None]:
+        """None: others may run."""
+        for _part in self.switch.slowpath.credit_all():
+            yield None
+        for rule in self.switch.tables:
+            yield self._rule(rule)
 
     def _rule(self, rule: Rule) -> dict[str, Any]:
         return {
@@ -236,6 +245,21 @@ def describe_key(key: FlowKey) -> dict[str, Any]:
             shown[name] = str(IPv4Address(key._asdict()[name]))
         elif key.eth_type == IPV6:
             shown[name] = str(IPv6Address(key._asdict()[name]))
+    return shown
+
+
+def describe_masked(key: FlowKey, mask: FlowKey) -> dict[str, Any]:
+    """The key of an entry for all packets that agree with it under a mask: the fields of the mask alone, with the
+    mask where it has not all bits."""
+    values, masks, whole = describe_key(key), describe_key(mask), EVERY_BIT._asdict()
+    shown = {}
+    for name, bits in mask._asdict().items():
+        if name.startswith("eth_") and bits:
+            whole[name] &= (1 << 48) - 1 if name != "eth_type" else 0xFFFF
+        if bits:
+            shown[name] = (
+                values.get(name, 0) if bits == whole[name] else f"{values.get(name, 0)}/{masks[name]}"
+            )
     return shown
 
 

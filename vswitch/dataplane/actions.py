@@ -38,6 +38,7 @@ from vswitch.layout import (
     PUNT_TAIL_OFFSET,
     PUNTS,
     REMARKS_SHIFT,
+    REPORTS,
     TOO_BIG_BURST,
     TOO_BIG_INTERVAL_NS,
     WAKE_OFFSET,
@@ -82,9 +83,11 @@ def forward(mem, t, group):
         return
     received = take_group(mem, t, group)
     if place == flow_table.NOT_FOUND:
-        t["key"][KEY_TOS] |= first["tos"]
-        punt(mem, t, PuntKind.MISS.value, 0, received, 0)
-        return
+        place = flow_table.find_drop(t)
+        if place == flow_table.NOT_FOUND:
+            t["key"][KEY_TOS] |= first["tos"]
+            punt(mem, t, PuntKind.MISS.value, 0, received, 0)
+            return
     flow = t["flows"][place]
     flow["packets"] += t["outgoing"]["frames"]
     flow["bytes"] += received
@@ -369,7 +372,7 @@ def _report_if_too_big(mem, t, tunnel):
     size = out["gso_size"] if is_super_frame(out) else out["payload_len"]
     if out["header_len"] - out["l3"] + size <= mtu:
         return
-    if not _may_report(t, port) or not _has_room_for_punt(mem, t):
+    if not _may_report(t, port) or _is_limited(t, port) or not _has_room_for_punt(mem, t, port):
         t["counters"][Counter.PACKET_TOO_BIG_SUPPRESSED.value] += 1
         return
     save(mem, t, UNCUT)
@@ -390,8 +393,15 @@ def _may_report(t, port):
 
 
 @compiled
-def _has_room_for_punt(mem, t):
-    if t["free_punt_count"] == 0 or t["outgoing"]["bytes"] > PUNT_SLOT_SIZE:
+def _is_limited(t, port):
+    """Whether the agent wants no packets of the port for now."""
+    return t["now_ns"] < port["punts_from_ns"]
+
+
+@compiled
+def _has_room_for_punt(mem, t, port):
+    """Whether there is a punt slot, of which the port has its share."""
+    if port["punts"] >= t["free_punt_count"] or t["outgoing"]["bytes"] > PUNT_SLOT_SIZE:
         return False
     return acquire64(mem, PUNT_HEAD_OFFSET) - acquire64(mem, PUNT_TAIL_OFFSET) < PUNTS
 
@@ -405,16 +415,21 @@ def punt(mem, t, kind, action, received, mtu):
     for a super-frame's.
     """
     out = t["outgoing"]
-    if not _has_room_for_punt(mem, t):
+    port = t["ports"][out["in_port"]]
+    if _is_limited(t, port):
+        t["counters"][Counter.PUNT_LIMITED.value] += 1
+        return
+    if not _has_room_for_punt(mem, t, port):
         t["counters"][Counter.PUNT_OVERFLOW.value] += 1
         return
+    port["punts"] += 1
     head = acquire64(mem, PUNT_HEAD_OFFSET)
     t["free_punt_count"] -= 1
     slot = t["free_punts"][t["free_punt_count"]]
     at = t["punt_memory"] + slot * PUNT_SLOT_SIZE
     write_packet(mem, t, at)
     length = out["bytes"]
-    if t["ports"][out["in_port"]]["kind"] == PortKind.PACKET.value:
+    if port["kind"] == PortKind.PACKET.value:
         while length < SHORTEST:  # as it is on the medium
             store8(mem, at + length, 0)
             length += 1
@@ -458,9 +473,9 @@ def punt(mem, t, kind, action, received, mtu):
 @compiled
 def report_evicted(mem, t, key, packets, bytes_, last_used_ns):
     """Tell the agent that an entry ends, with its counters, and how many commands were applied before; False
-    when the ring is full (try later)."""
+    when the ring has no room for reports (try later)."""
     head = acquire64(mem, PUNT_HEAD_OFFSET)
-    if head - acquire64(mem, PUNT_TAIL_OFFSET) >= PUNTS:
+    if head - acquire64(mem, PUNT_TAIL_OFFSET) >= REPORTS:
         return False
     row = t["punts"][head & (PUNTS - 1)]
     row["kind"] = PuntKind.EVICTED.value

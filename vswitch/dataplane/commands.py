@@ -19,6 +19,7 @@ from vswitch.layout import (
     CURSOR_UNORDERED,
     FLOWS,
     HELD_BUCKETS,
+    KEY_WORDS,
     NO_SLOT,
     PUNT_SLOT_SIZE,
     Command,
@@ -140,6 +141,11 @@ def _apply(mem, t, command):
             for bucket in range(HELD_BUCKETS):
                 _forward_waiting(mem, t, bucket, args[1])
 
+    elif op == Command.DROP_MASK.value:
+        for word in range(KEY_WORDS):
+            t["drop_masks"][args[0]][word] = command["key"][word]
+        t["drop_mask_count"] = max(t["drop_mask_count"], args[0] + 1)
+
 
 @compiled
 def _answer(t, command, place):
@@ -158,6 +164,7 @@ def _answer(t, command, place):
 def _free_punt(t, command, slot):
     """Take a slot back; the answer is whether the flow's entry has counted its packet."""
     command["ended"] = 1 if t["held"][slot]["state"] == Held.COUNTED.value else 0
+    t["ports"][t["held"][slot]["in_port"]]["punts"] -= 1
     t["free_punts"][t["free_punt_count"]] = slot
     t["free_punt_count"] += 1
 

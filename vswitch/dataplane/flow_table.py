@@ -9,7 +9,16 @@ from vswitch.dataplane.ethernet import ETH_ARP, ETH_MPLS, ETH_MPLS_MULTICAST, ET
 from vswitch.dataplane.hashing import mix
 from vswitch.dataplane.intrinsics import assign, load16, load32, load_be64, pointer_to
 from vswitch.dataplane.parse import FORWARD, l4_ports, parse
-from vswitch.layout import FLOW_EMPTY, FLOW_USED, FLOWS, FLOWS_LIMIT, KEY_TOS, KEY_WORDS
+from vswitch.layout import (
+    FLOW_EMPTY,
+    FLOW_USED,
+    FLOWS,
+    FLOWS_LIMIT,
+    KEY_KIND,
+    KEY_TOS,
+    KEY_WORDS,
+    MASK_SHIFT,
+)
 
 NOT_FOUND = -1
 
@@ -96,6 +105,20 @@ def find(t, key):
         if flow["hash"] == hashed and _same_key(flow["key"], key):
             return place
         place = (place + 1) & (FLOWS - 1)
+
+
+@compiled
+def find_drop(t):
+    """Index of an entry for all packets that agree with `t['key']` under a drop mask, or NOT_FOUND."""
+    for number in range(t["drop_mask_count"]):
+        mask = t["drop_masks"][number]
+        for word in range(KEY_WORDS):
+            t["masked_key"][word] = t["key"][word] & mask[word]
+        t["masked_key"][KEY_KIND] |= (number + 1) << MASK_SHIFT
+        place = find(t, t["masked_key"])
+        if place != NOT_FOUND:
+            return place
+    return NOT_FOUND
 
 
 @compiled

@@ -4,7 +4,7 @@
     connection = Connection(now_ns)
     transport.write(connection.data_to_send())          # the hello
     connection.take_in(data, now_ns)
-    for message in connection.messages():               # only well-formed ones of an open session
+    for message in connection.messages():               # only well-formed ones of an open session, or None
         ...
     transport.write(connection.data_to_send())
 
@@ -105,7 +105,7 @@ class Connection:
     def receive(self, data: bytes, now_ns: int) -> list[Message]:
         """The messages that `data` completes. Hellos and echoes are dealt with here."""
         self.take_in(data, now_ns)
-        return list(self.messages())
+        return [message for message in self.messages() if message is not None]
 
     def take_in(self, data: bytes, now_ns: int) -> None:
         """Note that `data` came; messages() tells what it completes."""
@@ -114,9 +114,10 @@ class Connection:
             self._probed = False
             self._buffer += data
 
-    def messages(self) -> Iterator[Message]:
-        """The messages that are complete. Each is looked at when its turn comes, so that what is answered to
-        those before, is answered before: a barrier ahead of the error of what follows it."""
+    def messages(self) -> Iterator[Message | None]:
+        """The messages that are complete; None for each that was dealt with here. Each is looked at when its turn
+        comes, so that what is answered to those before, is answered before: a barrier ahead of the error of what
+        follows it."""
         offset = 0
         while self.closed is None and len(self._buffer) - offset >= HEADER.size:
             length = HEADER.unpack_from(self._buffer, offset)[2]
@@ -129,8 +130,7 @@ class Connection:
             self._observe(frame)
             message = self._message(frame)
             offset += length
-            if message is not None:
-                yield message
+            yield message
         del self._buffer[:offset]
 
     def attend(self, now_ns: int) -> None:

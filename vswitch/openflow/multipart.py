@@ -36,6 +36,9 @@ from vswitch.openflow.wire import field_text, text_field, unpack
 MORE = 1
 """OFPMPF_REQ_MORE and OFPMPF_REPLY_MORE."""
 
+ITEMS_AT_ONCE = 32
+"""Items of a reply that are encoded before others may run."""
+
 _HEADER = Struct("!HH4x")
 MAX_ITEM_LENGTH = MAX_MESSAGE_LENGTH - HEADER.size - _HEADER.size
 """An item of a reply is in one message as a whole."""
@@ -330,7 +333,7 @@ class MultipartReply(Message):
     TYPE: ClassVar = MessageType.MULTIPART_REPLY
     LAYOUT: ClassVar = _HEADER
     kind: int
-    items: tuple[ReplyItem, ...]
+    items: tuple[ReplyItem | Encoded, ...]
     flags: int = 0
 
     def body(self) -> bytes:
@@ -353,15 +356,29 @@ class MultipartReply(Message):
         return cls(kind, tuple(items), flags, xid=xid)
 
 
-def replies(kind: int, items: Iterable[ReplyItem], xid: int) -> Iterator[MultipartReply]:
-    """The reply to one request, in as many messages as its length needs; at least one."""
-    part: list[ReplyItem] = []
+@dataclass(frozen=True)
+class Encoded:
+    """An item as its bytes."""
+
+    data: bytes
+
+    def encode(self) -> bytes:
+        return self.data
+
+
+def replies(kind: int, items: Iterable[ReplyItem], xid: int) -> Iterator[MultipartReply | None]:
+    """The reply to one request, in as many messages as its length needs; at least one. None: some items have been
+    encoded, and more will be."""
+    part: list[Encoded] = []
     used = 0
-    for item in items:
-        length = len(item.encode())
+    for number, item in enumerate(items, 1):
+        encoded = Encoded(item.encode())
+        length = len(encoded.data)
         if used + length > MAX_ITEM_LENGTH:
             yield MultipartReply(kind, tuple(part), MORE, xid=xid)
             part, used = [], 0
-        part.append(item)
+        elif number % ITEMS_AT_ONCE == 0:
+            yield None
+        part.append(encoded)
         used += length
     yield MultipartReply(kind, tuple(part), xid=xid)

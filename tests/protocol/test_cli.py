@@ -184,7 +184,11 @@ WRONG = [
     ("ca", 2, "there is no command 'ca', the nearest is 'capture'"),
     ("x", 2, "there is no command 'x' (allowed: "),
     # options
-    ("show --jsn", 2, "show has no option '--jsn', the nearest is '--json' (allowed: --json, -r, --run-dir, -h"),
+    (
+        "show --jsn",
+        2,
+        "show has no option '--jsn', the nearest is '--json' (allowed: --json, -r",
+    ),
     ("--jsn show", 2, "vswitchctl has no option '--jsn', the nearest is '--json'"),
     ("show --all", 2, "show has no option '--all'"),
     ("--all counters", 2, "--all stands behind the command whose option it is"),

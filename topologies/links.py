@@ -11,7 +11,8 @@ from topologies.errors import LabError, in_terms_of
 from topologies.lab import check_interface_name
 from topologies.options import READ_BY_KEY, is_mininets, options_of_mininets, require_known
 from topologies.processes import run
-from vswitch.config import MAX_MTU, MIN_MTU
+from vswitch.config import MAX_MTU, MIN_MTU, WireSettings
+from vswitch.errors import ConfigError
 
 DEFAULT_WIRE_MTU = 1500
 DEFAULT_VM_MTU = 1450  # what VXLAN leaves of the wire's
@@ -30,6 +31,9 @@ WIRE_SETTINGS = (
     "framing",
     "seed",
 )
+
+STATES = ("up", "down")
+"""Of a link."""
 
 VNIC_WORDS = ("mac", "ip", "up", "ifconfig")
 NOT_WHILE_IT_IS_THERE = {"mtu": "a wire's MTU is given when it is made, for both of its ends"}
@@ -68,6 +72,11 @@ class TapIntf(Intf):
             self.cmd(f"ip link set dev {self.name} mtu {mtu}")
 
     @property
+    def what(self) -> str:
+        """What it is, in a few words."""
+        return f"TAP, port {self.port} of {self.server}"
+
+    @property
     def server(self) -> Any:
         """The switch that it hangs on."""
         return self.port.node
@@ -92,6 +101,16 @@ class SwitchPort(Intf):
     def openflow_name(self) -> str:
         """What the switch's process calls it."""
         return self.name
+
+    @property
+    def what(self) -> str:
+        """What it is, in a few words."""
+        raise NotImplementedError
+
+    @property
+    def see(self) -> str:
+        """Commands of the prompt that show it."""
+        raise NotImplementedError
 
     def ifconfig(self, *args: str) -> str:
         """There is no device to configure; `up` and `down` are Mininet's way to set the link's state."""
@@ -118,6 +137,15 @@ class TapPort(SwitchPort):
     @property
     def openflow_name(self) -> str:
         return self.settings["tap"]
+
+    @property
+    def what(self) -> str:
+        return f"port for the TAP {self.settings['tap']} of {self.settings['vm']}"
+
+    @property
+    def see(self) -> str:
+        tap, vm, number = self.settings["tap"], self.settings["vm"], self.node.ports[self]
+        return f"{vm} ip link show {tap}; {self.node} vswitchctl capture {number} -w FILE"
 
 
 class WirePort(SwitchPort):
@@ -147,6 +175,18 @@ class WirePort(SwitchPort):
             for port in (self, self.link.other_end(self)):  # who is at the other end looks at once, too
                 port.node.set_wire(port, link=port.link_state)
         return ""
+
+    @property
+    def what(self) -> str:
+        return f"wire to {self.link.other_end(self)}"
+
+    @property
+    def see(self) -> str:
+        number = self.node.ports[self]
+        return f"{self.node} vswitchctl wire {number}; {self.node} vswitchctl capture {number} -w FILE"
+
+    def status(self) -> str:
+        return "OK" if self.link_state == "up" else "DOWN"
 
     @property
     def link_state(self) -> str:
@@ -320,8 +360,13 @@ class WireLink(LabLink):
 
 
 def check_settings(where: str, settings: dict[str, Any]) -> None:
-    """Raise for a setting that a wire does not have; the switch checks the values."""
+    """Raise for a setting that a wire does not have, or a value that it cannot have."""
     require_known(where, "a wire has no setting", settings, WIRE_SETTINGS, NOT_WHILE_IT_IS_THERE)
+    given = {name: value for name, value in settings.items() if value is not None}
+    try:
+        WireSettings().changed(where, given)
+    except ConfigError as error:
+        raise LabError(str(error)) from None
 
 
 def require_two_nodes(node1: Any, node2: Any) -> None:

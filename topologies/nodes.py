@@ -361,6 +361,14 @@ class VSwitch(Switch):
         """The ports that are no interfaces of the kernel, by number."""
         return {number: intf for number, intf in self.intfs.items() if isinstance(intf, SwitchPort)}
 
+    def __repr__(self) -> str:
+        """As Mininet's (the CLI's `dump`), which says of every port that it has no address."""
+        ports = ",".join(
+            f"{intf} ({intf.what})" if isinstance(intf, SwitchPort) else f"{intf}:{intf.IP()}"
+            for intf in self.intfList()
+        )
+        return f"<{type(self).__name__} {self.name}: {ports} pid={self.pid}> "
+
     def plain_ports(self) -> list[Intf]:
         """The ends of plain links (`Link`, `TCLink` …): interfaces in the root namespace."""
         return [intf for intf in self.ports_by_number().values() if not isinstance(intf, SwitchPort)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vswitch.errors import ConfigError
+from vswitch.words import unknown
 
 MAX_INTERFACE_NAME = 15
 MAX_PORT_NUMBER = 65535
@@ -20,6 +21,11 @@ FRAMINGS = ("tc", "ethernet")
 """What a wire's rate counts: bytes of frames, as Linux's tc, or all that they take of an Ethernet line."""
 
 _UNITS_NS = {"": 1e6, "ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9}
+_UNITS_MBIT = {"": 1.0, "kbit": 1e-3, "mbit": 1.0, "gbit": 1e3, "kbit/s": 1e-3, "mbit/s": 1.0, "gbit/s": 1e3}
+_PERCENT = {"": 1.0, "%": 1.0}
+_UNIT = re.compile(r"[a-z%/]*$")
+UNITS = frozenset({*_UNITS_NS, *_UNITS_MBIT, *_PERCENT}) - {""}
+"""What may stand behind a setting's number."""
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(ns|us|ms|s|)")
 
 
@@ -49,7 +55,7 @@ class WireSettings:
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         for name, value in settings.items():
             if name not in _SETTINGS:
-                raise ConfigError(f"{where}.{name}", "is no setting of a wire", ", ".join(sorted(_SETTINGS)))
+                raise unknown(where, "a wire has no setting", name, sorted(_SETTINGS))
             target, parse = _SETTINGS[name]
             values[target] = parse(f"{where}.{name}", value)
         return WireSettings(**values)
@@ -84,7 +90,7 @@ def parse_stp(text: str) -> StpSettings:
     given = _given("stp", text.split(",") if text else [])
     for key in given:
         if key not in STP_RANGES:
-            raise ConfigError(f"stp.{key}", "is no setting of the spanning tree", ", ".join(STP_RANGES))
+            raise unknown("stp", "a spanning tree has no setting", key, STP_RANGES)
     values = {key: _whole(*STP_RANGES[key])(f"stp.{key}", value) for key, value in given.items()}
     settings = StpSettings(**values)
     least, most = 2 * (settings.hello_time + 1), 2 * (settings.forward_delay - 1)
@@ -163,7 +169,7 @@ def _packet(number: int, where: str, interface: str, given: dict[str, str]) -> P
     check_interface_name(where, interface)
     mtu = _whole(MIN_MTU, MAX_MTU)(f"{where}.mtu", given.pop("mtu")) if "mtu" in given else 0
     for key in given:
-        raise ConfigError(f"{where}.{key}", "is no option of a packet port", "mtu")
+        raise unknown(where, "a packet port has no option", key, ("mtu",))
     return PortConfig(number, "packet", interface, where, interface=interface, mtu=mtu)
 
 
@@ -200,14 +206,19 @@ def check_interface_name(where: str, name: str) -> None:
         )
 
 
-def _number(low: float, high: float):
+def _number(low: float, high: float, units: dict[str, float], allowed: str):
+    """A number with one of these units behind it; `allowed` says which."""
+
     def parse(where: str, value: Any) -> float:
+        text = "" if isinstance(value, bool) else str(value).strip().lower()
+        unit = _UNIT.search(text)[0]
         try:
-            number = float("nan") if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError):
+            number = float(text.removesuffix(unit)) * units[unit]
+        except (KeyError, ValueError):
             number = float("nan")
         if not low <= number <= high:
-            raise ConfigError(where, f"{value!r} is out of range", f"a number from {low:g} to {high:g}")
+            problem = f"{value!r} is out of range"
+            raise ConfigError(where, problem, f"a number from {low:g} to {high:g}{allowed}")
         return number
 
     return parse
@@ -250,18 +261,19 @@ def _framing(where: str, value: Any) -> str:
 
 def _up_or_down(where: str, value: Any) -> bool:
     if value not in ("up", "down"):
-        raise ConfigError(where, f"{value!r} is no state of a link", "up, down")
+        raise unknown(where, "there is no", str(value), ("up", "down"))
     return value == "up"
 
 
+_percent = _number(0, 100, _PERCENT, ", in percent")
 _SETTINGS = {
-    "bw": ("bw", _number(0, 400_000)),
+    "bw": ("bw", _number(0, 400_000, _UNITS_MBIT, ", in Mbit/s, or as 500kbit, 1Gbit")),
     "framing": ("framing", _framing),
     "delay": ("delay_ns", _duration_ns),
     "jitter": ("jitter_ns", _duration_ns),
-    "loss": ("loss", _number(0, 100)),
-    "duplicate": ("duplicate", _number(0, 100)),
-    "reorder": ("reorder", _number(0, 100)),
+    "loss": ("loss", _percent),
+    "duplicate": ("duplicate", _percent),
+    "reorder": ("reorder", _percent),
     "max_queue_size": ("max_queue_size", _whole(0, 1_000_000)),
     "ecn_threshold": ("ecn_threshold", _whole(0, 1_000_000)),
     "seed": ("seed", _whole(0, 2**31 - 2)),

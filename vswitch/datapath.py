@@ -472,18 +472,26 @@ class Datapath:
     # Captures
 
     def set_capture(self, port_no: int, enabled: bool) -> None:
-        """Whether a wire's frames, both ways, are copied for poll_captures(); raises ConfigError."""
+        """Whether a port's frames, both ways, are copied for poll_captures(); raises ConfigError."""
         port = self._ports[port_no]
-        if port.wire is None:
-            raise ConfigError(
-                "port", f"{port.name} is no wire", "a wire port; a VM's own tcpdump sees its TAP"
-            )
-        self._commands.give(Command.CAPTURE, port.index, int(enabled))
-        self._commands.wait(self._commands.given)
+        if port.wire is not None:
+            self._commands.give(Command.CAPTURE, port.index, int(enabled))
+            self._commands.wait(self._commands.given)
+        elif port.sniffer is None:
+            what = "LOCAL" if port.kind == "local" else f"a {port.kind}"
+            raise ConfigError("port", f"{port.name} is {what}", "a wire, packet or TAP port")
+        elif enabled:
+            port.sniffer.start()
+        else:
+            port.sniffer.stop()
 
     def poll_captures(self) -> list[CapturedFrame]:
         """The frames that were captured since the last call."""
-        return list(self._captures.poll({port.index: port.number for port in self._ports}))
+        frames = list(self._captures.poll({port.index: port.number for port in self._ports}))
+        for sniffer in self._ports.sniffers():
+            if sniffer.pending:
+                frames += sniffer.frames()
+        return frames
 
     # What it says of itself
 
@@ -492,6 +500,7 @@ class Datapath:
         counts = self.tables["counters"].sum(axis=0)
         counters = {reason.name.lower(): int(counts[reason]) for reason in Counter}
         del counters["gro_first"]
+        counters["capture_missed"] += sum(sniffer.missed for sniffer in self._ports.sniffers())
         counters["rx_ring_full"] += int(self.t["ports"]["rx_missed"].sum())
         for verdict in layout.Merge:
             name = f"gro_not_merged_{verdict.name.lower()}"

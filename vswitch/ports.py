@@ -26,6 +26,7 @@ from vswitch.openflow.constants import Port as PortNumber
 from vswitch.openflow.spec import local_mac, port_mac
 from vswitch.rings import CommandRing
 from vswitch.rows import first_free
+from vswitch.sniffer import Sniffer
 from vswitch.tunnel_formats import overhead
 
 
@@ -40,6 +41,7 @@ class Port:
         self.tap: TapDevice | None = None
         self.wire: WireEnd | None = None
         self.device: PacketDevice | None = None
+        self.sniffer: Sniffer | None = None
         self.wire_index = -1
         self.uplink = 0  # number of the port that a tunnel goes out of
         self.format = ""  # of a tunnel
@@ -105,7 +107,7 @@ class Ports:
         for nic in self._nics.values():
             nic.close()
         for port in self:
-            for device in (port.tap, port.wire, port.device):
+            for device in (port.tap, port.wire, port.device, port.sniffer):
                 if device:
                     device.close()
 
@@ -144,6 +146,7 @@ class Ports:
             port.peer = config.namespace
             with inside_namespace(namespace_path(config.namespace)):
                 self.links.watch_here()
+                port.sniffer = Sniffer(config.interface, config.number, outgoing_is_outbound=False)
             row["fd"] = port.tap.fd
             row["kind"] = PortKind.TAP
             self.t["taps"][self.t["tap_count"]] = index
@@ -151,6 +154,7 @@ class Ports:
         elif config.kind == "packet":
             port.device = PacketDevice(config.interface, config.mtu, config.where)
             self._ports[config.number] = port
+            port.sniffer = Sniffer(config.interface, config.number, outgoing_is_outbound=True)
             self.links.watch_here()
             port.mac, port.mtu, port.speed_kbps = port.device.mac, 0, port.device.speed_kbps()
             row["kind"], row["socket"] = PortKind.PACKET, self.t["socket_count"]
@@ -275,6 +279,10 @@ class Ports:
         if port_no not in self._nics:
             raise ConfigError("port_no", f"{port.name} is a {port.kind}", "a wire, packet or TAP port")
         return self._nics[port_no]
+
+    def sniffers(self) -> Iterator[Sniffer]:
+        """What hears the frames of the ports that are interfaces of the kernel."""
+        return (port.sniffer for port in self if port.sniffer)
 
     def set_forwarding(self, port_no: int, forwarding: bool) -> None:
         """Whether the VM at a TAP port forwards connections (S0.9); raises ConfigError.

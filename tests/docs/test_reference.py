@@ -21,9 +21,11 @@ from ryu_apps.resources import Resources
 from tests.docs.pages import ROOT, first_column, page, spans
 from tests.protocol.fake_datapath import FakeDatapath
 from topologies.links import WIRE_SETTINGS
-from vswitch import config, ctl
+from vswitch import config
 from vswitch.__main__ import _parser
 from vswitch.agent.agent import Agent
+from vswitch.cli.arguments import EVERYWHERE
+from vswitch.cli.main import COMMANDS
 from vswitch.flow import DropReason, PortCounters
 from vswitch.layout import Counter, Merge
 from vswitch.openflow.errors import ERROR_TYPES
@@ -62,9 +64,10 @@ def test_wire_settings():
 
 
 def test_vswitchctl():
-    commands, options = ctl.COMMANDS, _options(ctl._parser())
+    options = {option for command in COMMANDS.values() for option in command.options} | {*EVERYWHERE}
+    names = {name for option in options for name in option.names}
     listed = {text.split()[0] for text in first_column(page("reference/vswitchctl"))}
-    assert listed == set(commands) | options | {"-r"}
+    assert listed == set(COMMANDS) | names
 
 
 def _options(parser: argparse.ArgumentParser) -> set[str]:

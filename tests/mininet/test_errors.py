@@ -173,6 +173,27 @@ def test_an_unknown_wire_setting(net):
         net.addLink(*switches, cls=WireLink, speed=10)
 
 
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ({"loss": 200}, "loss: 200 is out of range (allowed: a number from 0 to 100, in percent)"),
+        ({"delay": "5mss"}, "delay: '5mss' is no duration"),
+        ({"params1": {"bw": -1}}, "bw: -1 is out of range"),
+    ],
+)
+def test_a_value_that_a_wire_cannot_have(net, setting, sentence):
+    """When the link is made, not when the switch starts; and when it is changed, of neither direction."""
+    switches = [net.addSwitch(name, cls=VSwitch) for name in ("s1", "s2")]
+    with pytest.raises(LabError) as error:
+        net.addLink(*switches, cls=WireLink, **setting)
+    assert str(error.value).startswith(f"s1-eth1-s2-eth1.{sentence}")
+    assert not switches[0].switch_ports()
+    wire = net.addLink(*switches, cls=WireLink, loss=1)
+    with pytest.raises(LabError):
+        wire.set(**setting.get("params1", setting))
+    assert wire.intf1.settings == wire.intf2.settings == {"loss": 1}
+
+
 def test_an_impossible_mtu(net):
     switches = [net.addSwitch(name, cls=VSwitch) for name in ("s1", "s2")]
     with pytest.raises(LabError, match=r"an MTU of 70000 is out of range: it is from 68 to 9216$"):

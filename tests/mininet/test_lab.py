@@ -344,8 +344,10 @@ def test_a_setting_that_the_switch_refuses(overlay):
     """Its own sentence reaches the user."""
     from topologies.errors import LabError
 
+    network = overlay()
+    network.s1.ports_by_number()[1].settings["loss"] = 200
     with pytest.raises(LabError, match=r"s1 ended while it was starting; its last words: vswitch: .*loss"):
-        overlay(wire={"loss": 200}).start()
+        network.start()
 
 
 @pytest.mark.parametrize("delay_s", [0.5, 1.0, 1.5, 2.0, 3.0])

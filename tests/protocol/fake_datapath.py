@@ -441,7 +441,7 @@ class FakeDatapath:
         del self.added_formats[name]
 
     def set_wire(self, port_no, **settings):
-        self._check_wire(port_no)
+        self.wire_settings(port_no).changed(self.infos[port_no].name, settings)
         self.wires.setdefault(port_no, {}).update(settings)
 
     def _check_wire(self, port_no):

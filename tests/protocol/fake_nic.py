@@ -89,7 +89,8 @@ class FakeNic:
     def add_rule(self, match, queues=None, lro=True, priority=0):
         for queue in queues or ():
             self._known(queue)
-        added = Rule(self._number(), match, queues, lro, priority)
+        wanted = tuple(sorted(set(queues))) if queues else None
+        added = Rule(self._number(), match, wanted, lro, priority)
         self._rules[added.id] = added
         return added
 

@@ -14,7 +14,7 @@ from tests.protocol.test_pipeline import tunnel
 from vswitch.agent import pipeline
 from vswitch.agent.trace import build_frame, parse_flow
 from vswitch.agent.view import SwitchView
-from vswitch.ctl import _render_trace
+from vswitch.cli.trace import render_trace
 from vswitch.errors import ConfigError
 from vswitch.openflow.actions import DecNwTtl, Group, Output, SetField
 from vswitch.openflow.constants import Port
@@ -76,7 +76,7 @@ def test_explanation(switch, datapath, view):
         add({"eth_type": 0x800}, ApplyActions((DecNwTtl(), rewrite)), WriteActions((Output(2),)), table_id=1),
     )
     result = view.trace("in_port=1,tcp,nw_dst=10.0.0.2,tp_dst=80")
-    text = _render_trace(result)
+    text = render_trace(result)
     assert "table 0: in_port=1, priority 32768, cookie 0x7" in text
     assert "table 1: eth_type=0x800" in text
     assert result["program"] == ["dec_nw_ttl", "set_field:eth_dst=00:00:00:00:00:0c", "output:2"]
@@ -90,7 +90,7 @@ def test_what_is_not_cached_says_why(switch, view):
     result = view.trace("in_port=1,arp,arp_sha=00:00:00:00:00:0a")
     assert result["program"] == ["output:2"]
     assert result["uncacheable"] == "arp_sha is not in the flow key"
-    assert "not cached" in _render_trace(result)
+    assert "not cached" in render_trace(result)
     assert view.trace("in_port=1,tcp")["drop"] == "table_miss"
 
 
@@ -99,7 +99,7 @@ def test_a_packet_that_is_too_much(switch, view, monkeypatch):
     switch.says(group(1, *[Bucket((Output(2),))] * 3), add({}, ApplyActions((Group(1),))))
     result = view.trace("in_port=1,tcp")
     assert (result["program"], result["drop"], result["cacheable"]) == ([], "too_many_operations", True)
-    text = _render_trace(result)
+    text = render_trace(result)
     assert "more than 5 operations: the packet is dropped" in text
     assert "result: dropped (too_many_operations)" in text
 

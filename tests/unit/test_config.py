@@ -62,6 +62,46 @@ def test_durations(text, nanoseconds):
     assert WireSettings().changed("w", {"delay": text}).delay_ns == nanoseconds
 
 
+@pytest.mark.parametrize(
+    ("setting", "text", "value"),
+    [
+        ("bw", 100, 100),
+        ("bw", "1e3", 1000),
+        ("bw", "500kbit", 0.5),
+        ("bw", "2.5 Mbit", 2.5),
+        ("bw", "1Gbit", 1000),
+        ("bw", "10gbit/s", 10_000),
+        ("loss", "5%", 5),
+        ("loss", "0.5 %", 0.5),
+        ("reorder", "100%", 100),
+    ],
+)
+def test_units(setting, text, value):
+    assert WireSettings().changed("w", {setting: text}).in_words()[setting] == value
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        ("bw", "1Tbit"),
+        ("bw", "Gbit"),
+        ("bw", "500Gbit"),
+        ("bw", "5%"),
+        ("bw", "inf"),
+        ("bw", True),
+        ("loss", "5 percent"),
+        ("loss", "1Mbit"),
+        ("loss", "%"),
+        ("loss", "101%"),
+        ("loss", "5%%"),
+        ("seed", "5%"),
+    ],
+)
+def test_units_that_a_setting_does_not_have(setting, text):
+    with pytest.raises(ConfigError, match=f"^w.{setting}: {text!r} is out of range"):
+        WireSettings().changed("w", {setting: text})
+
+
 @pytest.mark.parametrize("delay", ["0s", "7ns", "1500us", "20ms", "60s"])
 def test_settings_are_told_in_the_words_that_they_are_given_in(delay):
     given = {"delay": delay, "bw": 100, "loss": 0.5, "framing": "ethernet", "link": "down"}
@@ -100,7 +140,7 @@ DURATION = "is no duration (allowed: 0 to 60s, as 10us, 5ms, 1s; a plain number:
         ("1=tap:abcdefghijklmnop", f"port 1: 'abcdefghijklmnop' {NAME}"),
         ("1=tap:a/b", f"port 1: 'a/b' {NAME}"),
         ("1=packet:", f"port 1: '' {NAME}"),
-        ("1=packet:s1,speed=1", "port 1.speed: is no option of a packet port (allowed: mtu)"),
+        ("1=packet:s1,speed=1", "port 1: a packet port has no option 'speed' (allowed: mtu)"),
         ("1=packet:s1,mtu", "port 1: the option 'mtu' has no value (allowed: key=value)"),
         ("1=packet:s1,mtu=0", "port 1.mtu: '0' is out of range (allowed: a whole number from 68 to 9216)"),
         ("1=wire:/w,name=a b", f"port 1.name: 'a b' {NAME}"),
@@ -111,18 +151,35 @@ DURATION = "is no duration (allowed: 0 to 60s, as 10us, 5ms, 1s; a plain number:
         ("1=wire:/w,end=c", "port 1.end: 'c' is no end of a wire (allowed: a or b)"),
         (
             "1=wire:/w,speed=1",
-            "port 1.speed: is no setting of a wire (allowed: bw, delay, duplicate, ecn_threshold, "
-            "framing, jitter, link, loss, max_queue_size, reorder, seed)",
+            "port 1: a wire has no setting 'speed', the nearest is 'seed' (allowed: bw, delay, duplicate, "
+            "ecn_threshold, framing, jitter, link, loss, max_queue_size, reorder, seed)",
         ),
-        ("1=wire:/w,bw=-1", "port 1.bw: '-1' is out of range (allowed: a number from 0 to 400000)"),
-        ("1=wire:/w,bw=nan", "port 1.bw: 'nan' is out of range (allowed: a number from 0 to 400000)"),
-        ("1=wire:/w,loss=101", "port 1.loss: '101' is out of range (allowed: a number from 0 to 100)"),
-        ("1=wire:/w,loss=much", "port 1.loss: 'much' is out of range (allowed: a number from 0 to 100)"),
+        (
+            "1=wire:/w,bw=-1",
+            "port 1.bw: '-1' is out of range (allowed: a number from 0 to 400000, in Mbit/s, "
+            "or as 500kbit, 1Gbit)",
+        ),
+        (
+            "1=wire:/w,bw=nan",
+            "port 1.bw: 'nan' is out of range (allowed: a number from 0 to 400000, in Mbit/s, "
+            "or as 500kbit, 1Gbit)",
+        ),
+        (
+            "1=wire:/w,loss=101",
+            "port 1.loss: '101' is out of range (allowed: a number from 0 to 100, in percent)",
+        ),
+        (
+            "1=wire:/w,loss=much",
+            "port 1.loss: 'much' is out of range (allowed: a number from 0 to 100, in percent)",
+        ),
         (
             "1=wire:/w,duplicate=-0.1",
-            "port 1.duplicate: '-0.1' is out of range (allowed: a number from 0 to 100)",
+            "port 1.duplicate: '-0.1' is out of range (allowed: a number from 0 to 100, in percent)",
         ),
-        ("1=wire:/w,reorder=200", "port 1.reorder: '200' is out of range (allowed: a number from 0 to 100)"),
+        (
+            "1=wire:/w,reorder=200",
+            "port 1.reorder: '200' is out of range (allowed: a number from 0 to 100, in percent)",
+        ),
         ("1=wire:/w,delay=61s", f"port 1.delay: '61s' {DURATION}"),
         ("1=wire:/w,delay=-1", f"port 1.delay: '-1' {DURATION}"),
         ("1=wire:/w,jitter=5 hours", f"port 1.jitter: '5 hours' {DURATION}"),

@@ -175,10 +175,13 @@ class Agent:
         view = SwitchView(self.switch, self._describe_controllers)
 
         def start_capture(port: int | str, file: str, seconds: float = 60) -> dict[str, Any]:
-            return self._captures.start(view.port_number(port), file, seconds)
+            port_no = view.port_number(port)
+            self._captures.start(port_no, file, seconds)
+            return {**view.named(port_no), "file": file}
 
         def stop_capture(port: int | str) -> dict[str, Any]:
-            return self._captures.stop(view.port_number(port))
+            port_no = view.port_number(port)
+            return {**view.named(port_no), **self._captures.stop(port_no)}
 
         return {
             "show": lambda: {**self._describe(), **view.show()},

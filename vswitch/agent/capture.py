@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captures of a wire's frames in pcapng files (draft-ietf-opsawg-pcapng), for tshark and Wireshark."""
+"""Captures of a port's frames in pcapng files (draft-ietf-opsawg-pcapng), for tshark and Wireshark."""
 
 from __future__ import annotations
 
@@ -47,16 +47,33 @@ class PcapngWriter:
         self._file.write(struct.pack("<I", kind) + size + body + size)
 
 
+class Capture:
+    """One that runs, or that ran. ends_s: when it ends by itself, of the monotonic clock."""
+
+    def __init__(self, path: str, opened: BinaryIO, ends_s: float, missed_before: int) -> None:
+        self.path = path
+        self.opened = opened
+        self.ends_s = ends_s
+        self.missed_before = missed_before
+        self.frames = 0
+        self.missed = 0
+        self._writer = PcapngWriter(opened)
+
+    def write(self, frame: CapturedFrame, time_ns: int) -> None:
+        """time_ns: since 1970."""
+        self._writer.write(frame, time_ns)
+        self.frames += 1
+
+
 class Captures:
-    """The captures that run, by port."""
+    """The captures that run, by port, and the last of each port."""
 
     def __init__(self, datapath: Datapath) -> None:
         self._datapath = datapath
-        self._running: dict[int, tuple[BinaryIO, PcapngWriter]] = {}
-        self._frames: dict[int, int] = {}
-        self._ends: dict[int, float] = {}
+        self._running: dict[int, Capture] = {}
+        self._last: dict[int, Capture] = {}
 
-    def start(self, port_no: int, file: str, seconds: float) -> dict[str, Any]:
+    def start(self, port_no: int, file: str, seconds: float) -> None:
         """Begin to write the frames of a port; ends by itself after `seconds`. Raises ConfigError."""
         if port_no in self._running:
             raise ConfigError(
@@ -75,29 +92,40 @@ class Captures:
             self._datapath.set_capture(port_no, False)
             reason = error.strerror if isinstance(error, OSError) else error
             raise ConfigError("file", f"cannot write {file!a}: {reason}") from None
-        self._running[port_no] = (opened, PcapngWriter(opened))
-        self._frames[port_no] = 0
-        self._ends[port_no] = time.monotonic() + seconds
-        return {"port": port_no, "file": file}
+        capture = Capture(file, opened, time.monotonic() + seconds, self._missed())
+        self._running[port_no] = self._last[port_no] = capture
 
     def stop(self, port_no: int) -> dict[str, Any]:
-        """End a capture; how many frames were written. Without effect when none runs."""
+        """End a capture, if one runs. Tells of the last one: its file (None: there was none), how many frames
+        were written, and how many left out."""
         if port_no in self._running:
             self._datapath.set_capture(port_no, False)
             self.poll()
         if port_no in self._running:
             try:
-                self._running.pop(port_no)[0].close()
+                self._close(port_no)
             except OSError as error:
                 log.warning("port %d: the capture lost its last frames: %s", port_no, error.strerror)
-        return {"port": port_no, "frames": self._frames.get(port_no, 0)}
+        if port_no not in self._last:
+            return {"file": None, "frames": 0, "missed": 0}
+        last = self._last[port_no]
+        return {"file": last.path, "frames": last.frames, "missed": last.missed}
 
     def _abandon(self, port_no: int, error: OSError) -> None:
         """A file that takes no more ends its capture, not the switch."""
         log.warning("port %d: the capture ends: %s", port_no, error.strerror)
         self._datapath.set_capture(port_no, False)
         with suppress(OSError):
-            self._running.pop(port_no)[0].close()
+            self._close(port_no)
+
+    def _close(self, port_no: int) -> None:
+        capture = self._running.pop(port_no)
+        capture.missed = self._missed() - capture.missed_before
+        capture.opened.close()
+
+    def _missed(self) -> int:
+        """Frames that captures have left out so far."""
+        return self._datapath.counters().get("capture_missed", 0)
 
     def poll(self) -> None:
         """Write what the dataplane has captured."""
@@ -106,8 +134,7 @@ class Captures:
             if frame.port_no not in self._running:
                 continue
             try:
-                self._running[frame.port_no][1].write(frame, frame.time_ns + offset_ns)
-                self._frames[frame.port_no] += 1
+                self._running[frame.port_no].write(frame, frame.time_ns + offset_ns)
             except OSError as error:
                 self._abandon(frame.port_no, error)
 
@@ -118,7 +145,7 @@ class Captures:
             if self._running:
                 self.poll()
                 now = time.monotonic()
-                for port_no in [number for number in self._running if self._ends[number] <= now]:
+                for port_no in [number for number, each in self._running.items() if each.ends_s <= now]:
                     self.stop(port_no)
 
     def close(self) -> None:

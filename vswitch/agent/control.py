@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ import msgspec
 
 from vswitch.agent.turns import Client, Turns
 from vswitch.errors import ConfigError, VSwitchError
+from vswitch.words import nearest, unknown
 
 log = logging.getLogger(__name__)
 
@@ -122,16 +123,22 @@ class ControlServer:
             return {"error": 'a request is {"method": NAME, "params": {…}}'}
         name = request.get("method")
         if not isinstance(name, str) or name not in self.methods:
-            return {"error": f"there is no method {name!r} (there are: {', '.join(sorted(self.methods))})"}
+            known = ", ".join(sorted(self.methods))
+            near = nearest(str(name), self.methods)
+            return {"error": f"there is no method {name!r}{near} (there are: {known})"}
         method, parameters = self.methods[name]
         params = request.get("params", {})
         try:
+            _require_parameters(name, method, params)
             inspect.signature(method).bind(**params)
             msgspec.convert(params, parameters)
+        except ConfigError as error:
+            return {"error": str(error)}
         except TypeError as error:
             return {"error": f"{name}: {error}"}
         except msgspec.ValidationError as error:
-            return {"error": f"{name}: {plain_words(error)}"}
+            place, problem = place_and_problem(error, "the parameters")
+            return {"error": f"{name}: {place}: {problem}"}
         try:
             return {"result": method(**params)}
         except VSwitchError as error:
@@ -157,11 +164,11 @@ def _pieces(answer: dict[str, Any]) -> Iterator[bytes]:
     yield bytes(piece) + b"]}\n"
 
 
-def plain_words(error: msgspec.ValidationError) -> str:
-    """What does not fit its type: `port: expected int | str, got array`."""
+def place_and_problem(error: msgspec.ValidationError, whole: str) -> tuple[str, str]:
+    """What does not fit its type, and how: `port`, `expected int | str, got array`. whole: the place when it
+    is no part that does not fit."""
     problem, _, place = str(error).replace("`", "").partition(" - at $.")
-    problem = problem[:1].lower() + problem[1:]
-    return f"{place}: {problem}" if place else problem
+    return place or whole, problem[:1].lower() + problem[1:]
 
 
 def _parameters(method: Method) -> type:
@@ -169,6 +176,16 @@ def _parameters(method: Method) -> type:
     parameters = inspect.signature(method, eval_str=True).parameters.values()
     named = [(p.name, p.annotation, None) for p in parameters if p.kind is not p.VAR_KEYWORD]
     return msgspec.defstruct("Parameters", named)
+
+
+def _require_parameters(name: str, method: Method, given: Iterable[str]) -> None:
+    """Raise ConfigError for a parameter that the method does not have."""
+    parameters = inspect.signature(method).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for word in given:
+        if word not in parameters:
+            raise unknown(name, "there is no parameter", word, parameters)
 
 
 def answers(path: Path) -> bool:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -40,6 +40,17 @@ class Nics:
             return False
         handler(self.datapath.nic(message.port_no), message)
         return True
+
+    def number_of(self, message: Any) -> int | None:
+        """The number of the filter or rule that a message adds; None while there is none, or it adds none."""
+        there: Sequence[Filter | Rule] = ()
+        if isinstance(message, ex.NicFilterAdd):
+            nic = self.datapath.nic(message.port_no)
+            there = _filters(nic, _match(message.match), message.priority)
+        elif isinstance(message, ex.LroRuleAdd):
+            nic = self.datapath.nic(message.port_no)
+            there = _rules(nic, _match(message.match), message.queues, message.priority)
+        return there[0].id if there else None
 
     def show(self, port_no: int) -> dict[str, Any]:
         """The settings of a NIC as a JSON object."""
@@ -138,7 +149,7 @@ def _delete_rule(nic: Nic, message: ex.LroRuleDelete) -> None:
 
 
 def _rules(nic: Nic, match: Match, queues: tuple[int, ...], priority: int) -> list[Rule]:
-    wanted = match, queues or None, priority
+    wanted = match, tuple(sorted(set(queues))) or None, priority
     return [kept for kept in nic.rules() if (kept.match, kept.queues, kept.priority) == wanted]
 
 

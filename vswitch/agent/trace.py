@@ -30,6 +30,7 @@ from vswitch.openflow.oxm import (
     TCP,
     UDP,
 )
+from vswitch.words import unknown
 
 Describe = Callable[[Any], Any]
 
@@ -82,7 +83,7 @@ def parse_flow(text: str, port_number: Callable[[str], int]) -> dict[str, int]:
         name, equals, value = part.partition("=")
         if not equals:
             if name not in _WORDS:
-                raise ConfigError("flow", f"{name!r} is no kind of packet", ", ".join(_WORDS))
+                raise unknown("flow", "there is no kind of packet", name, _WORDS)
             fields |= _WORDS[name]
         elif name == "in_port":
             fields["in_port"] = port_number(value)
@@ -95,7 +96,7 @@ def parse_flow(text: str, port_number: Callable[[str], int]) -> dict[str, int]:
         elif name in BY_NAME:
             fields[name] = _value(name, value)
         else:
-            raise ConfigError("flow", f"there is no field {name!r}", ", ".join(BY_NAME))
+            raise unknown("flow", "there is no field", name, (*BY_NAME, *_SYNONYMS, *_BY_TYPE))
     for name in list(fields):
         for required, values in BY_NAME[name].requires:
             if values is not None and len(values) == 1:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from vswitch import flow as fl
-from vswitch.agent.control import plain_words
+from vswitch.agent.control import place_and_problem
 from vswitch.agent.counters import reasons
 from vswitch.agent.slowpath import CachedFlow
 from vswitch.agent.switch import OpenFlowSwitch, port_config_names
@@ -23,6 +23,7 @@ from vswitch.openflow import experimenter as ex
 from vswitch.openflow.constants import Port
 from vswitch.openflow.oxm import ARP, BY_NAME, IPV4, IPV6, MPLS, MPLS_MULTICAST, format_value
 from vswitch.tunnel_formats import format_numbers
+from vswitch.words import nearest, unknown
 
 SETTABLE_BY_HAND: dict[str, type] = {
     kind.__name__: kind
@@ -43,6 +44,7 @@ SETTABLE_BY_HAND: dict[str, type] = {
 
 FLOWS_AT_ONCE = 64
 """Cached flows whose counters are read before others may run."""
+ADDED_BY_NUMBER = (ex.NicFilterAdd, ex.LroRuleAdd)
 
 ETHERNET_HEADER = 14
 _VID = 0xFFF
@@ -54,6 +56,7 @@ class SwitchView:
     def __init__(self, switch: OpenFlowSwitch, controllers: Callable[[], list[dict[str, Any]]]) -> None:
         self.switch = switch
         self.controllers = controllers
+        self._last_look: tuple[int, dict[str, Any]] | None = None
 
     def show(self) -> dict[str, Any]:
         switch = self.switch
@@ -88,7 +91,19 @@ class SwitchView:
             **info.counters._asdict(),
         }
 
-    def counters(self) -> dict[str, Any]:
+    def counters(self, look: bool = False) -> dict[str, Any]:
+        """Everything counted. look: remember it, and tell what was counted at the last look, too."""
+        counted = self._counted()
+        if not look:
+            return counted
+        now_ns = self.switch.clock()
+        last, self._last_look = self._last_look, (now_ns, counted)
+        if last is None:
+            return {**counted, "last": None}
+        then_ns, before = last
+        return {**counted, "last": {"seconds": round((now_ns - then_ns) / SECOND_NS, 3), **before}}
+
+    def _counted(self) -> dict[str, Any]:
         ports = {info.name: info.counters._asdict() for info in sorted(self.switch.datapath.ports())}
         return {"reasons": reasons(self.switch), "ports": ports}
 
@@ -152,12 +167,13 @@ class SwitchView:
         port_no = self.port_number(port)
         self.switch.datapath.set_wire(port_no, **settings)
         self.switch.look_at_links()
-        return {"port": port_no, **settings}
+        in_force = self.switch.datapath.wire_settings(port_no).in_words()
+        return {**self.named(port_no), **{name: in_force[name] for name in settings}}
 
     def wire(self, port: int | str) -> dict[str, Any]:
         """A wire's settings, of the direction that this switch sends in."""
         port_no = self.port_number(port)
-        return {"port": port_no, **self.switch.datapath.wire_settings(port_no).in_words()}
+        return {**self.named(port_no), **self.switch.datapath.wire_settings(port_no).in_words()}
 
     def nic(self, port: int | str) -> dict[str, Any]:
         """A NIC's settings."""
@@ -174,19 +190,25 @@ class SwitchView:
     def set_offload(self, message: str, port: int | str | None = None, **body: Any) -> dict[str, Any]:
         """Carry out an Experimenter message that sets something, given by name and keys, for `port`.
 
-        Controllers do not hear of it. Raises ConfigError.
+        Of a filter or rule that is added, the result has the number, and that which it had before if it was
+        there. Controllers do not hear of it. Raises ConfigError.
         """
         kind = SETTABLE_BY_HAND.get(message)
         if kind is None:
-            raise ConfigError("message", f"{message!r} sets nothing", ", ".join(SETTABLE_BY_HAND))
+            raise unknown("message", "nothing is set by", message, SETTABLE_BY_HAND)
+        named: dict[str, Any] = {}
         if port is not None:
             body["port_no"] = self.port_number(port)
+            named = {"name": self.named(body["port_no"])["name"]}
         try:
             request: object = msgspec.convert(body, kind)
         except msgspec.ValidationError as error:
-            raise ConfigError(message, plain_words(error)) from error
+            raise ConfigError(*place_and_problem(error, message)) from error
+        number_of = self.switch.extensions.nics.number_of
+        before = number_of(request)
         self.switch.extensions.carry_out(request)
-        return {"message": message, **body}
+        added = {"number": number_of(request), "before": before} if kind in ADDED_BY_NUMBER else {}
+        return {"message": message, **body, **named, **added}
 
     def spread(
         self,
@@ -209,23 +231,36 @@ class SwitchView:
         """Delete a filter or an LRO rule by its number."""
         if (filter is None) == (rule is None):
             raise ConfigError("nic.delete", "takes one of filter, rule")
-        self.switch.extensions.nics.delete(self.port_number(port), filter, rule)
-        return {"port": port, "deleted": rule if filter is None else filter}
+        port_no = self.port_number(port)
+        self.switch.extensions.nics.delete(port_no, filter, rule)
+        kind, number = ("rule", rule) if filter is None else ("filter", filter)
+        return {**self.named(port_no), "kind": kind, "deleted": number}
 
     def port_number(self, port: int | str) -> int:
         """The number of a port that is given by number or name; raises ConfigError.
 
-        `uplink0`, `uplink1` … are the wires in the order of their numbers, whatever their names.
+        `uplink0`, `uplink1` … are the wires in the order of their numbers, whatever their names; `s1-eth2` is
+        port 2 of s1, as Mininet calls it; `LOCAL` is OFPP_LOCAL. A port that has such a name comes first.
         """
         infos = sorted(self.switch.datapath.ports())
         for info in infos:
             if info.name == port or str(info.port_no) == str(port):
                 return info.port_no
-        uplinks = {f"uplink{n}": i.port_no for n, i in enumerate(i for i in infos if i.kind == "wire")}
-        if port in uplinks:
-            return uplinks[str(port)]
-        names = ", ".join(f"{info.port_no} ({info.name})" for info in infos if info.kind != "local")
-        raise ConfigError("port", f"there is no port {port}", names)
+        others = [info for info in infos if info.kind != "local"]
+        wires = (info for info in others if info.kind == "wire")
+        aliases = {f"uplink{place}": info.port_no for place, info in enumerate(wires)}
+        aliases |= {f"{self.switch.name}-eth{info.port_no}": info.port_no for info in others}
+        aliases["LOCAL"] = Port.LOCAL
+        if port in aliases:
+            return aliases[str(port)]
+        near = nearest(str(port), [*(info.name for info in others), *aliases])
+        names = ", ".join(f"{info.port_no} ({info.name})" for info in others)
+        raise ConfigError("port", f"there is no port {port}{near}", names)
+
+    def named(self, port_no: int) -> dict[str, Any]:
+        """A port's number and name."""
+        (name,) = (info.name for info in self.switch.datapath.ports() if info.port_no == port_no)
+        return {"port": port_no, "name": name}
 
 
 def describe_key(key: FlowKey) -> dict[str, Any]:

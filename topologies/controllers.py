@@ -22,6 +22,7 @@ from topologies import options
 from topologies.errors import LabError, in_terms_of
 from topologies.lab import Lab
 from topologies.processes import end, listening, poll_until, spawn
+from topologies.users import controllers_user, create, needed_to_read
 from topologies.watch import Watched
 from vswitch.errors import ConfigError, VSwitchError
 from vswitch.tunnel_formats import Format
@@ -44,17 +45,27 @@ class LabController(Controller):
     """A controller of a lab: one process, which ends with it, with its log in the run folder.
 
     token: whether REST requests must show the token in `token_file`, a file in the run folder.
+    user: whom the process runs as, a name or number; by default who called sudo, or else a user that no
+    account has. It has no privileges in any case.
     lab: the lab that it belongs to; by default the current one.
     """
 
     KIND = "a controller"
 
-    def __init__(self, name: str, lab: Lab, token: bool | str | int = True, **params: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        lab: Lab,
+        token: bool | str | int = True,
+        user: str | int | None = None,
+        **params: Any,
+    ) -> None:
         own = options.options_of(type(self))
         options.require_known(name, f"{self.KIND} has no option", params, own, mininets=MININET_OPTIONS)
         self.lab = lab
         wanted = options.boolean(f"{name}: token", token)
         self.token_file = lab.run_dir / f"{name}.token" if wanted else None
+        self.runs_as = controllers_user(name, user, lab.group)
         self.process: subprocess.Popen | None = None
         self.shell = None
         super().__init__(name, **params)
@@ -66,7 +77,7 @@ class LabController(Controller):
     def start(self) -> None:
         """Start the process; returns when it takes connections."""
         self._make_token()
-        with self._log_path.open("w") as log:
+        with create(self._log_path) as log:
             environment = {**os.environ, "PYTHONPATH": str(ROOT)}
             self.process = spawn(
                 [str(ryu_python()), *self._arguments()],
@@ -74,6 +85,8 @@ class LabController(Controller):
                 stderr=subprocess.STDOUT,
                 env=environment,
                 cwd=ROOT,
+                user=self.runs_as,
+                capabilities=needed_to_read(self._reads(), self.runs_as),
             )
         self.lab.registry.add_process(self.process.pid)
         if not poll_until(self._has_started, START_TIMEOUT_S, 0.05):
@@ -100,11 +113,17 @@ class LabController(Controller):
         if self.token_file:
             self.token_file.unlink(missing_ok=True)
 
+    def _reads(self) -> list[Path]:
+        """The files and folders that the process reads."""
+        code = [ROOT / "ryu_apps", ROOT / "vswitch", ryu_python(), ryu_python().parents[1]]
+        return [*code, self.token_file] if self.token_file else code
+
     def _make_token(self) -> None:
         if self.token_file:
             try:
                 self.token_file.unlink(missing_ok=True)
                 access.make(self.token_file)
+                os.chown(self.token_file, self.runs_as.uid, self.runs_as.gid)
             except OSError as error:
                 raise LabError(
                     f"{self.name}: cannot make the token file {self.token_file}: {error.strerror}"
@@ -136,7 +155,7 @@ class Ryu(LabController):
 
     arguments: applications (modules or files) and options of `ryu-manager`; by default a learning switch.
     port, rest_port: TCP ports for OpenFlow and REST; by default 6653 and 8080, or free ones.
-    token: whether requests to their REST must show the token in `token_file`.
+    Others (`token`, `user`): as for any controller of a lab.
     """
 
     KIND = "Ryu"
@@ -148,7 +167,6 @@ class Ryu(LabController):
         ip: str = "127.0.0.1",
         port: int | None = None,
         rest_port: int | None = None,
-        token: bool | str | int = True,
         lab: Lab | None = None,
         **params: Any,
     ) -> None:
@@ -158,13 +176,17 @@ class Ryu(LabController):
         self.rest_port = (
             lab.reserve_port(rest_port, ip) if rest_port else lab.reserve_usual_port(REST_PORT, ip)
         )
-        super().__init__(name, lab, token, ip=ip, port=port, **params)
+        super().__init__(name, lab, ip=ip, port=port, **params)
 
     def _arguments(self) -> list[str]:
         listen = ["--ofp-listen-host", self.ip, "--ofp-tcp-listen-port", str(self.port)]
         rest = ["--wsapi-host", self.ip, "--wsapi-port", str(self.rest_port)]
         token = ["--token-file", str(self.token_file)] if self.token_file else []
         return ["-m", "ryu_apps.ryu_manager", *token, *listen, *rest, *self.arguments]
+
+    def _reads(self) -> list[Path]:
+        given = [path for path in map(Path, self.arguments) if path.exists()]
+        return [*super()._reads(), *(path.parent for path in given), *given]
 
     def _answers(self) -> bool:
         return self.process is not None and listening(self.process.pid, self.port)
@@ -180,7 +202,7 @@ class Orchestrator(LabController):
     packet_too_big: whether senders are told of packets that do not fit into the tunnels.
     proactive_reverse: whether the reverse flow's entry is installed with a flow's.
     port, rest_port: TCP ports for OpenFlow and REST; by default free ones, so that labs do not clash.
-    token: whether REST requests must show the token in `token_file` (on, off).
+    Others (`token`, `user`): as for any controller of a lab.
     """
 
     KIND = "Orchestrator"
@@ -197,7 +219,6 @@ class Orchestrator(LabController):
         formats: Mapping[str, Mapping[str, Any]] | str | None = None,
         packet_too_big: bool | str | int = True,
         proactive_reverse: bool | str | int = True,
-        token: bool | str | int = True,
         lab: Lab | None = None,
         **params: Any,
     ) -> None:
@@ -210,7 +231,7 @@ class Orchestrator(LabController):
         self.intent_file = Path(intent).absolute() if intent else None
         self.formats, self.tunnel = self._tunnels(name, tunnel, formats)
         self.rest_port = lab.reserve_port(rest_port, ip)
-        super().__init__(name, lab, token, ip=ip, port=lab.reserve_port(port, ip), **params)
+        super().__init__(name, lab, ip=ip, port=lab.reserve_port(port, ip), **params)
         lab.orchestrator = self
 
     def _tunnels(
@@ -235,7 +256,9 @@ class Orchestrator(LabController):
         if self.intent_file is None:
             self.intent_file = self.lab.run_dir / "intent.yaml"
             try:
-                self.intent_file.write_text(yaml.safe_dump(self.lab.intent(), sort_keys=False))
+                with create(self.intent_file) as file:
+                    yaml.safe_dump(self.lab.intent(), file, sort_keys=False)
+                os.chown(self.intent_file, -1, self.lab.group)
             except OSError as error:
                 raise LabError(f"cannot write {self.intent_file}: {error.strerror}") from None
         super().start()
@@ -251,6 +274,10 @@ class Orchestrator(LabController):
         addresses = ["--listen", self.ip, "--ofp-port", str(self.port), "--rest-port", str(self.rest_port)]
         token = ["--token-file", str(self.token_file)] if self.token_file else ["--no-token"]
         return ["-m", "ryu_apps", "--intent", str(self.intent_file), *addresses, *token]
+
+    def _reads(self) -> list[Path]:
+        assert self.intent_file
+        return [*super()._reads(), self.intent_file]
 
     def _answers(self) -> bool:
         try:

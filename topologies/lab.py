@@ -25,6 +25,7 @@ from mininet.log import info, warn
 from ryu_apps.core.underlay import path
 from topologies.errors import LabError
 from topologies.registry import LABS_DIR, Registry, remove_leftovers
+from topologies.users import free_group, make_folder
 from topologies.watch import Watch
 from vswitch import wire_memory
 from vswitch.tunnel_formats import overhead
@@ -36,7 +37,13 @@ if TYPE_CHECKING:
     from topologies.nodes import VM, VSwitch
     from vswitch.tunnel_formats import Format
 
-PROGRAMS = {"mnexec": "mininet", "ip": "iproute2", "ifconfig": "net-tools", "nsenter": "util-linux"}
+PROGRAMS = {
+    "mnexec": "mininet",
+    "ip": "iproute2",
+    "ifconfig": "net-tools",
+    "nsenter": "util-linux",
+    "setpriv": "util-linux",
+}
 SHM_DIR = Path("/dev/shm")
 MAX_INTERFACE_NAME = 15  # IFNAMSIZ - 1
 MAX_SOCKET_PATH = 107  # sun_path of unix(7), less the final zero byte
@@ -50,6 +57,7 @@ class Lab:
     """One network.
 
     run_dir: a folder of the user's for logs, which is kept; by default one that is removed.
+    group: of the lab's own; its controllers are in it, and may enter the run folder that the lab makes.
     """
 
     _current: ClassVar[Lab | None] = None
@@ -81,9 +89,10 @@ class Lab:
                 f"the run folder {self.run_dir} has too long a name for the switches' sockets in it"
             )
         try:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
+            self.group = free_group(LABS_DIR)
             record_dir = LABS_DIR / self.name
-            record_dir.mkdir(parents=True, exist_ok=True)
+            for folder in (record_dir, self.run_dir):
+                make_folder(folder, self.group)
             self.registry = Registry(record_dir)
             self.registry.add_directory(self.wire_dir)
             self.wire_dir.mkdir(mode=0o700)

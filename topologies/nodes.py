@@ -36,6 +36,7 @@ from topologies.switch_options import (
     require_ovs_words,
     without_controller,
 )
+from topologies.users import create
 from topologies.watch import Watched
 from vswitch import ctl, saved
 
@@ -49,6 +50,10 @@ NOT_OF_A_VM = {
     for word in ("cores", "cpu", "sched")
 }
 """Words of Mininet's CPULimitedHost, which `mn --pin` gives."""
+
+IPERF3_ALONE = ("setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all,+net_admin")
+"""What takes root's privileges from an iperf3 server, but the one to set a congestion control that not all
+may (`-C`)."""
 
 FORWARDING = ("/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding")
 
@@ -182,7 +187,7 @@ class VSwitch(Switch):
             **os.environ,
             "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", ""))),
         }
-        with self._output_path.open("w") as output:
+        with create(self._output_path) as output:
             self.process = spawn(
                 self._argv(),
                 stdout=output,
@@ -533,7 +538,7 @@ class VM(Host):
                 self.cmd(f"test ! -e {setting} || echo 1 > {setting}")  # a kernel may lack IPv6
         if self.iperf3 and self.process is None:
             if shutil.which("iperf3"):
-                self.process = spawn(["iperf3", "-s"], pid=self.pid)
+                self.process = spawn([*IPERF3_ALONE, "iperf3", "-s"], pid=self.pid)
                 self.lab.registry.add_process(self.process.pid)
                 start = in_terms_of(f"{self.name}.cmd('iperf3 -s &')", mn=f"{self.name} iperf3 -s &")
                 who, advice = f"the iperf3 server of {self.name}", f"start another with {start}"

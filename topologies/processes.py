@@ -9,9 +9,12 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import IO, Any
+
+from topologies.users import User
+from vswitch.privileges import Capability, become
 
 PR_SET_PDEATHSIG = 1
 WAITING = {"tcp": "0A", "udp": "07"}  # `st` column of /proc/net/tcp and udp
@@ -29,8 +32,12 @@ def spawn(
     env: dict[str, str] | None = None,
     cwd: Path | None = None,
     parting_signal: signal.Signals = signal.SIGKILL,
+    user: User | None = None,
+    capabilities: Collection[Capability] = (),
 ) -> subprocess.Popen:
     """Start a child, in the network and mount namespace of process `pid` and on the cores `cpus` when given.
+
+    user: whom it runs as, with these capabilities and no way to others; by default it is as we are.
 
     It gets `parting_signal` when we die, even of SIGKILL (prctl(2), PR_SET_PDEATHSIG; bound to the thread
     that starts it, hence for the main thread's children only; `run` does it for any thread). It has a session
@@ -42,6 +49,8 @@ def spawn(
         pid,
         cpus,
         parting_signal if in_main_thread else None,
+        user,
+        capabilities,
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
@@ -64,7 +73,7 @@ def run(
     """
     null, pipe = subprocess.DEVNULL, subprocess.PIPE
     with _start(
-        argv, pid, None, signal.SIGKILL, stdin=null, stdout=pipe, stderr=pipe, env=env, cwd=cwd
+        argv, pid, None, signal.SIGKILL, None, (), stdin=null, stdout=pipe, stderr=pipe, env=env, cwd=cwd
     ) as process:
         try:
             printed, complaint = process.communicate()
@@ -81,12 +90,16 @@ def _start(
     pid: int | None,
     cpus: frozenset[int] | None,
     parting_signal: signal.Signals | None,
+    user: User | None,
+    capabilities: Collection[Capability],
     **options: Any,
 ) -> subprocess.Popen:
     prefix = ["nsenter", f"--target={pid}", "--net", "--mount", "--"] if pid else []
     parent = os.getpid()
 
     def in_child() -> None:
+        if user:
+            become(*user, capabilities)
         if parting_signal is not None:
             LIBC.prctl(PR_SET_PDEATHSIG, parting_signal)
             if os.getppid() != parent:  # it died before: no signal will come

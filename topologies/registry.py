@@ -18,6 +18,7 @@ from pathlib import Path
 
 from topologies.errors import LabError
 from topologies.processes import end_orphan, run, start_time
+from topologies.users import create
 from vswitch.agent.control import answers
 
 LABS_DIR = Path("/run/mininet-offload")
@@ -31,7 +32,8 @@ class Registry:
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
         owner = {"pid": os.getpid(), "start_time": start_time(os.getpid()), "pid_namespace": pid_namespace()}
-        (run_dir / OWNER).write_text(json.dumps(owner))
+        with create(run_dir / OWNER) as file:
+            file.write(json.dumps(owner))
 
     def add_process(self, pid: int) -> None:
         """Record a process that we started."""
@@ -64,7 +66,7 @@ class Registry:
     def _append(self, record: dict[str, object]) -> None:
         made = self.run_dir / MADE
         try:
-            with made.open("a") as file:
+            with create(made, "a") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
             raise LabError(f"cannot write {made}: {error.strerror}") from None

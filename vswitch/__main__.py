@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import faulthandler
 import gc
 import logging
@@ -13,10 +14,12 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vswitch.config import LOG_FORMAT, MAX_WORKERS, STP_RANGES, parse_port, parse_stp
+from vswitch import privileges
+from vswitch.config import LOG_FORMAT, MAX_WORKERS, STP_RANGES, PortConfig, parse_port, parse_stp
 from vswitch.errors import ConfigError, VSwitchError
 
 if TYPE_CHECKING:
@@ -32,6 +35,9 @@ TLS_OPTIONS = {
 }
 
 MIN_MAX_BACKOFF_S, MAX_MAX_BACKOFF_S = 0.01, 3600.0
+
+UMASK = 0o027
+"""The switch's files and sockets are not for all users."""
 
 GC_THRESHOLD = 100_000
 """New objects before Python looks for cycles of garbage among them: the agent makes none to speak of, and
@@ -133,6 +139,11 @@ def _run(options: argparse.Namespace) -> int:
         )
     ports = [parse_port(text) for text in options.port]
     run_dir = Path(options.run_dir)
+    privileges.forbid_gaining()
+    os.umask(UMASK)
+    os.environ["OPENBLAS_NUM_THREADS"] = (
+        "1"  # others would start before privileges are given up, and keep them
+    )
     _start_log(run_dir, options.name)
     from vswitch.agent.agent import Agent
     from vswitch.agent.transport import TlsFiles
@@ -165,7 +176,7 @@ def _run(options: argparse.Namespace) -> int:
         log.info("the dataplane runs after %.1f s", time.monotonic() - started)
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
-        asyncio.run(_serve(agent, datapath, pid_file))
+        asyncio.run(_serve(agent, datapath, pid_file, _needed(ports)))
     finally:
         datapath.close()
     return 0
@@ -195,24 +206,43 @@ def _start_log(run_dir: Path, name: str) -> None:
     faulthandler.enable(log_file.stream)  # which tells where SIGSEGV, SIGBUS and the like have struck
 
 
-async def _serve(agent: Agent, datapath: Datapath, pid_file: Path) -> None:
+async def _serve(
+    agent: Agent, datapath: Datapath, pid_file: Path, needed: set[privileges.Capability]
+) -> None:
     """Run the agent; the pid file is there while it is ready, and is another's until then."""
-    running = asyncio.ensure_future(agent.run((signal.SIGTERM, signal.SIGINT)))
-    while agent.state == "starting" and not running.done():
-        await asyncio.sleep(0.01)
-    if running.done():
-        await running
-        return
-    datapath.keep_devices()
+    ready = False
+
+    def settle() -> None:
+        nonlocal ready
+        datapath.keep_devices()
+        try:
+            pid_file.write_text(f"{os.getpid()}\n")
+        except OSError as error:
+            pid_file.unlink(missing_ok=True)
+            raise ConfigError("run-dir", f"cannot write {pid_file}: {error.strerror}") from None
+        ready = True
+        privileges.keep_only(needed)
+
     try:
-        pid_file.write_text(f"{os.getpid()}\n")
-    except OSError as error:
-        pid_file.unlink(missing_ok=True)
-        raise ConfigError("run-dir", f"cannot write {pid_file}: {error.strerror}") from None
-    try:
-        await running
+        await agent.run((signal.SIGTERM, signal.SIGINT), settle)
     finally:
-        pid_file.unlink(missing_ok=True)
+        if ready:
+            with contextlib.suppress(PermissionError):  # in another user's folder, when we are but root
+                pid_file.unlink(missing_ok=True)
+
+
+def _needed(ports: Sequence[PortConfig]) -> set[privileges.Capability]:
+    """The capabilities that the agent needs once everything is open (docs/explanation/privileges.md)."""
+    from vswitch.dataplane import cache_directory
+
+    needed = set()
+    if any(port.kind == "packet" for port in ports):
+        needed.add(privileges.Capability.NET_ADMIN)
+    groups = {os.getegid(), *os.getgroups()}
+    code = (Path(__file__).parent, cache_directory())
+    if not all(privileges.readable(folder, os.geteuid(), groups) for folder in code):
+        needed.add(privileges.Capability.DAC_READ_SEARCH)
+    return needed
 
 
 def _processors(text: str) -> list[int]:

@@ -25,7 +25,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from vswitch import layout
+from vswitch import layout, privileges
 from vswitch.config import PortConfig, WireSettings
 from vswitch.dataplane import flow_table, worker
 from vswitch.dataplane.memory import Memory
@@ -116,7 +116,6 @@ class Datapath:
             self.tables,
             self.memory,
             self._pool_fd,
-            self._pool_size,
             self._commands,
             self._formats,
         )
@@ -144,7 +143,6 @@ class Datapath:
         self._words = self._controls[0]
         pool_size = layout.BUFFERS * layout.BUFFER_SIZE
         self._pool_fd = os.memfd_create("vswitch-pool", os.MFD_CLOEXEC)
-        self._pool_size = pool_size
         self.t["pool"] = self.memory.map_file(self._pool_fd, pool_size)
         self.t["punt_memory"] = self.memory.map_private(layout.PUNTS * layout.PUNT_SLOT_SIZE)
         self.t["injection_memory"] = self.memory.map_private(layout.INJECTIONS * layout.PUNT_SLOT_SIZE)
@@ -190,6 +188,7 @@ class Datapath:
                 self._closing = True
             started.set()
         started.wait()
+        privileges.keep_only()  # it works on hostile bytes
         if not self._closing:
             worker.run(self.memory.views[number], self.tables, number)
 
@@ -220,8 +219,8 @@ class Datapath:
 
     @property
     def link_fds(self) -> list[int]:
-        """Readable when refresh_ports() may find something new; wires tell nothing."""
-        return self._ports.links.fds
+        """Readable when refresh_ports() may find something new; of wires, only that the other end is new."""
+        return self._ports.fds
 
     def ports(self) -> list[PortInfo]:
         """The ports as they are now."""

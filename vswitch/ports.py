@@ -54,8 +54,8 @@ class Port:
 class Ports:
     """The ports by number; a port's index is that of its row. Among them is OFPP_LOCAL, by the name `local`.
 
-    tables: of all workers, the first of which has the devices; the others know the rows of ports. pool_fd,
-    pool_size: the switch's packet memory, which the other ends of wires map.
+    tables: of all workers, the first of which has the devices; the others know the rows of ports. pool_fd:
+    the switch's packet memory, which the other ends of wires map.
     """
 
     def __init__(
@@ -65,7 +65,6 @@ class Ports:
         tables: Any,
         memory: Memory,
         pool_fd: int,
-        pool_size: int,
         commands: CommandRing,
         formats: FormatTable,
     ) -> None:
@@ -73,7 +72,7 @@ class Ports:
         self.t = tables[0]
         self._tables = tables
         self.memory = memory
-        self._pool_fd, self._pool_size = pool_fd, pool_size
+        self._pool_fd = pool_fd
         self._commands = commands
         self._formats = formats
         self._ports: dict[int, Port] = {}
@@ -110,6 +109,11 @@ class Ports:
             for device in (port.tap, port.wire, port.device, port.sniffer):
                 if device:
                     device.close()
+
+    @property
+    def fds(self) -> list[int]:
+        """Readable when refresh() may find something new."""
+        return [*self.links.fds, *(port.wire.mail_fd for port in self if port.wire)]
 
     def _add_local(self, name: str) -> None:
         """OFPP_LOCAL has a row: what is sent there is dropped and counted, as of any port that is down."""
@@ -169,7 +173,7 @@ class Ports:
             wire = self.t["wires"][port.wire_index]
             wire["port"] = index
             wire["random"] = 1
-            port.wire.map(self.memory, wire, int(self.t["pool"]), self._pool_fd, self._pool_size)
+            port.wire.map(self.memory, wire, self._pool_fd)
             row["kind"], row["wire"], row["mtu"] = PortKind.WIRE, port.wire_index, config.mtu
             self.t["wire_buffers"][port.wire_index] = -1
             self.t["wire_count"] += 1
@@ -228,14 +232,15 @@ class Ports:
         """Map the pool of whoever holds the wire's other end; whether both ends see each other."""
         wire = port.wire
         assert wire is not None
+        wire.exchange_pools()
         if wire.is_cut() or not wire.peer_alive():
             return False
         epoch = wire.peer_epoch()
         if epoch != port.peer_epoch:
-            opened = wire.open_peer_pool()
-            if opened is None:
+            taken = wire.take_peer_pool(epoch)
+            if taken is None:
                 return False
-            fd, size = opened
+            fd, size = taken
             offset = self.memory.map_file(fd, size)
             os.close(fd)
             self._commands.give(Command.NEW_POOL, port.wire_index, offset, size, epoch)

@@ -48,8 +48,7 @@ class Overlay:
         self.lab.close()
 
 
-@pytest.fixture
-def overlay() -> Iterator[Callable[..., Overlay]]:
+def _overlays() -> Iterator[Callable[..., Overlay]]:
     """Makes networks that are not started yet, and stops them afterwards."""
     made: list[Overlay] = []
 
@@ -61,3 +60,8 @@ def overlay() -> Iterator[Callable[..., Overlay]]:
     for network in made:
         network.stop()
     Lab.close_current()
+
+
+overlay = pytest.fixture(_overlays, name="overlay")
+module_overlay = pytest.fixture(_overlays, scope="module", name="module_overlay")
+"""For tests that share one network."""

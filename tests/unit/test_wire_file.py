@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import stat
 import struct
 
@@ -45,7 +46,7 @@ def attach(path):
 def mapped(end, pool_fd=-1):
     memory = Memory()
     row = np.zeros(1, layout.wire_dtype)[0]
-    end.map(memory, row, 0, pool_fd, 4096)
+    end.map(memory, row, pool_fd)
     return row
 
 
@@ -153,21 +154,82 @@ def test_what_we_send_is_what_the_other_receives(attach):
         assert one[f"rx_{kind}"] != one[f"tx_{kind}"]
 
 
-def test_a_pool_is_opened_through_its_owner(attach):
-    one, other = attach("a"), attach("b")
-    mapped(other)
-    assert other.open_peer_pool() is None
-    pool = os.memfd_create("pool")
-    os.ftruncate(pool, 8192)
+@pytest.fixture
+def pools():
+    """Makes memory that may be handed over."""
+    made = []
+
+    def make(size):
+        made.append(os.memfd_create("pool"))
+        os.ftruncate(made[-1], size)
+        return made[-1]
+
+    yield make
+    for fd in made:
+        os.close(fd)
+
+
+def taken(end):
+    """Size and inode of the pool that the other end's life of now has given us."""
+    end.exchange_pools()
+    found = end.take_peer_pool(end.peer_epoch())
+    if found is None:
+        return None
+    fd, size = found
+    inode = os.fstat(fd).st_ino
+    os.close(fd)
+    return size, inode
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_each_end_is_given_the_others_pool(attach, pools, first):
+    """Whichever comes first: neither opens it by itself, which needs as many privileges as its owner has."""
+    one, other = attach(first), attach()
+    pool, others_pool = pools(8192), pools(4096)
     mapped(one, pool)
-    fd, size = other.open_peer_pool()
-    assert size == 8192
-    assert os.fstat(fd).st_ino == os.fstat(pool).st_ino
+    mapped(other, others_pool)
+    assert taken(other) == (8192, os.fstat(pool).st_ino)
+    assert taken(one) == (4096, os.fstat(others_pool).st_ino)
+    assert taken(one) is None  # once
     assert not one.our_pool_is_mapped()
     other.confirm_peer_pool(other.peer_epoch())
     assert one.our_pool_is_mapped()
-    os.close(fd)
-    os.close(pool)
+
+
+def test_an_end_that_comes_back_gets_and_gives_pools_anew(attach, pools):
+    one, other = attach("a"), attach("b")
+    mapped(one, pools(8192)), mapped(other, pools(4096))
+    assert (taken(one)[0], taken(other)[0]) == (4096, 8192)
+    other.close()
+    one.exchange_pools()  # to nobody
+    again = attach("b")
+    mapped(again, pools(12288))
+    assert taken(one)[0] == 12288
+    assert taken(again)[0] == 8192
+
+
+def test_a_pool_of_another_life_is_not_taken(attach, pools):
+    """It came before the end went and came back, or its owner has written of its new life too late."""
+    one, other = attach("a"), attach("b")
+    mapped(one, pools(8192)), mapped(other, pools(4096))
+    other.close()
+    again = attach("b")
+    epoch = one.peer_epoch()
+    mapped(again, pools(12288))
+    assert one.take_peer_pool(epoch + 2) is None
+    assert taken(one)[0] == 12288
+
+
+def test_mail_wakes_and_is_taken_in_at_each_look(attach, pools):
+    """Also while nobody wants it: a descriptor that stays readable would keep the agent awake."""
+    one, other = attach("a"), attach("b")
+    mapped(one, pools(8192))
+    one.exchange_pools()
+    assert not select.select([one.mail_fd], [], [], 0)[0]
+    mapped(other, pools(4096))
+    assert select.select([one.mail_fd], [], [], 0)[0]
+    one.exchange_pools()
+    assert not select.select([one.mail_fd], [], [], 0)[0]
 
 
 # Memory

@@ -34,6 +34,7 @@ from vswitch.agent.transport import (
 from vswitch.agent.view import SwitchView
 from vswitch.config import StpSettings
 from vswitch.errors import ConfigError
+from vswitch.mailbox import Mailbox, label_of, mailbox_of
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class Agent:
             if control_path is None
             else ControlServer(Path(control_path), self._methods(), self.switch.turns)
         )
+        self._mailbox: Mailbox | None = None
         self._named = None if ovs_rundir is None else NamedSockets(self.switch, Path(ovs_rundir), clock)
         self._servers: list[asyncio.Server] = []
         self._started_ns = clock()
@@ -104,8 +106,11 @@ class Agent:
         self._failure: BaseException | None = None
         self._stopping: asyncio.Event | None = None
 
-    async def run(self, stop_signals: Iterable[signal.Signals] = ()) -> None:
-        """Run until stop() or one of `stop_signals`.
+    async def run(
+        self, stop_signals: Iterable[signal.Signals] = (), settle: Callable[[], None] = lambda: None
+    ) -> None:
+        """Run until stop() or one of `stop_signals`. settle: called when everything is open, before anything
+        is received.
 
         Raises ConfigError when a listener or the control socket cannot be had; an error in the agent itself
         ends it and is raised.
@@ -121,6 +126,7 @@ class Agent:
                 await self._named.start()
             if self._control is not None:
                 await self._control.start()
+                self._mailbox = _mailbox(self._control.path)
             for number in stop_signals:
                 loop.add_signal_handler(number, self.stop)
             loop.add_reader(self.datapath.punt_fd, self._punts_wait)
@@ -130,6 +136,7 @@ class Agent:
                 self.switch.forward_without_controller(has_controllers=bool(self._controllers))
             if self._stp is not None:
                 self.switch.run_spanning_tree(self._stp)
+            settle()
             tasks = [self._task(self._tick()), self._task(self._captures.run())]
             tasks += [self._task(keep_connected(self.switch, c, self.clock)) for c in self._controllers]
             self.state = "ready"
@@ -176,7 +183,8 @@ class Agent:
 
         def start_capture(port: int | str, file: str, seconds: float = 60) -> dict[str, Any]:
             port_no = view.port_number(port)
-            self._captures.start(port_no, file, seconds)
+            handed = None if self._mailbox is None else self._mailbox.take(label_of(file))
+            self._captures.start(port_no, file, seconds, handed)
             return {**view.named(port_no), "file": file}
 
         def stop_capture(port: int | str) -> dict[str, Any]:
@@ -282,6 +290,8 @@ class Agent:
             self._saved.save_changes()
         if self._control is not None:
             self._control.stop()
+        if self._mailbox is not None:
+            self._mailbox.close()
         if self._named is not None:
             self._named.stop()
         for server in self._servers:
@@ -295,6 +305,16 @@ class Agent:
             ) in pending:  # again: before Python 3.12 wait_for() loses a cancellation that meets its result
                 task.cancel()
             _done, pending = await asyncio.wait(pending, timeout=0.1)
+
+
+def _mailbox(control_path: Path) -> Mailbox:
+    """Where clients of a control socket hand over the files that captures are written to; raises
+    ConfigError."""
+    path = mailbox_of(control_path)
+    try:
+        return Mailbox(path)
+    except OSError as error:
+        raise ConfigError("run_dir", f"cannot make the socket {path} ({error.strerror})") from error
 
 
 def _describe_session(target: str, session: Session | None) -> dict[str, Any]:

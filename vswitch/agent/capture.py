@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import struct
 import time
 from contextlib import suppress
@@ -73,8 +74,19 @@ class Captures:
         self._running: dict[int, Capture] = {}
         self._last: dict[int, Capture] = {}
 
-    def start(self, port_no: int, file: str, seconds: float) -> None:
-        """Begin to write the frames of a port; ends by itself after `seconds`. Raises ConfigError."""
+    def start(self, port_no: int, file: str, seconds: float, handed: int | None = None) -> None:
+        """Begin to write the frames of a port; ends by itself after `seconds`. Raises ConfigError.
+
+        handed: the file's descriptor, where the caller has opened it; ours from then on.
+        """
+        try:
+            self._start(port_no, file, seconds, handed)
+        except ConfigError:
+            if handed is not None:
+                os.close(handed)
+            raise
+
+    def _start(self, port_no: int, file: str, seconds: float, handed: int | None) -> None:
         if port_no in self._running:
             raise ConfigError(
                 "port",
@@ -87,7 +99,8 @@ class Captures:
             raise ConfigError("file", f"{file!r} is not an absolute path", "one that begins with /")
         self._datapath.set_capture(port_no, True)
         try:
-            opened = open(file, "wb")  # noqa: SIM115 (closed by stop)
+            opened = open(file if handed is None else handed, "wb")  # noqa: SIM115 (closed by stop)
+            opened.truncate()
         except (OSError, ValueError) as error:
             self._datapath.set_capture(port_no, False)
             reason = error.strerror if isinstance(error, OSError) else error

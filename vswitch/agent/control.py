@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import json
 import logging
@@ -73,7 +74,8 @@ class ControlServer:
             self._server.close()
             for client in list(self._clients):
                 client.close()
-            self.path.unlink(missing_ok=True)
+            with contextlib.suppress(PermissionError):  # in another user's folder, when we are but root
+                self.path.unlink(missing_ok=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         client = Client()

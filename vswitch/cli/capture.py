@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from vswitch.cli.arguments import Arguments, Command, Option
+from vswitch.cli.client import CtlError, hand_over
 
 SECONDS = 60.0
 
@@ -20,17 +22,34 @@ def _run(arguments: Arguments) -> dict[str, Any]:
     if "--stop" in arguments and "--seconds" in arguments:
         raise CAPTURE.wrong("--stop takes no -t SECONDS")
     seconds = arguments.number("--seconds", SECONDS)
-    call = arguments.switch(switch)
     if "--write" in arguments:
         file = Path(arguments.options["--write"] or "").absolute()
-        started = call("capture.start", port=port, file=str(file), seconds=seconds)
+        started = _start(arguments, switch, port, file, seconds)
         try:
             until = f"for {seconds:g} s or until Ctrl-C"
             print(f"capturing {started['name']} to {file}, {until}", file=sys.stderr, flush=True)
             time.sleep(seconds)
         except KeyboardInterrupt:
             pass
-    return call("capture.stop", port=port)
+    return arguments.switch(switch)("capture.stop", port=port)
+
+
+def _start(arguments: Arguments, switch: str | None, port: str, file: Path, seconds: float) -> dict[str, Any]:
+    """We open the file, and hand it over: the switch has given up the right to write wherever root can."""
+    is_new = not file.exists()
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise CtlError(f"cannot write {file}: {error.strerror}") from None
+    try:
+        hand_over(switch, arguments.run_dir, file, descriptor)
+        return arguments.switch(switch)("capture.start", port=port, file=str(file), seconds=seconds)
+    except CtlError:
+        if is_new:
+            file.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
 
 
 def _render(result: dict[str, Any], _arguments: Arguments) -> str:

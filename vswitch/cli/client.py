@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vswitch.errors import VSwitchError
+from vswitch.mailbox import label_of, mailbox_of, post
 from vswitch.words import nearest
 
 DEFAULT_RUN_DIRS = "/run/mininet-offload"
@@ -54,6 +55,11 @@ def caller(switch: str | None, run_dir: str | None) -> Call:
         return call(find_socket(switch, run_dir, os.environ), method, **params)
 
     return to_switch
+
+
+def hand_over(switch: str | None, run_dir: str | None, file: Path, descriptor: int) -> None:
+    """Give a switch a file that we have opened; a request that names the file is to follow."""
+    post(mailbox_of(find_socket(switch, run_dir, os.environ)), label_of(str(file)), descriptor)
 
 
 def find_socket(switch: str | None, run_dir: str | None, environ: Mapping[str, str]) -> Path:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attaching to a wire: its file, its FIFOs, who holds which end, and whether the other end is alive."""
+"""Attaching to a wire: its file, its FIFOs, who holds which end, whether the other end is alive, and the
+exchange of the two ends' packet memory, which are handed over as open files."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from pathlib import Path
 from vswitch import layout
 from vswitch.dataplane.memory import Memory
 from vswitch.errors import ConfigError
+from vswitch.mailbox import Mailbox, post
 from vswitch.wire_memory import (
     HEADER,
     SLOTS,
@@ -30,12 +32,14 @@ ENDS = "ab"
 INIT_LOCK = 2
 """Bytes of the file that are locked: 0 and 1 by the holder of end a and b, 2 while the file is made."""
 F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW = 36, 37, 38
+EPOCH = struct.Struct("=q")
 
 
 class WireEnd:
     """One end of a wire. It stays held until close() or the end of the process.
 
-    path: the wire's file, made when it is missing; `path`.a and `path`.b are the FIFOs that wake the ends.
+    path: the wire's file, made when it is missing; `path`.a and `path`.b are the FIFOs that wake the ends,
+    `path`.a.pool and `path`.b.pool the mailboxes at which they are given each other's pool.
     end: "a", "b", or "" for whichever is free. where: what an error names. slots: of each direction, as many
     as whoever made the file had memory for.
 
@@ -57,6 +61,7 @@ class WireEnd:
             self.side = self._take(end)
             self.wake_fd = self._fifo(self.side)
             self.kick_fd = self._fifo(1 - self.side)
+            self._mailbox = self._make_mailbox()
         except BaseException:
             os.close(self.fd)
             raise
@@ -119,14 +124,29 @@ class WireEnd:
                 raise ConfigError(self.where, f"{path} is a file, but not a FIFO", "an unused path") from None
         return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
+    def _make_mailbox(self) -> Mailbox:
+        path = self._mailbox_path(self.side)
+        try:
+            return Mailbox(path)
+        except OSError as error:
+            raise ConfigError(self.where, f"cannot make {path}: {error.strerror}", "an unused path") from None
+
+    def _mailbox_path(self, side: int) -> Path:
+        return self.path.with_name(f"{self.path.name}.{ENDS[side]}.pool")
+
+    @property
+    def mail_fd(self) -> int:
+        """Readable when the other end may have given us its pool."""
+        return self._mailbox.fileno()
+
     def peer_alive(self) -> bool:
         """Whether a process holds the other end."""
         request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 1 - self.side, 1, 0)
         answer = fcntl.fcntl(self.fd, F_OFD_GETLK, request)
         return struct.unpack("hhqqi4x", answer)[0] != fcntl.F_UNLCK
 
-    def map(self, memory: Memory, row, pool: int, pool_fd: int, pool_size: int) -> None:
-        """Map the wire and fill the wire's row; announce our pool to the other end."""
+    def map(self, memory: Memory, row, pool_fd: int) -> None:
+        """Map the wire and fill the wire's row; offer our pool to the other end."""
         base = memory.map_file(self.fd, self.size)
         self.cursors = [base + layout.CURSOR_PAGE * (1 + side) for side in (0, 1)]
         slots = base + 3 * layout.CURSOR_PAGE
@@ -150,10 +170,10 @@ class WireEnd:
         row["tx_clean"] = self._tx[layout.CURSOR_TAIL // 8]
         row["epoch"] = self.epoch = (int(self._tx[layout.CURSOR_EPOCH // 8]) + 1) & 0x7FFFFFFF
         self._tx[layout.CURSOR_CUT // 8] = 0
-        self._tx[layout.CURSOR_PID // 8] = os.getpid()
-        self._tx[layout.CURSOR_POOL_FD // 8] = pool_fd
-        self._tx[layout.CURSOR_POOL_SIZE // 8] = pool_size
         self._tx[layout.CURSOR_EPOCH // 8] = self.epoch
+        self._pool_fd = pool_fd
+        self._offered_to = -1  # life of the other end
+        self.exchange_pools()
 
     def cut(self, cut: bool) -> None:
         """Cut the cable at our end, or mend it there."""
@@ -167,14 +187,19 @@ class WireEnd:
         """The life number of the other end, 0 before its first."""
         return int(self._rx[layout.CURSOR_EPOCH // 8])
 
-    def open_peer_pool(self) -> tuple[int, int] | None:
-        """Descriptor and size of the other end's pool; None while it cannot be had."""
-        pid, fd = int(self._rx[layout.CURSOR_PID // 8]), int(self._rx[layout.CURSOR_POOL_FD // 8])
-        try:
-            descriptor = os.open(f"/proc/{pid}/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            return None
-        return descriptor, os.fstat(descriptor).st_size
+    def exchange_pools(self) -> None:
+        """Take in what has come, and hand our pool to each new life of the other end."""
+        self._mailbox.collect()
+        epoch = self.peer_epoch()
+        if epoch != self._offered_to:
+            theirs = self._mailbox_path(1 - self.side)
+            if post(theirs, EPOCH.pack(self.epoch), self._pool_fd):
+                self._offered_to = epoch
+
+    def take_peer_pool(self, epoch: int) -> tuple[int, int] | None:
+        """Descriptor and size of the pool of the other end's life `epoch`; None while it has not come."""
+        descriptor = self._mailbox.take(EPOCH.pack(epoch))
+        return None if descriptor is None else (descriptor, os.fstat(descriptor).st_size)
 
     def confirm_peer_pool(self, epoch: int) -> None:
         """Tell the other end that the pool of its life `epoch` is mapped here."""
@@ -186,6 +211,7 @@ class WireEnd:
 
     def close(self) -> None:
         """Let go of the end, and release the descriptors; the mapping is the memory's to unmap."""
+        self._mailbox.close()
         self._lock(self.side, kind=fcntl.F_UNLCK)
         for fd in (self.fd, self.wake_fd, self.kick_fd):
             os.close(fd)

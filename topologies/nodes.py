@@ -131,7 +131,6 @@ class VSwitch(Switch):
         except LabError:
             super().terminate()
             raise
-        self._settings_path.unlink(missing_ok=True)  # an earlier lab's, in a folder of the user's
         self._prepare_shell()
 
     def _prepare_shell(self) -> None:
@@ -179,6 +178,8 @@ class VSwitch(Switch):
             self.lab.watch.forget(self.process)
             end(self.process)
             self.process = None
+            for suffix in ("ctl", "files", "pid"):  # it may not have been able to
+                (self.lab.run_dir / f"{self.name}.{suffix}").unlink(missing_ok=True)
 
     def _spawn(self) -> None:
         self.end_process()
@@ -304,7 +305,8 @@ class VSwitch(Switch):
 
     @property
     def _settings_path(self) -> Path:
-        return self.lab.run_dir / f"{self.name}.settings"
+        """In a folder of root's, in which the switch may write without privileges."""
+        return self.lab.registry.run_dir / f"{self.name}.settings"
 
     @property
     def _log_path(self) -> Path:

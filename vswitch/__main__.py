@@ -141,9 +141,7 @@ def _run(options: argparse.Namespace) -> int:
     run_dir = Path(options.run_dir)
     privileges.forbid_gaining()
     os.umask(UMASK)
-    os.environ["OPENBLAS_NUM_THREADS"] = (
-        "1"  # others would start before privileges are given up, and keep them
-    )
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # more would start before privileges are given up
     _start_log(run_dir, options.name)
     from vswitch.agent.agent import Agent
     from vswitch.agent.transport import TlsFiles

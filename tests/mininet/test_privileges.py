@@ -123,6 +123,22 @@ def test_a_switch_that_is_started_anew_meets_the_one_that_has_given_all_up(netwo
     assert tasks(switch.process)[0] == only(NET_ADMIN if name == "s1" else set())
 
 
+def test_a_tap_that_is_made_anew_carries_again(network):
+    vm, tap = network.vm2, network.vm2.tap
+    name, address = tap.name, f"{tap.IP()}/{tap.prefixLen}"
+    make = (
+        f"ip tuntap add {name} mode tap multi_queue vnet_hdr; "
+        f"ip link set {name} address {tap.MAC()} mtu {tap.mtu} up; ip addr replace {address} dev {name}"
+    )
+    for away in (f"ip link delete {name}", f"ip link set {name} down; ip link set {name} name old"):
+        vm.cmd(away)
+        assert poll_until(lambda: not up(network), PATIENCE_S)
+        assert vm.cmd(make) == ""
+        assert poll_until(lambda: up(network), PATIENCE_S)
+        assert network.net.ping([network.vm1, vm], timeout="2") == 0
+    assert all(sets == only(set()) for sets in tasks(network.s2.process))
+
+
 def test_an_interface_is_configured_while_the_switch_runs(network):
     """What an interface of the kernel needs when it comes back: its MTU, with room for tags."""
     network.net["h9"].cmd("ip link set dev h9-eth0 mtu 1400")

@@ -11,8 +11,10 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 
+from vswitch import privileges
 from vswitch.errors import ConfigError
 from vswitch.layout import VNET_HEADER
 
@@ -33,6 +35,7 @@ and a socket does not know what it has in there (`tun_net_xmit` takes packets of
 1,000 are too few for four connections with buffers of 16 MB."""
 IFF_UP = 1
 CLONE_NEWNET = 0x40000000
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def namespace_path(name: str) -> str:
@@ -47,14 +50,25 @@ def namespace_path(name: str) -> str:
 @contextmanager
 def inside_namespace(path: str) -> Iterator[None]:
     """This thread is in another network namespace for a while."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    with open("/proc/thread-self/ns/net") as ours, open(path) as theirs:
-        if libc.setns(theirs.fileno(), CLONE_NEWNET) != 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    with open("/proc/thread-self/ns/net") as ours:
+        _enter(path)
         try:
             yield
         finally:
-            libc.setns(ours.fileno(), CLONE_NEWNET)
+            _LIBC.setns(ours.fileno(), CLONE_NEWNET)
+
+
+def _enter(path: str) -> None:
+    """This thread is in another network namespace from now on. Raises OSError."""
+    with open(path) as namespace:
+        if _LIBC.setns(namespace.fileno(), CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def _move_in(path: str) -> None:
+    """This thread lives in another network namespace from now on, and has no privileges."""
+    _enter(path)
+    privileges.keep_only()
 
 
 class TapDevice:
@@ -71,15 +85,20 @@ class TapDevice:
         self.interface = interface
         self._index = 0  # of the interface that `fd` belongs to
         self._refused = ""  # why the interface that has the name now is of no use
-        try:
-            self._namespace = os.open(namespace_path(namespace), os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise ConfigError(where, f"there is no network namespace {namespace}") from None
+        self._inside = ThreadPoolExecutor(1, "tap")
+        """A thread in the namespace: what it opens belongs there. To enter it again takes privileges, which
+        nobody has once the switch runs."""
         with ExitStack() as opened:
-            opened.callback(os.close, self._namespace)
+            opened.callback(self._inside.shutdown)
             try:
-                with self._inside():
-                    self._socket = opened.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+                self._inside.submit(_move_in, namespace_path(namespace)).result()
+            except FileNotFoundError:
+                raise ConfigError(where, f"there is no network namespace {namespace}") from None
+            except OSError as error:
+                raise ConfigError(where, _reason(interface, error)) from None
+            try:
+                asking = self._inside.submit(socket.socket, socket.AF_INET, socket.SOCK_DGRAM).result()
+                self._socket = opened.enter_context(asking)
                 self.fd = self._open()
                 opened.callback(os.close, self.fd)
                 self._attach()
@@ -89,13 +108,10 @@ class TapDevice:
                 raise ConfigError(where, _reason(interface, error)) from None
             self._opened = opened.pop_all()
 
-    def _inside(self) -> AbstractContextManager[None]:
-        return inside_namespace(f"/proc/self/fd/{self._namespace}")
-
     def _open(self) -> int:
         """A descriptor that may become a queue of a TAP in the namespace."""
-        with self._inside():
-            return os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        flags = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
+        return self._inside.submit(os.open, "/dev/net/tun", flags).result()
 
     def _attach(self) -> None:
         """Make `fd` a queue of the interface of our name. Raises OSError."""
@@ -118,7 +134,10 @@ class TapDevice:
         """Give the device a queue of `QUEUE_LEN`, unless somebody has set another than the kernel does."""
         if self._ask(SIOCGIFTXQLEN, "i") == KERNEL_QUEUE_LEN:
             request = struct.pack("16si20x", self.interface.encode(), QUEUE_LEN)
-            fcntl.ioctl(self._socket, SIOCSIFTXQLEN, request)
+            try:
+                fcntl.ioctl(self._socket, SIOCSIFTXQLEN, request)
+            except PermissionError:  # a TAP that was made while the switch ran
+                log.info("%s: its queue has %d packets, not %d", self.interface, KERNEL_QUEUE_LEN, QUEUE_LEN)
 
     def keep(self) -> None:
         """The device outlives the switch from now on."""

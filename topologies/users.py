@@ -47,11 +47,9 @@ def free_group(labs_dir: Path) -> int:
 
 def _has_account(number: int) -> bool:
     for look_up in (pwd.getpwuid, grp.getgrgid):
-        try:
+        with contextlib.suppress(KeyError):
             look_up(number)
-        except KeyError:
-            continue
-        return True
+            return True
     return False
 
 

@@ -310,6 +310,7 @@ def test_switches_in_namespaces_of_their_own():
     [
         ({"port": 99999}, "99999 is no TCP port"),
         ({"rest_port": "x"}, "x is no TCP port"),
+        ({"user": "nobody-at-all"}, "c0: there is no user 'nobody-at-all'"),
         ({"token": "maybe"}, "c0: token must be on or off, not 'maybe'"),
         ({"ip": "192.0.2.1"}, "nothing can listen at 192.0.2.1: "),
         (

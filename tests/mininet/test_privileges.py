@@ -152,9 +152,11 @@ def test_a_capture_is_written_where_only_the_caller_of_vswitchctl_may(network, t
     os.chown(tmp_path, NOBODY, NOBODY)
     tmp_path.chmod(0o700)
     file = tmp_path / "wire.pcapng"
+    file.write_bytes(b"old" * 100_000)
     answer = network.s1.cmd(f"vswitchctl capture 1 -w {file} -t 0.5")
     assert "Traceback" not in answer and "cannot" not in answer
     assert file.read_bytes()[:4] == bytes.fromhex("0a0d0d0a")
+    assert b"old" not in file.read_bytes()
     refused = tmp_path / "refused.pcapng"
     assert "there is no port 77" in network.s1.cmd(f"vswitchctl capture 77 -w {refused} -t 0.5")
     assert not refused.exists()

@@ -114,6 +114,12 @@ def test_an_ipv6_socket_that_speaks_ipv4_is_found(user):
         assert peer_user.user_of(peer, ours) is None
 
 
+def test_a_listener_at_the_peers_address_is_not_taken_for_the_peer():
+    """Where no connection is, the kernel tells of who listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert peer_user.user_of(Endpoint(*server.getsockname()), Endpoint("127.0.0.1", 1)) is None
+
+
 def test_elsewhere_the_network_is_trusted():
     assert peer_user.refusal(Endpoint("192.0.2.1", 6653), Endpoint("192.0.2.2", 4711)) is None
 

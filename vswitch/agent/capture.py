@@ -100,7 +100,8 @@ class Captures:
         self._datapath.set_capture(port_no, True)
         try:
             opened = open(file if handed is None else handed, "wb")  # noqa: SIM115 (closed by stop)
-            opened.truncate()
+            if handed is not None and opened.seekable():  # no pipe
+                opened.truncate()
         except (OSError, ValueError) as error:
             self._datapath.set_capture(port_no, False)
             reason = error.strerror if isinstance(error, OSError) else error

@@ -231,14 +231,12 @@ async def _serve(
 
 def _needed(ports: Sequence[PortConfig]) -> set[privileges.Capability]:
     """The capabilities that the agent needs once everything is open (docs/explanation/privileges.md)."""
-    from vswitch.dataplane import cache_directory
-
     needed = set()
     if any(port.kind == "packet" for port in ports):
         needed.add(privileges.Capability.NET_ADMIN)
     groups = {os.getegid(), *os.getgroups()}
-    code = (Path(__file__).parent, cache_directory())
-    if not all(privileges.readable(folder, os.geteuid(), groups) for folder in code):
+    code = (Path(__file__).parent, Path(os.environ["NUMBA_CACHE_DIR"]))  # set by vswitch.dataplane at least
+    if not all(privileges.readable(folder, os.geteuid(), groups) for folder in code if folder.exists()):
         needed.add(privileges.Capability.DAC_READ_SEARCH)
     return needed
 

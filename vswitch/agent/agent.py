@@ -109,8 +109,9 @@ class Agent:
     async def run(
         self, stop_signals: Iterable[signal.Signals] = (), settle: Callable[[], None] = lambda: None
     ) -> None:
-        """Run until stop() or one of `stop_signals`. settle: called when everything is open, before anything
-        is received.
+        """Run until stop() or one of `stop_signals`.
+
+        settle: called when everything is open, before the first request is read.
 
         Raises ConfigError when a listener or the control socket cannot be had; an error in the agent itself
         ends it and is raised.

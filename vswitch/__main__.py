@@ -139,9 +139,6 @@ def _run(options: argparse.Namespace) -> int:
         )
     ports = [parse_port(text) for text in options.port]
     run_dir = Path(options.run_dir)
-    privileges.forbid_gaining()
-    os.umask(UMASK)
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # more would start before privileges are given up
     _start_log(run_dir, options.name)
     from vswitch.agent.agent import Agent
     from vswitch.agent.transport import TlsFiles
@@ -253,5 +250,13 @@ def _processors(text: str) -> list[int]:
     return processors
 
 
+def _prepare_process() -> None:
+    """What holds for the whole process, before anything is made or started."""
+    privileges.forbid_gaining()
+    os.umask(UMASK)
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # others would start with privileges, and keep them
+
+
 if __name__ == "__main__":
+    _prepare_process()
     sys.exit(main())

@@ -481,9 +481,7 @@ class OpenFlowSwitch:
         for session in self.sessions:
             session.notify(message)
 
-    HANDLERS: ClassVar[
-        dict[MessageType, Callable[[OpenFlowSwitch, Session, Any], Replies | None]]
-    ] = {
+    HANDLERS: ClassVar[dict[MessageType, Callable[[OpenFlowSwitch, Session, Any], Replies | None]]] = {
         MessageType.ERROR: _error,
         MessageType.EXPERIMENTER: _experimenter,
         MessageType.FEATURES_REQUEST: _features,

@@ -9,9 +9,13 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ryu_apps import access, framework
 from vswitch.errors import VSwitchError
+
+if TYPE_CHECKING:
+    from ryu_apps.core.intent import Intent
 
 OVERLAY = "ryu_apps.shim"
 
@@ -23,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         framework.prepare(name)
     try:
         if options.intent:
-            _check(options.intent, report=options.check)
+            _check(options.intent, options.run_dir, report=options.check)
         if options.check:
             return 0
         _check_free(options.listen, options.ofp_port, "--ofp-port")
@@ -59,6 +63,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--check", action="store_true", help="only check the intent file; the exit status tells"
     )
     parser.add_argument(
+        "--run-dir", metavar="DIR", help="with --check: hold the intent against the switches that run there"
+    )
+    parser.add_argument(
         "--app", metavar="MODULE", action="append", default=[], help="also run this application"
     )
     parser.add_argument(
@@ -79,6 +86,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.check and not options.intent:
         parser.error("--check needs --intent FILE")
+    if options.run_dir and not options.check:
+        parser.error("--run-dir is for --check")
     if not options.intent and not options.app:
         parser.error("give --intent FILE, or --app MODULE for stock applications")
     return options
@@ -99,18 +108,30 @@ def _apps(options: argparse.Namespace) -> list[str]:
     return [*([OVERLAY] if options.intent else []), *options.app]
 
 
-def _check(path: str, report: bool) -> None:
-    """Raise VSwitchError unless the file is an intent from which rules follow."""
+def _check(path: str, run_dir: str | None, report: bool) -> None:
+    """Raise VSwitchError unless the file is an intent from which rules follow, and the switches of `run_dir`
+    are what it says."""
     from ryu_apps import intent_file  # only now: framework.prepare() must come first
     from ryu_apps.core.rules import desired_states
 
     intent = intent_file.read(path)
     rules = sum(len(state.rules) for state in desired_states(intent).values())
+    if run_dir:
+        _check_switches(path, intent, Path(run_dir))
     if report:
         print(
             f"{path}: valid: {len(intent.virtual_networks)} virtual networks, {len(intent.servers)} servers, "
             f"{len(intent.vms)} VMs, {rules} rules"
         )
+
+
+def _check_switches(path: str, intent: Intent, run_dir: Path) -> None:
+    from ryu_apps import running
+    from ryu_apps.core.ports import unfit
+
+    sentences = unfit(intent, running.ports(run_dir), f"in {run_dir}")
+    if sentences:
+        raise VSwitchError("\n".join(f"{path}: {sentence}" for sentence in sentences))
 
 
 def _check_free(host: str, port: int, option: str) -> None:

@@ -107,6 +107,7 @@ class Resources:
         return HTTPStatus.OK, {
             "revision": intent.revision(),
             "changes": changes(self._controller.intent, intent),
+            **self._controller.unfit(intent),
         }
 
     def _reload_intent(self, _name: str, _: bytes) -> Answer:
@@ -203,6 +204,7 @@ def _done(outcome: Outcome) -> Answer:
         "revision": outcome.revision,
         "changes": outcome.changes,
         "steps": outcome.steps,
+        **outcome.unfit,
     }
 
 

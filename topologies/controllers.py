@@ -18,6 +18,7 @@ from mininet.node import Controller, Node
 
 from ryu_apps import access, intent_file
 from ryu_apps.core import intent as intents
+from ryu_apps.core.intent import Intent
 from topologies import options
 from topologies.errors import LabError, in_terms_of
 from topologies.lab import Lab
@@ -229,6 +230,7 @@ class Orchestrator(LabController):
         self.packet_too_big = options.boolean(f"{name}: packet_too_big", packet_too_big)
         self.proactive_reverse = options.boolean(f"{name}: proactive_reverse", proactive_reverse)
         self.intent_file = Path(intent).absolute() if intent else None
+        self.given_intent: Intent | None = None
         self.formats, self.tunnel = self._tunnels(name, tunnel, formats)
         self.rest_port = lab.reserve_port(rest_port, ip)
         super().__init__(name, lab, ip=ip, port=lab.reserve_port(port, ip), **params)
@@ -240,7 +242,7 @@ class Orchestrator(LabController):
         """The formats of the user's own, and the one that tunnels have; raises LabError."""
         try:
             if self.intent_file:
-                intent = intents.from_yaml(self.intent_file.read_bytes())
+                intent = self.given_intent = intents.from_yaml(self.intent_file.read_bytes())
             else:
                 own = intents.plain(Path(formats).read_bytes()) if isinstance(formats, str) else formats or {}
                 intent = intents.from_object({"formats": own, "tunnel": {"format": tunnel}})
@@ -331,7 +333,7 @@ class Orchestrator(LabController):
         in_time = poll_until(settled, RULES_TIMEOUT_S)
         errors = status["switches"].get(switch.name, {}).get("errors", [])
         if errors:
-            raise LabError(f"{switch.name} did not take a rule of the controller: {errors[0]}")
+            raise LabError(f"{switch.name} does not hold the controller's intent: {errors[0]}")
         if not in_time:
             raise LabError(
                 f"{switch.name} did not get its rules from {self.name} within {RULES_TIMEOUT_S:g} s"

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mininet.log import info, warn
 
+from ryu_apps.core.ports import claims, missing
 from ryu_apps.core.underlay import path
-from topologies.errors import LabError
+from topologies.errors import LabError, in_terms_of
 from topologies.registry import LABS_DIR, Registry, remove_leftovers
 from topologies.users import free_group, make_folder
 from topologies.watch import Watch
@@ -214,8 +215,11 @@ class Lab:
             switch.require_known_ports()
         self._require_unique_addresses()
         if self.orchestrator:
-            if self.orchestrator.intent_file is None:
+            if self.orchestrator.given_intent is None:
+                self._require_vms(self.orchestrator.name)
                 self._require_ways()
+            else:
+                self._require_fit(f"{self.orchestrator.name}: {self.orchestrator.intent_file}")
             self._fit_mtus(self.orchestrator.tunnel)
         self._require_disk()
         self._make_wires(self.wires)
@@ -285,6 +289,41 @@ class Lab:
         for name, vnic in self.vnics().items():
             found.setdefault(vnic.network, {}).setdefault(vnic.server.name, name)
         return found
+
+    def _require_vms(self, orchestrator: str) -> None:
+        """Raise when the orchestrator's rules would serve nobody, and say whom they do not serve."""
+        others = {str(node) for switch in self.switches.values() for node in switch.plain_neighbours()}
+        others |= {vm.name for vm in self.vms.values() if not vm.vnics}
+        left_out = ", ".join(sorted(others))
+        if not self.vnics():
+            instead = in_terms_of(
+                "make hosts with cls=VM, join them by cls=TapLink, or take the controller Ryu",
+                mn="take a topology that has VMs (--topo two_servers), or --controller ryu",
+            )
+            raise LabError(
+                f"{orchestrator}: an Orchestrator's rules serve VMs at TapLinks, and there is none"
+                + (f": {left_out} would reach nobody" if left_out else "")
+                + f"; {instead}"
+            )
+        if left_out:
+            warn(f"({orchestrator}: its rules serve VMs at TapLinks: {left_out} will reach nobody) ")
+
+    def _require_fit(self, where: str) -> None:
+        """Raise when the orchestrator's intent names ports that are not there, and say of which switches it
+        is silent."""
+        assert self.orchestrator and self.orchestrator.given_intent
+        intent = self.orchestrator.given_intent
+        for switch in self.switches.values():
+            server = intent.server_of(int(switch.dpid, 16))
+            if server is None:
+                warn(f"({where} names no server of {switch.name}'s datapath id: it will forward nothing) ")
+                continue
+            for sentence in missing(claims(intent, server), switch.ports_by_number()):
+                raise LabError(f"{where}: {sentence}")
+        here = {int(switch.dpid, 16) for switch in self.switches.values()}
+        for name, entry in intent.servers.items():
+            if entry.dpid not in here:
+                warn(f"({where}: servers.{name}: this network has no switch of its datapath id) ")
 
     def _require_ways(self) -> None:
         """Raise when servers share a virtual network and links between them are missing."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from mininet.link import Intf, Link
 from mininet.log import info, warn
-from mininet.node import Controller, Host, Switch
+from mininet.node import Controller, Host, Node, Switch
 
 from topologies.controllers import ROOT, Orchestrator
 from topologies.errors import LabError, in_terms_of
@@ -379,6 +379,11 @@ class VSwitch(Switch):
     def plain_ports(self) -> list[Intf]:
         """The ends of plain links (`Link`, `TCLink` …): interfaces in the root namespace."""
         return [intf for intf in self.ports_by_number().values() if not isinstance(intf, SwitchPort)]
+
+    def plain_neighbours(self) -> list[Node]:
+        """Whatever is no VSwitch at the other ends of plain links: hosts, switches of other kinds."""
+        others = [_other_end(intf) for intf in self.plain_ports()]
+        return [node for node in others if node is not None and not isinstance(node, VSwitch)]
 
     def uplink_port(self) -> int | None:
         """Number of the port that carries the tunnels: the first wire's, or else link's to a switch."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from ryu_apps.core.changes import Changes, changes
 from ryu_apps.core.intent import Intent, from_object
+from ryu_apps.core.ports import claims
 from ryu_apps.core.rules import SwitchState, desired_states
 from ryu_apps.core.session import Barrier, Message, State, SwitchSession
 
@@ -24,11 +25,13 @@ class Outcome:
 
     revision: its own. changes: how it differs from the one before.
     steps: by name of a connected switch, how many rules, tunnels and settings it was told of.
+    unfit: what of it does not fit the switches, as Controller.unfit tells.
     """
 
     revision: int
     changes: Changes
     steps: dict[str, int]
+    unfit: dict[str, Any]
 
 
 class Controller:
@@ -74,7 +77,7 @@ class Controller:
                 messages = session.update(self._desired(dpid), self._revision)
                 send(messages)
                 steps[self._short_name(dpid)] = sum(not isinstance(step, Barrier) for step in messages)
-            return Outcome(self._revision, changes(before, intent), steps)
+            return Outcome(self._revision, changes(before, intent), steps, self.unfit(intent))
 
     def change_intent(self, change: Callable[[dict[str, Any]], None]) -> Outcome:
         """Change the intent that holds, as plain mappings, and make the result hold.
@@ -85,6 +88,18 @@ class Controller:
             document = self._intent.to_object()
             change(document)
             return self.set_intent(from_object(document))
+
+    def unfit(self, intent: Intent) -> dict[str, Any]:
+        """What of an intent does not fit the switches that are connected: by `errors`, for each server,
+        sentences; by `not_connected` the servers of which nobody can tell. What is empty is left out."""
+        with self._lock:
+            sessions = {name: self._session(server.dpid) for name, server in intent.servers.items()}
+            errors = {
+                name: session.missing(claims(intent, name)) for name, session in sessions.items() if session
+            }
+        absent = [name for name, session in sessions.items() if session is None]
+        found = {"errors": {name: told for name, told in errors.items() if told}, "not_connected": absent}
+        return {key: value for key, value in found.items() if value}
 
     def name(self, dpid: int) -> str:
         """What the log calls a switch."""

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from ryu_apps.core import offload
 from ryu_apps.core.intent import Intent
 from ryu_apps.core.nics import nic_settings
+from ryu_apps.core.ports import Claims, claims
 from ryu_apps.core.sections import VM
 from vswitch.openflow import spec
 from vswitch.openflow.actions import Action, Output, SetField
@@ -77,12 +78,14 @@ class SwitchState:
     tunnels: by port number; None when a switch has one there whose settings it did not tell.
     settings: formats, NICs, roles: what is not the default, by what it sets, in the order to set it in.
     proactive_reverse: whether a flow's reverse entry is installed with it.
+    claims: the ports that it must have, which is not for it to hold.
     """
 
     rules: dict[RuleKey, Rule] = field(default_factory=dict)
     tunnels: dict[int, TunnelAdd | None] = field(default_factory=dict)
     settings: dict[Hashable, Setting] = field(default_factory=dict)
     proactive_reverse: bool = True
+    claims: Claims = field(default_factory=dict, compare=False)
 
 
 def desired_states(intent: Intent) -> dict[str, SwitchState]:
@@ -98,7 +101,7 @@ def desired_state(intent: Intent, server: str) -> SwitchState:
         rules[rule.key] = rule
     tunnels: dict[int, TunnelAdd | None] = {tunnel.port_no: tunnel for tunnel in _tunnels(intent, server)}
     settings = {setting.key: setting for setting in _settings(intent, server)}
-    return SwitchState(rules, tunnels, settings, intent.proactive_reverse)
+    return SwitchState(rules, tunnels, settings, intent.proactive_reverse, claims(intent, server))
 
 
 def tunnel_port(intent: Intent, remote: str) -> int:

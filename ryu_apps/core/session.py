@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Union
 
 from ryu_apps.core.plan import AddRule, DeleteRule, Step, Undo, apply, plan
+from ryu_apps.core.ports import Claims, missing
 from ryu_apps.core.rules import Rule, SwitchState
 from vswitch.openflow.experimenter import (
     CapabilitiesReply,
@@ -104,6 +105,10 @@ class SwitchSession:
         self.synced_revision = self.revision
         return [IntentRevision(self.revision)]
 
+    def missing(self, claimed: Claims) -> list[str]:
+        """A sentence for each of these ports that the switch has not, once it has told its ports."""
+        return missing(claimed, self._capabilities.ports) if self._capabilities else []
+
     def refused(self, message: Message | None, reason: str) -> None:
         """The switch answered `message` (None: it is not known which) with an error."""
         self.errors.append(f"{reason}, in answer to {describe(message)}")
@@ -128,6 +133,7 @@ class SwitchSession:
         self._before, self._held = self._held, apply(self._held, steps)
         self.state = State.APPLYING
         self.synced_revision = None
+        self.errors += self.missing(self.desired.claims)
         self._check_formats()
         return [*steps, Barrier(self.revision)]
 

@@ -36,10 +36,12 @@ class FakeSwitch:
 
     log: every message that came, in order. refuse: which flow-mods are answered by TABLE_FULL.
     ours: False for a switch that does not know our experimenter messages. silent: it answers nothing.
+    ports: those that it says it has.
     """
 
-    def __init__(self, dpid: int, ours: bool = True) -> None:
+    def __init__(self, dpid: int, ours: bool = True, ports: tuple[int, ...] = tuple(range(1, 10))) -> None:
         self.dpid = dpid
+        self.ports = ports
         self.ours = ours
         self.silent = False
         self.rules: dict[tuple, FlowMod] = {}
@@ -143,7 +145,7 @@ class FakeSwitch:
         body = ex.from_wire(message.exp_type, message.data)
         self.log[-1] = body
         if isinstance(body, ex.CapabilitiesRequest):
-            reply = ex.CapabilitiesReply("test", ("vxlan",), (1, 2), 1, tuple(self.tunnels))
+            reply = ex.CapabilitiesReply("test", ("vxlan",), self.ports, 1, tuple(self.tunnels))
             exp_type, data = ex.to_wire(reply)
             yield m.Experimenter(ex.EXPERIMENTER_ID, exp_type, data, xid=message.xid)
         elif isinstance(body, ex.CountersRequest):

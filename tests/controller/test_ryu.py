@@ -73,6 +73,7 @@ def test_connect_change_and_come_back(ryu: RyuProcess) -> None:
         code, answer = ryu.rest("PUT", "/intent", yaml.safe_dump(larger))
         assert (code, answer["revision"]) == (200, revision(larger))
         assert (list(answer["changes"]), list(answer["steps"])) == (["vms.vm3"], ["s1"])
+        assert answer["not_connected"] == ["s2"]
         switch.wait_for(lambda s: s.revision == revision(larger))
         assert held_rules(switch) == wanted_rules(larger, "s1")
         assert len(switch.flow_mods()) == answer["steps"]["s1"]

@@ -28,7 +28,9 @@ from vswitch.openflow.experimenter import (
 from vswitch.openflow.instructions import Instructions
 
 NOTHING_SET = SettingsReply(0, ())
-CAPABILITIES = CapabilitiesReply(version="1", formats=("vxlan",), ports=(1, 2), queues=1, tunnels=())
+CAPABILITIES = CapabilitiesReply(
+    version="1", formats=("vxlan",), ports=tuple(range(1, 10)), queues=1, tunnels=()
+)
 
 
 def intent(**vms: str) -> Intent:
@@ -244,7 +246,7 @@ def test_a_switch_without_the_tunnel_format_is_an_error() -> None:
     session = SwitchSession(state(vm1="s1", vm2="s2"), 7)
     session.start()
     session.settings(NOTHING_SET)
-    session.capabilities(CapabilitiesReply(version="1", formats=("gre",), ports=(), queues=1, tunnels=()))
+    session.capabilities(msgspec.structs.replace(CAPABILITIES, formats=("gre",)))
     session.rules([], more=False)
     assert session.errors == ["the switch has no tunnel format 'vxlan' (it has: gre)"]
 

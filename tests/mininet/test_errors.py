@@ -15,13 +15,15 @@ from mininet.net import Mininet
 from mininet.node import Node, Switch
 
 from tests.mininet.mn_cli import MN, TWO_SERVERS, MnCli, isolated, run_mn
-from topologies import controllers, lab
+from topologies import controllers, lab, nodes
 from topologies.controllers import Orchestrator
 from topologies.errors import LabError
 from topologies.lab import Lab
 from topologies.links import TapLink, WireLink
 from topologies.nodes import VM, VSwitch
+from topologies.processes import spawn
 from topologies.topos import TwoServers
+from vswitch import saved
 
 pytestmark = pytest.mark.root
 
@@ -236,6 +238,133 @@ def test_an_intent_that_the_controller_would_refuse(net, tmp_path):
         net.addController("c0", Orchestrator, intent=str(intent))
 
 
+# What an Orchestrator's rules cannot serve
+
+
+def plain_hosts(net, switch):
+    for name in ("h1", "h2"):
+        net.addLink(net.addHost(name), switch)
+
+
+def vms_at_plain_links(net, switch):
+    for name in ("vm1", "vm2"):
+        net.addLink(net.addHost(name, cls=VM), switch)
+
+
+def a_vm_without_a_link(net, _switch):
+    net.addHost("vm1", cls=VM)
+
+
+def another_kind_of_switch(net, switch):
+    net.addLink(net.addSwitch("b2", cls=Switch), switch)
+
+
+@pytest.mark.parametrize(
+    ("build", "whom"),
+    [
+        (plain_hosts, ": h1, h2 would reach nobody"),
+        (vms_at_plain_links, ": vm1, vm2 would reach nobody"),
+        (a_vm_without_a_link, ": vm1 would reach nobody"),
+        (another_kind_of_switch, ": b2 would reach nobody"),
+        (lambda net, switch: None, ""),
+    ],
+)
+def test_an_orchestrator_without_vms(net, build, whom):
+    """It is refused before anything runs."""
+    c0 = net.addController("c0", Orchestrator)
+    build(net, net.addSwitch("s1", cls=VSwitch))
+    net.build()
+    with pytest.raises(LabError) as error:
+        c0.start()
+    assert str(error.value) == (
+        f"c0: an Orchestrator's rules serve VMs at TapLinks, and there is none{whom}; "
+        "make hosts with cls=VM, join them by cls=TapLink, or take the controller Ryu"
+    )
+    assert c0.process is None
+
+
+def test_an_orchestrator_over_a_topology_of_mininets():
+    result = run_mn("--topo", "single,2", *TWO_SERVERS[2:], "--test", "pingall")
+    assert result.returncode == 1
+    assert (
+        "*** Error: c0: an Orchestrator's rules serve VMs at TapLinks, and there is none: h1, h2 would reach "
+        "nobody; take a topology that has VMs (--topo two_servers), or --controller ryu\n"
+    ) in result.stderr
+    assert "pingall" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("build", "whom"),
+    [
+        (plain_hosts, "h1, h2"),
+        (vms_at_plain_links, "vm1, vm2"),
+        (another_kind_of_switch, "b2"),
+        (lambda net, switch: net.addLink(net.addSwitch("s2", cls=VSwitch), switch), None),
+    ],
+)
+def test_an_orchestrator_over_vms_and_others_says_whom_it_does_not_serve(net, monkeypatch, build, whom):
+    told = []
+    monkeypatch.setattr(lab, "warn", told.append)
+    net.addController("c0", Orchestrator)
+    switch = net.addSwitch("s1", cls=VSwitch)
+    net.addLink(net.addHost("vm9", cls=VM), switch, cls=TapLink)
+    build(net, switch)
+    net.build()
+    switch.lab.validate()
+    assert told == ([f"(c0: its rules serve VMs at TapLinks: {whom} will reach nobody) "] if whom else [])
+
+
+INTENT = """
+virtual_networks: {{blue: {{vni: 42}}}}
+servers: {{s1: {{dpid: {dpid}, underlay_ip: 192.168.0.1, uplink_port: {uplink}}}}}
+vms: {{vm1: {{server: s1, port: {port}, network: blue, mac: "00:00:00:00:00:01"}}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("uplink", "port", "sentence"),
+    [
+        (1, 77, r"vms\.vm1\.port: s1 has no port 77 \(it has: 1, 2\)"),
+        (88, 2, r"servers\.s1\.uplink_port: s1 has no port 88 \(it has: 1, 2\)"),
+    ],
+)
+def test_an_intent_file_that_names_another_port(overlay, tmp_path, uplink, port, sentence):
+    intent = tmp_path / "intent.yaml"
+    intent.write_text(INTENT.format(dpid=1, uplink=uplink, port=port))
+    network = overlay(controller={"intent": str(intent)})
+    with pytest.raises(LabError, match=f"^c0: {intent}: {sentence}$"):
+        network.start()
+    assert network.s1.process is None
+
+
+def test_an_intent_file_of_other_switches(overlay, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(lab, "warn", told.append)
+    intent = tmp_path / "intent.yaml"
+    intent.write_text(INTENT.format(dpid=9, uplink=1, port=2))
+    network = overlay(controller={"intent": str(intent)})
+    network.net.build()
+    network.lab.validate()
+    assert told == [
+        f"(c0: {intent} names no server of s1's datapath id: it will forward nothing) ",
+        f"(c0: {intent} names no server of s2's datapath id: it will forward nothing) ",
+        f"(c0: {intent}: servers.s1: this network has no switch of its datapath id) ",
+    ]
+
+
+def test_an_intent_that_names_a_port_that_is_not_there_while_the_lab_runs(overlay):
+    network = overlay().start()
+    intent = network.c0.intent()
+    intent["vms"]["vm1"]["port"] = 77
+    sentence = "vms.vm1.port: s1 has no port 77 (it has: 1, 2)"
+    assert network.c0.request("PUT", "/intent", intent)["errors"] == {"s1": [sentence]}
+    assert network.c0.status()["switches"]["s1"]["errors"] == [sentence]
+    with pytest.raises(
+        LabError, match=r"^s1 does not hold the controller's intent: vms\.vm1\.port: s1 has no "
+    ):
+        network.c0.set_intent(intent)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -290,6 +419,29 @@ def test_an_interface_of_another_network():
     assert result.returncode == 1
     assert "File exists: another network has an interface of this name: end that one" in result.stderr
     assert "Cleaning up" not in result.stdout + result.stderr
+
+
+def test_a_run_folder_with_the_settings_of_an_earlier_network(net, tmp_path):
+    """The switch of that name then is not this one."""
+    (tmp_path / "s1.settings").write_text("{}")
+    with contextlib.closing(Lab(run_dir=tmp_path)) as made:
+        net.addSwitch("s1", cls=VSwitch, lab=made)
+        assert not (tmp_path / "s1.settings").exists()
+
+
+def test_a_link_that_gets_the_name_of_another_is_as_it_is_made(net, monkeypatch):
+    """What was set of the one before is not its own."""
+    s1, s2 = (net.addSwitch(name, cls=VSwitch) for name in ("s1", "s2"))
+    first = net.addLink(s1, s2, port1=1, port2=1, cls=WireLink)
+    vnic = net.addLink(net.addHost("vm1", cls=VM), s1, port2=2, cls=TapLink)
+    path = s1.lab.run_dir / "s1.settings"
+    saved.write(path, saved.Saved(wires={"s1-eth1": {"loss": 9}}, forwarding=["vm1-eth0", "vm2-eth0"]))
+    for link in (first, vnic):
+        net.delLink(link)
+    net.addLink(s1, s2, port1=1, port2=1, cls=WireLink, loss=3)
+    monkeypatch.setattr(nodes, "spawn", lambda *_, **__: spawn(["sleep", "60"]))
+    s1._spawn()
+    assert saved.read(path) == saved.Saved(forwarding=["vm2-eth0"])
 
 
 def test_a_run_folder_as_a_text(tmp_path):

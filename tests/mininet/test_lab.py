@@ -16,10 +16,11 @@ import pytest
 from tests.mininet import hosts
 from tests.mininet.mn_cli import MN, TWO_SERVERS, MnCli, isolated, run_mn
 from tests.patience import PATIENCE_S
+from topologies import nodes
 from topologies.lab import SHM_DIR
 from topologies.processes import poll_until
 from topologies.registry import LABS_DIR
-from vswitch.ctl import CtlError
+from vswitch.errors import VSwitchError
 
 pytestmark = pytest.mark.root
 TRANSFER = str(Path(__file__).with_name("transfer.py"))
@@ -239,9 +240,11 @@ def settings(switch):
     ]
 
 
-def test_a_restart_keeps_what_was_set_by_hand(overlay):
+def test_a_restart_keeps_what_was_set_by_hand(overlay, monkeypatch):
     """Also over the intent's own settings, and though the switch is killed."""
-    network = overlay(controller={"gro": False}).start()
+    network = overlay(controller={"gro": False})
+    network.s1.workers = 2
+    network.start()
     for words in (
         "nic s1-eth1 -L combined 3",
         "nic s1-eth1 -X weight 1 2 1",
@@ -249,6 +252,7 @@ def test_a_restart_keeps_what_was_set_by_hand(overlay):
         "nic s1-eth1 -N flow-type ip4 dst-ip 10.0.0.1 action 1",
         "nic s1-eth1 -N delete 1",
         "nic s1-eth1 -K queue 1 lro rules",
+        "nic s1-eth1 workers 1 1 0",
         "nic s1-eth1 lro add queue 1 tcp '*' '*' '*' 110",
         "nic vm1-eth0 -K lro on",
         "wire s1-eth1 delay=30ms",
@@ -257,18 +261,19 @@ def test_a_restart_keeps_what_was_set_by_hand(overlay):
         assert "vswitchctl:" not in ctl(network.s1, words)
     before = settings(network.s1)
     kill(network.s1.process)
-    network.s1.restart()
-    assert settings(network.s1) == before
-    assert network.loss() == 0
-    assert min(ping(network.vm1, network.vm2, 3)) >= 30
-    network.s1.end_process()
     network.wire.set(delay="60ms")  # what was said last, while the switch was down
-    network.s1.restart()
-    assert settings(network.s1) == [text.replace("delay=30ms", "delay=60ms") for text in before]
-    with pytest.raises(CtlError, match="out of range"):
+    with pytest.raises(VSwitchError, match=r"loss: 200 is out of range"):
         network.wire.set(loss=200)
-    network.s1.restart()  # not with what it refused
+    network.s1.restart()
+    assert settings(network.s1) == [text.replace("30ms", "60ms") for text in before]
     assert network.loss() == 0
+    assert min(ping(network.vm1, network.vm2, 3)) >= 60
+    told = []
+    monkeypatch.setattr(nodes, "warn", told.append)
+    network.s1.workers = 1
+    network.s1.restart()
+    sentence = "s1-eth1 is not set as it was before: worker: 1 is out of range (allowed: 0 to 0)"
+    assert told == [f"(s1: {sentence}) "]
 
 
 def test_a_vnic_is_made_anew(overlay):

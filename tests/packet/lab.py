@@ -167,14 +167,17 @@ def add_host(middle: Namespace, host: Namespace, number: int) -> None:
     host.ip("link", "set", "eth0", "up")
 
 
-def ping(host: Namespace, address: str, count: int = 3) -> bool:
-    """Whether all echo requests are answered; ICMP from a raw socket, since not every machine has ping."""
+def ping(host: Namespace, address: str, count: int = 3, wait_s: float = 2) -> bool:
+    """Whether all echo requests are answered; ICMP from a raw socket, since not every machine has ping.
+
+    wait_s: for an answer. Short where the answer is not certain, and whoever asks asks again.
+    """
     with host.inside():
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         proto, request, reply = (58, 128, 129) if ":" in address else (1, 8, 0)
         raw = socket.socket(family, socket.SOCK_RAW, proto)
     with raw:
-        raw.settimeout(2)
+        raw.settimeout(wait_s)
         for number in range(count):
             body = bytes([request, 0, 0, 0, 0x77, 0x77, 0, number]) + bytes(range(48))
             if family == socket.AF_INET:
@@ -182,7 +185,7 @@ def ping(host: Namespace, address: str, count: int = 3) -> bool:
                 total = (total & 0xFFFF) + (total >> 16)
                 body = body[:2] + (~total & 0xFFFF).to_bytes(2, "big") + body[4:]
             raw.sendto(body, (address, 0))
-            deadline = time.monotonic() + 2
+            deadline = time.monotonic() + wait_s
             while True:
                 try:
                     answer = raw.recv(2000)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of a port whose device is removed, renamed, moved, replaced or set down under a running switch.
+"""What becomes of a port whose device is removed, renamed, moved, replaced or set down while the switch runs.
 
 It is down until there is one of its name that can be used, and then carries again. Never is it up and dead.
 """
@@ -18,6 +18,7 @@ import pytest
 from tests.packet.lab import Namespace, Switch, add_host, ping
 from tests.patience import PATIENCE_S
 from vswitch.flow import Output
+from vswitch.layout import SHIM_ROOM
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]
 
@@ -35,7 +36,7 @@ class Site(NamedTuple):
     switch: Switch
 
     def carries(self) -> bool:
-        return ping(self.vm, "10.0.0.2", 1) and ping(self.host, "10.0.0.1", 1)
+        return ping(self.vm, "10.0.0.2", 1, 0.3) and ping(self.host, "10.0.0.1", 1, 0.3)
 
     def is_up(self, port: int) -> bool:
         return self.switch.port(port).up
@@ -132,9 +133,6 @@ TROUBLES: dict[str, tuple[int, Act, Act]] = {
     "tap removed, made by its recipe": (
         VM_PORT, tap("link", "delete", "tap0"), lambda s: make_tap(s.vm, "multi_queue", "vnet_hdr"),
     ),
-    "tap removed, made without virtio-net headers": (
-        VM_PORT, tap("link", "delete", "tap0"), lambda s: make_tap(s.vm, "multi_queue"),
-    ),
     "tap removed, made with one queue": (VM_PORT, tap("link", "delete", "tap0"), lambda s: make_tap(s.vm)),
     "tap renamed": (VM_PORT, tap("link", "set", "tap0", "name", "away"),
                     tap("link", "set", "away", "name", "tap0")),
@@ -199,6 +197,20 @@ def test_nothing_comes_in_by_a_device_that_has_another_name_now(site, name, port
     wait(lambda: site.is_up(port))
     assert site.switch.port(port).counters.rx_packets - before < 25  # neighbours may have been asked for
     wait(lambda: site.carries())
+
+
+def test_the_mtu_of_an_interface_that_is_made_anew_is_what_frames_are_held_to(site):
+    """Also when it is just what the one before it had, with the room for tags."""
+    room = site.switch.port(HOST_PORT).mtu + SHIM_ROOM
+    site.middle.ip("link", "delete", "s2")
+    wait(lambda: not site.is_up(HOST_PORT))
+    site.middle.ip(
+        *("link", "add", "s2", "mtu", room, "type", "veth", "peer", "name", "eth0", "netns", site.host.name)
+    )
+    wait(lambda: site.switch.port(HOST_PORT).mtu == room)
+    site.middle.ip("link", "delete", "s2")
+    veth_is_remade(site)
+    wait(lambda: site.is_up(HOST_PORT) and site.switch.port(HOST_PORT).mtu == room - SHIM_ROOM)
 
 
 def test_a_port_has_the_address_of_the_interface_that_is_there(site):

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from contextlib import closing
 
 import pytest
 
@@ -44,6 +46,65 @@ def test_a_tap_that_is_made_is_gone_when_the_start_fails(vm):
     with pytest.raises(ConfigError):
         Datapath(1, [*ports, ports[0]])
     assert [link["ifname"] for link in json.loads(vm.ip("-j", "link"))] == ["lo"]
+
+
+@pytest.fixture
+def elsewhere():
+    space = Namespace(f"te{os.getpid()}")
+    try:
+        yield space
+    finally:
+        space.close()
+
+
+def is_attached(device: TapDevice) -> bool:
+    """Whether frames of some VM could come: a descriptor of nothing is in a bad state."""
+    try:
+        os.read(device.fd, 1)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        assert error.errno == errno.EBADFD
+    return False
+
+
+def test_an_interface_that_gets_the_number_of_the_one_before(vm, elsewhere):
+    """It is another one all the same."""
+    for space in (elsewhere, vm):  # each has the first number that is free there
+        space.ip("tuntap", "add", "dev", "tap0", "mode", "tap")
+    with closing(TapDevice("tap0", vm.name, "here")) as device:
+        before = device._index
+        vm.ip("link", "delete", "tap0")
+        elsewhere.ip("link", "set", "tap0", "netns", vm.name)
+        device.look()
+        assert device._index == before
+        assert is_attached(device)
+
+
+def test_none_is_made_in_the_place_of_one_that_goes_while_it_is_met(vm, monkeypatch):
+    """The kernel would make it when asked for a queue of it, in the way of whoever makes the next one."""
+    vm.ip("tuntap", "add", "dev", "tap0", "mode", "tap")
+    with closing(TapDevice("tap0", vm.name, "here")) as device:
+        vm.ip("link", "delete", "tap0")
+        device.look()
+        seen = iter([device._index + 77])
+        find = device._find
+        monkeypatch.setattr(device, "_find", lambda: next(seen, None) or find())
+        assert device.look() == (False, 0)
+        assert [link["ifname"] for link in json.loads(vm.ip("-j", "link"))] == ["lo"]
+        vm.ip("tuntap", "add", "dev", "tap0", "mode", "tap")
+        device.look()
+        assert is_attached(device)
+
+
+def test_why_an_interface_is_no_port_is_said_once(vm, caplog):
+    vm.ip("tuntap", "add", "dev", "tap0", "mode", "tap")
+    with closing(TapDevice("tap0", vm.name, "here")) as device:
+        vm.ip("link", "delete", "tap0")
+        vm.ip("link", "add", "tap0", "type", "veth", "peer", "name", "other")
+        vm.ip("link", "set", "tap0", "up")
+        assert [device.look() for _ in range(3)] == [(False, 1500)] * 3
+    assert caplog.messages == ["tap0 exists, but is no TAP; its port stays down"]
 
 
 @pytest.mark.parametrize(("before", "after"), [(1000, QUEUE_LEN), (50, 50), (20000, 20000)])

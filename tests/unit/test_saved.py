@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.protocol.live import LiveAgent, eventually
 from tests.unit.servers import SocketTap
 from vswitch import saved
 from vswitch.agent.agent import Agent
@@ -176,16 +177,17 @@ def test_a_restart_finds_what_was_set(live, what):
     again = live(workers=2)
     assert again.settings() == before
     assert again.asks("show")["not_restored"] == []
-    assert live(workers=2).settings() == before  # and the one after it
 
 
 def test_a_switch_of_which_nothing_was_set_is_as_it_is_told_to_be(live, tmp_path):
     live().asks("wire.show", port=WIRE)
     assert not (tmp_path / "s1.settings").exists()
+    live().asks(QUEUES[0], **QUEUES[1])  # which says nothing of the wire
     assert live(wire=",loss=3").asks("wire.show", port=WIRE)["loss"] == 3
+    assert (tmp_path / "s1.settings").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_whatever_is_set_in_whatever_order(live, seed):
     """Also what is refused meanwhile, and by controllers."""
     random = Random(seed)
@@ -201,19 +203,27 @@ def test_whatever_is_set_in_whatever_order(live, seed):
     before = life.settings()
     again = live(workers=2)
     assert again.settings() == before
+    assert live(workers=2).settings() == before  # and the one after it
     # filters and rules are told by their numbers: none is given again
     assert again.dp.nic(WIRE)._last_id >= life.dp.nic(WIRE)._last_id
 
 
-def test_what_controllers_set_is_told_to_the_next_one(live):
+def test_what_controllers_set_is_told_to_the_next_one(live, tmp_path, monkeypatch):
     """So that it sends the difference only, and what was set by hand since stays."""
+    too_big: list[bool] = []
+    monkeypatch.setattr(Datapath, "set_packet_too_big", lambda _self, enabled: too_big.append(enabled))
     life = live()
     settings = [ex.NicQueuesSet(WIRE, 2), ex.LroSet(WIRE, 1, "off"), ex.PacketTooBigSet(False)]
     for setting in settings:
         life.controller_says(setting)
     assert life.asks("offload.set", message="LroSet", port=WIRE, queue=1, lro="rules")
+    path = tmp_path / "s1.settings"
+    file = path.stat().st_ino
+    life.agent._saved.save_changes()
+    assert path.stat().st_ino == file  # nothing to save: it is not written every turn
     again = live()
     assert list(again.agent.switch.extensions.settings.values()) == settings
+    assert too_big == [False, False]  # in force
     assert [queue["lro"] for queue in again.asks("nic.show", port=WIRE)["queues"]] == ["on", "rules"]
     again.controller_says(ex.PacketTooBigSet(True))
     assert list(live().agent.switch.extensions.settings.values()) == settings[:2]
@@ -233,7 +243,7 @@ def test_what_openflow_carries_is_not_kept(live):
 
 def test_what_does_not_fit_any_more_is_said(live):
     life = live(workers=2)
-    life.asks(*QUEUES[:1], **QUEUES[1])
+    life.asks(QUEUES[0], **QUEUES[1])
     life.asks("offload.set", message="NicWorkersSet", port=WIRE, workers=[1])
     life.asks("offload.set", message="LroSet", port=VM, queue=0, lro="on")
     again = live(workers=1)
@@ -242,6 +252,26 @@ def test_what_does_not_fit_any_more_is_said(live):
     ]
     assert again.asks("nic.show", port=WIRE)["queue_count"] == 1
     assert again.asks("nic.show", port=VM)["queues"][0]["lro"] == "on"
+
+
+def test_queues_that_nobody_gave_workers_go_to_those_that_there_are(live):
+    life = live(workers=1)
+    life.asks(QUEUES[0], **QUEUES[1])
+    queues = live(workers=2).asks("nic.show", port=WIRE)["queues"]
+    assert [queue["worker"] for queue in queues] == [0, 1, 0, 1]
+
+
+def test_what_controllers_set_is_saved_in_the_agents_next_turn(live, tmp_path):
+    life, path = live(), tmp_path / "s1.settings"
+    running = LiveAgent(datapath=life.dp, settings_path=path)
+    handle = running.agent.switch.extensions.handle
+    try:
+        running.call(handle, Experimenter(ex.EXPERIMENTER_ID, *ex.to_wire(ex.NicQueuesSet(WIRE, 2))), False)
+        eventually(path.exists, "the settings are saved")
+        running.call(handle, Experimenter(ex.EXPERIMENTER_ID, *ex.to_wire(ex.NicQueuesSet(WIRE, 3))), False)
+    finally:
+        running.close()
+    assert live().asks("nic.show", port=WIRE)["queue_count"] == 3  # also what it had no turn for any more
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"wirse": {}}', '{"nics": 5}', "\xff"])
@@ -261,7 +291,7 @@ def test_a_part_of_something_else_is_told(live, tmp_path, nic):
 def test_a_change_holds_though_it_cannot_be_saved(live, tmp_path, caplog):
     life = live()
     (tmp_path / "s1.settings.new").mkdir()
-    assert life.asks("wire.set", port=WIRE, loss=4) == {"port": WIRE, "loss": 4}
+    assert life.asks("wire.set", port=WIRE, loss=4)["loss"] == 4
     assert life.asks("wire.show", port=WIRE)["loss"] == 4
     assert "s1: a restart will not know of the last settings" in caplog.text
 

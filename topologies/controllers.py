@@ -52,6 +52,7 @@ class LabController(Controller):
     """
 
     KIND = "a controller"
+    rest_port: int
 
     def __init__(
         self,
@@ -96,6 +97,15 @@ class LabController(Controller):
             )
         advice = f"start it anew with {in_terms_of('', mn='py ')}{self.name}.start()"
         self.lab.watch.add(Watched(self.name, self.process, self._log_path, advice))
+
+    @property
+    def rest_url(self) -> str:
+        """Where it answers REST requests, without the path."""
+        return f"http://{self.ip}:{self.rest_port}"
+
+    def _tell_where_rest_is(self, what: str) -> None:
+        token = f", token in {self.token_file}" if self.token_file else ""
+        info(f"({what}: {self.rest_url}{token}) ")
 
     def stop(self, *args: Any, **kwargs: Any) -> None:
         self.end_process()
@@ -178,6 +188,12 @@ class Ryu(LabController):
             lab.reserve_port(rest_port, ip) if rest_port else lab.reserve_usual_port(REST_PORT, ip)
         )
         super().__init__(name, lab, ip=ip, port=port, **params)
+
+    def start(self) -> None:
+        """Start the process; returns when it takes connections of switches."""
+        super().start()
+        if self.arguments != [DEFAULT_APPLICATION]:
+            self._tell_where_rest_is("REST of its applications, if they have any")
 
     def _arguments(self) -> list[str]:
         listen = ["--ofp-listen-host", self.ip, "--ofp-tcp-listen-port", str(self.port)]
@@ -264,13 +280,7 @@ class Orchestrator(LabController):
             except OSError as error:
                 raise LabError(f"cannot write {self.intent_file}: {error.strerror}") from None
         super().start()
-        token = f", token in {self.token_file}" if self.token_file else ""
-        info(f"(REST: {self.rest_url}{token}) ")
-
-    @property
-    def rest_url(self) -> str:
-        """Where it answers REST requests, without the path."""
-        return f"http://{self.ip}:{self.rest_port}"
+        self._tell_where_rest_is("REST")
 
     def _arguments(self) -> list[str]:
         addresses = ["--listen", self.ip, "--ofp-port", str(self.port), "--rest-port", str(self.rest_port)]

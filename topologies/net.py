@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import inspect
+import functools
 import signal
 import sys
 import time
@@ -159,11 +159,9 @@ def user_errors() -> Iterator[None]:
 def reported(test: Callable[..., Any]) -> Callable[..., Any]:
     """A test for `mn`'s table whose errors are reported likewise."""
 
-    _net, *parameters = inspect.signature(test).parameters
-
+    @functools.wraps(test)
     def run(*args: Any, **params: Any) -> Any:
         with user_errors():
-            require_known("--test", f"{test.__name__} has no parameter", params, parameters)
             try:
                 return test(*args, **params)
             except TypeError as problem:  # too many parameters
@@ -205,18 +203,19 @@ def build_topo(topos: dict[str, Any], words: str) -> Any:
 
 
 def check_tests(options: Any) -> None:
-    """What `mn` calls before it builds the network: a test that is not known need not wait for it."""
+    """What `mn` calls before it builds the network: a test that is not known, or a parameter that it does not
+    have, need not wait for it."""
     mn = sys.modules["__main__"]
-    known = {*mn.TESTS, *mn.ALTSPELLING, *mn.ALTSPELLING.values()}
     for words in "+".join(options.test).split("+") if options.test else ():
         name, _, given = mininet.util.splitArgs(words)
-        method = getattr(LabNet, mn.ALTSPELLING.get(name.lower(), name), None)
+        method = mn.ALTSPELLING.get(name.lower(), name)
         with user_errors():
             require_once(f"--test {words}", words)
-            if method is not None:
-                require_known("--test", f"{name} has no parameter", given, named(method))
-            else:
-                require_known("--test", "there is no", [name], known)
+            if not hasattr(LabNet, method):
+                require_known("--test", "there is no", [name], {*mn.TESTS, *mn.ALTSPELLING})
+            test = mn.TESTS.get(method)
+            _net, *parameters = named(test if callable(test) else getattr(LabNet, method))
+            require_known("--test", f"{name} has no parameter", given, parameters)
 
 
 def default_controller() -> type[Controller]:

@@ -31,8 +31,8 @@ _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 
 def options_of(kind: type) -> set[str]:
     """The options that a class of ours, or one made of it, takes by name."""
-    ours = [base for base in kind.__mro__ if not is_mininets(base) and base is not object]
-    return {name for base in ours if "__init__" in vars(base) for name in named(vars(base)["__init__"])}
+    ours = [base for base in kind.__mro__[:-1] if not is_mininets(base) and "__init__" in vars(base)]
+    return {name for base in ours for name in named(vars(base)["__init__"])} - _NOT_OPTIONS
 
 
 def options_of_mininets(kind: type) -> set[str]:
@@ -41,7 +41,7 @@ def options_of_mininets(kind: type) -> set[str]:
     if issubclass(kind, Link):
         bases += (TCIntf if issubclass(kind, TCLink) else Intf).__mro__[:-1]
     methods = (vars(base)[name] for base in bases for name in ("__init__", "config") if name in vars(base))
-    return {name for method in methods for name in named(method)}
+    return {name for method in methods for name in named(method)} - _NOT_OPTIONS
 
 
 def parameters_of_topology(topo: Any) -> set[str] | None:
@@ -49,13 +49,12 @@ def parameters_of_topology(topo: Any) -> set[str] | None:
     know."""
     build = topo.build if getattr(topo, "__init__", None) is Topo.__init__ else topo
     takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(build).parameters.values())
-    return None if takes_any and not is_mininets(build) else named(build)
+    return None if takes_any and not is_mininets(build) else {*named(build)} - _NOT_OPTIONS
 
 
-def named(function: Callable[..., Any]) -> set[str]:
-    """The names of a function's parameters that are options."""
-    parameters = inspect.signature(function).parameters.values()
-    return {p.name for p in parameters if p.kind in _NAMED and p.name not in _NOT_OPTIONS}
+def named(function: Callable[..., Any]) -> list[str]:
+    """The names of a function's parameters."""
+    return [p.name for p in inspect.signature(function).parameters.values() if p.kind in _NAMED]
 
 
 def is_mininets(thing: Any) -> bool:

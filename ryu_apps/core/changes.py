@@ -33,9 +33,11 @@ def _differences(path: str, old: dict[str, Any], new: dict[str, Any]) -> Iterato
             yield place, {"new": new[key]}
         elif key not in new:
             yield place, {"old": old[key]}
+        elif old[key] == new[key]:
+            continue
         elif isinstance(old[key], dict) and isinstance(new[key], dict):
             yield from _differences(place, old[key], new[key])
-        elif old[key] != new[key]:
+        else:
             yield place, {"old": old[key], "new": new[key]}
 
 

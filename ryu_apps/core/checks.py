@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from vswitch.errors import ConfigError
@@ -86,9 +86,9 @@ def unique(values: Iterable[tuple[str, object, str]]) -> None:
         seen[identity] = path.rpartition(".")[0]
 
 
-def known(path: str, name: str, names: Iterable[str], what: str) -> None:
-    names = sorted(names)
+def known(path: str, name: str, names: Collection[str], what: str) -> None:
     if name not in names:
+        names = sorted(names)
         raise ConfigError(path, f"there is no {what} {name!r}{nearest(name, names)}", listing(names))
 
 

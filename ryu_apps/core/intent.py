@@ -252,8 +252,8 @@ def _check_networks(intent: Intent) -> None:
 
 def _check_servers(intent: Intent) -> None:
     for name, server in intent.servers.items():
+        others = intent.servers.keys() - {name} if server.wires else set()
         for other in server.wires:
-            others = intent.servers.keys() - {name}
             checks.known(f"servers.{name}.wires.{other}", other, others, "other server")
     for name, server in intent.servers.items():
         checks.in_range(f"servers.{name}.dpid", server.dpid, 1, MAX_DPID)

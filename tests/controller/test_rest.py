@@ -11,14 +11,16 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
 
 from ryu_apps import intent_file
-from ryu_apps.core.changes import sentences
+from ryu_apps.core.changes import changes, sentences
 from ryu_apps.core.controller import Controller
-from ryu_apps.core.intent import from_object, from_yaml
+from ryu_apps.core.intent import Intent, from_object, from_yaml
 from ryu_apps.rest import RestApi
 from tests.controller.rest import asks, rest_api
 from tests.controller.ryu_process import INTENT
+from tests.controller.strategies import intents
 from vswitch.errors import VSwitchError
 
 YAML = """\
@@ -79,7 +81,7 @@ def test_what_every_server_has_for_a_nic(api: RestApi) -> None:
 
 
 @pytest.mark.parametrize(
-    ("intent", "changes", "lines"),
+    ("intent", "expected", "lines"),
     [
         (INTENT, {}, []),
         (
@@ -111,13 +113,12 @@ def test_what_every_server_has_for_a_nic(api: RestApi) -> None:
     ids=["nothing", "a value", "two values", "an entry that went", "an entry that came", "a list"],
 )  # fmt: skip
 def test_an_answer_says_what_changed(
-    api: RestApi, intent: dict[str, Any], changes: dict[str, Any], lines: list[str]
+    api: RestApi, intent: dict[str, Any], expected: dict[str, Any], lines: list[str]
 ) -> None:
-    revision = from_object(intent).revision()
-    expected = {"revision": revision, "changes": changes}
-    assert asks(api, "POST", "/intent/check", intent) == (200, expected)
-    assert asks(api, "PUT", "/intent", intent) == (200, {**expected, "steps": {}})
-    assert sentences(changes) == lines
+    answer = {"revision": from_object(intent).revision(), "changes": expected}
+    assert asks(api, "POST", "/intent/check", intent) == (200, answer)
+    assert asks(api, "PUT", "/intent", intent) == (200, {**answer, "steps": {}})
+    assert sentences(expected) == lines
     assert asks(api, "PUT", "/intent", intent)[1]["changes"] == {}
 
 
@@ -125,6 +126,22 @@ def test_a_long_list_is_a_short_line() -> None:
     (line,) = sentences({"nic.s1.rss.indirection": {"old": None, "new": [0, 1] * 64}})
     assert line.startswith("nic.s1.rss.indirection: null -> [0, 1, ") and line.endswith("…")
     assert len(line) < 110
+
+
+@settings(max_examples=40)
+@given(intents(), intents())
+def test_the_changes_lead_from_one_intent_to_the_other(old: Intent, new: Intent) -> None:
+    document = old.to_object()
+    for path, change in changes(old, new).items():
+        assert set(change) <= {"old", "new"}
+        *folders, last = path.split(".")
+        place = document
+        for folder in folders:
+            place = place[folder]
+        assert place.pop(last, None) == change.get("old")
+        if "new" in change:
+            place[last] = change["new"]
+    assert document == new.to_object()
 
 
 @pytest.mark.parametrize(

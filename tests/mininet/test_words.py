@@ -14,6 +14,7 @@ from mininet.topo import Topo
 
 from tests.mininet.mn_cli import MN
 from topologies import net as lab_net
+from topologies.checks import iperf3
 from topologies.errors import LabError
 from topologies.lab import Lab
 from topologies.nodes import VSwitch
@@ -43,6 +44,7 @@ def mn():
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader("mn_program", loader))
     loader.exec_module(module)
     module.TOPOS.update(TOPOLOGIES, anything=Anything, own=Own, made=lambda: Own())
+    module.TESTS["iperf3"] = lab_net.reported(iperf3)
     return module
 
 
@@ -82,6 +84,8 @@ def call(mn, option, words):
         ("--test", "pingall,timout=3", "--test: pingall has no parameter 'timout', the nearest is 'timeout'"),
         ("--test", "iperfudp,sec=3", "--test: iperfudp has no parameter 'sec', the nearest is 'seconds' ("),
         ("--test", "iperf,secs=3", "--test: iperf has no parameter 'secs', the nearest is 'seconds' ("),
+        ("--test", "iperf3,secons=1", "--test: iperf3 has no parameter 'secons', the nearest is 'seconds' ("),
+        ("--test", "none,net=1", "--test: none has no parameter 'net' (allowed: none)"),
         ("--test", "pingall+iprf", "--test: there is no 'iprf', the nearest is 'iperf' ("),
         ("--test", "iperf,port=1,port=2", "--test iperf,port=1,port=2: port is given twice"),
     ],
@@ -116,6 +120,8 @@ def test_a_word_that_nobody_knows(mn, monkeypatch, option, words, sentence):
         ("--switch", "ovsbr,stp=1"),
         ("--test", "pingall,timeout=3+iperf,seconds=1+iperfudp,seconds=1,udpBw=1M+none"),
         ("--test", "build"),
+        ("--test", "iperf3,seconds=1,flows=2"),
+        ("--test", "PINGPAIR"),
     ],
 )
 def test_words_that_mininet_knows(mn, monkeypatch, option, words):

@@ -4,11 +4,12 @@ PYTHON    ?= python3
 DEMO_ARGS ?=
 TEST_ARGS ?=
 CONFORMANCE_ARGS ?=
+SOAK_ARGS ?=
 SHELL     := /bin/bash
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup faucet demo test pythons conformance lint fuzz bench clean
+.PHONY: help setup faucet demo test pythons conformance lint fuzz soak bench clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +42,10 @@ lint: setup  ## ruff and mypy
 fuzz: setup  ## the long tests: 10 million fuzzed frames, new examples for all properties (nightly)
 	@scripts/as_root.sh env HYPOTHESIS_PROFILE=nightly .venv/bin/python -m pytest -m nightly -p no:cacheprovider --timeout=7200 $(TEST_ARGS)
 	@scripts/as_root.sh env HYPOTHESIS_PROFILE=nightly .venv/bin/python -m pytest tests/unit tests/protocol tests/controller -p no:cacheprovider --timeout=7200 $(TEST_ARGS)
+
+soak: setup  ## 200 labs come and go, one carries mixed traffic for 10 minutes (SOAK_ARGS="--cycles 5 --minutes 1")
+	@scripts/as_root.sh .venv/bin/python -m vswitch.compile
+	@scripts/as_root.sh scripts/isolated.sh .venv/bin/python -m tests.soak.soak $(SOAK_ARGS)
 
 bench: setup  ## nanoseconds per frame and stage
 	@scripts/as_root.sh .venv/bin/python -m experiments bench

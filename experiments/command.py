@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m experiments list | run NAME [key=value …] [--quick] [--out DIR] | report DIR | bench`.
 
+NAME is a shipped experiment's, or the path of a file of one's own that defines EXPERIMENT.
+
 `run` and `bench` take `--against CHECKOUT`, and then compare this checkout with another one.
 """
 
@@ -13,11 +15,13 @@ import importlib.util
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from experiments import own
 from experiments.against import against
 from experiments.against import report as report_comparison
 from experiments.checkout import Checkout
@@ -84,9 +88,10 @@ def parser() -> argparse.ArgumentParser:
     top.set_defaults(command=lambda options: print_list())
     commands = top.add_subparsers(metavar="COMMAND")
     listing = commands.add_parser("list", help="show the experiments and their options")
-    listing.set_defaults(command=lambda options: print_list())
+    listing.add_argument("names", metavar="NAME", nargs="*", help="of these only (default: the shipped ones)")
+    listing.set_defaults(command=lambda options: print_list(options.names))
     run = commands.add_parser("run", help="run an experiment")
-    run.add_argument("name", metavar="NAME")
+    run.add_argument("name", metavar="NAME", help="as list shows it, or a file of your own: path/to/mine.py")
     run.add_argument("options", metavar="key=value", nargs="*", default=[])
     run.add_argument("--quick", action="store_true", help="fewer and shorter runs: at most 45 s on 2 cores")
     run.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/NAME-TIME)")
@@ -104,11 +109,10 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def print_list() -> int:
+def print_list(names: Sequence[str] = ()) -> int:
     console = Console(highlight=False)
-    for name in MODULES:
-        experiment = find(name)
-        console.print(f"[bold]{name}[/bold]: {experiment.question}", soft_wrap=True)
+    for experiment in map(find, names or MODULES):
+        console.print(f"[bold]{experiment.name}[/bold]: {experiment.question}", soft_wrap=True)
         for key, option in experiment.options.items():
             default, quick = display(option.default), display(option.quick)
             values = default if default == quick else f"{default}, quick {quick}"
@@ -134,7 +138,7 @@ def run_command(options: argparse.Namespace) -> int:
     values = parse_options(experiment.options, options.options, options.quick)
     out = options.out or Path("runs") / f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     console = Console(highlight=False)
-    with Reporter(console) as reporter:
+    with Reporter(console) as reporter, own.errors_told(Path(experiment.file)):
         summary = Harness(experiment, values, out, reporter, options.quick).run()
     return tell(summary, experiment, out, console)
 
@@ -143,7 +147,9 @@ def report_command(options: argparse.Namespace) -> int:
     from experiments.report import load_summary
 
     summary = load_summary(options.folder)
-    return tell(summary, find(summary["experiment"]), options.folder, Console(highlight=False))
+    return tell(
+        summary, find(summary.get("file") or summary["experiment"]), options.folder, Console(highlight=False)
+    )
 
 
 def tell(summary: dict[str, Any], experiment: Experiment, folder: Path, console: Console) -> int:
@@ -192,9 +198,13 @@ def bench_against(options: argparse.Namespace) -> int:
 
 
 def find(name: str) -> Experiment:
-    """The experiment of a name; raises when there is none."""
+    """The experiment of a name, or in a file; raises when there is none."""
+    if own.is_file(name):
+        return own.load(Path(name), MODULES)
     if name not in MODULES:
-        raise ExperimentError(f"unknown experiment {name!r}: there is {', '.join(MODULES)}")
+        raise ExperimentError(
+            f"unknown experiment {name!r}: there is {', '.join(MODULES)}, or a file of your own (mine.py)"
+        )
     return importlib.import_module(MODULES[name]).EXPERIMENT
 
 

@@ -83,6 +83,8 @@ class Harness:
             rounds = self._measure()
         chosen = {text: str(variant) for text, variant in self.variants.items()}
         summary = summarise(self.experiment.name, stamp, plain, self.plan, rounds, chosen)
+        if self.experiment.file:
+            summary["file"] = self.experiment.file
         write_json(self.out / "summary.json", summary)
         return summary
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from experiments.errors import ExperimentError
+
 if TYPE_CHECKING:
     from experiments.peers.base import BackEnd
 
@@ -52,6 +54,13 @@ class Measurement:
     values: dict[str, float]
     raw: dict[str, Any]
     offered: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.values:
+            if name not in METRICS:
+                raise ExperimentError(
+                    f"there is no metric {name!r}: say in experiments.metrics.METRICS how it is shown"
+                )
 
     @property
     def about(self) -> str:

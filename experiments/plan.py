@@ -86,13 +86,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment: `plan` turns option values into what is to be run; `title` heads table and plot."""
+    """An experiment: `plan` turns option values into what is to be run; `title` heads table and plot.
+
+    file: where it is, if it is none of the shipped ones; the harness fills it in.
+    """
 
     name: str
     question: str
     title: str
     options: dict[str, Option]
     plan: Callable[[dict[str, Any]], Plan]
+    file: str = ""
 
 
 def config_text(config: Config) -> str:

@@ -47,6 +47,7 @@ from vswitch.flow import (
     Output,
     PopMpls,
     PopPbb,
+    PortAccount,
     PortInfo,
     Program,
     Punt,
@@ -506,6 +507,11 @@ class Datapath:
             counters[name] = int(counts[Counter.GRO_FIRST + verdict])
         del counters["gro_not_merged_yes"], counters["gro_not_merged_disabled"]
         return counters
+
+    def accounts(self) -> dict[str, PortAccount]:
+        """What became of each port's frames, by its name, and of those of no port. Sums are exact when no
+        packet is in the workers' hands."""
+        return self._ports.accounts()
 
     def capabilities(self) -> dict[str, Any]:
         """What this switch can do, for the controller."""

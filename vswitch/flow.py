@@ -265,16 +265,29 @@ class CapturedFrame(NamedTuple):
 
 
 class PortCounters(NamedTuple):
-    """Frames and bytes as the medium carries them."""
+    """Frames and bytes as the medium carries them. What is equal to what: docs/reference/counters.md."""
 
     rx_packets: int = 0
     rx_bytes: int = 0
+    rx_forwarded: int = 0
+    rx_not_forwarded: int = 0
+    rx_decapsulated: int = 0
+    rx_held: int = 0
     rx_dropped: int = 0
     rx_errors: int = 0
+    tx_requested: int = 0
     tx_packets: int = 0
     tx_bytes: int = 0
     tx_dropped: int = 0
     tx_errors: int = 0
+
+
+class PortAccount(NamedTuple):
+    """A port's counters, and the drops among them by reason: of frames that it received, and was to send."""
+
+    counters: PortCounters
+    receiving: dict[str, int]
+    sending: dict[str, int]
 
 
 class PortInfo(NamedTuple):

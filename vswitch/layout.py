@@ -285,15 +285,20 @@ class Counter(enum.IntEnum):
     RX_OUTER_FRAGMENT = 4
     RX_UNKNOWN_TUNNEL = 5
     RX_ECN_INCOMPATIBLE = 6
+    RX_RING_FULL = 39
+    DRIVER_QUEUE_FULL = 42
     # Dropped on forwarding
     NO_RULE = 7
     TABLE_MISS = 8
     PORT_CONFIG = 9
     PUNT_LIMITED = 10
     PUNT_OVERFLOW = 11
-    UNKNOWN_PORT = 12
     TOO_MANY_OPERATIONS = 46
+    METER_DROP = 22
+    INVALID_TTL = 34
+    HEADERS_TOO_LONG = 50
     # Dropped on sending
+    UNKNOWN_PORT = 12
     PORT_DOWN = 14
     NO_UPLINK = 15
     MTU_EXCEEDED = 16
@@ -302,17 +307,13 @@ class Counter(enum.IntEnum):
     WIRE_LOSS = 19
     TAP_BUSY = 20
     TAP_ERROR = 21
-    METER_DROP = 22
-    INVALID_TTL = 34
-    NO_SUCH_HEADER = 35
     PACKET_BUSY = 36
     PACKET_ERROR = 37
     WIRE_STALLED = 38
-    RX_RING_FULL = 39
     NOT_IP = 40
     TUNNEL_ID_TOO_LARGE = 41
-    DRIVER_QUEUE_FULL = 42
     # Not a drop
+    NO_SUCH_HEADER = 35
     RX_BAD_CHECKSUM = 23
     WIRE_DUPLICATED = 24
     WIRE_REORDERED = 25
@@ -366,6 +367,15 @@ class Merge(enum.IntEnum):
 
 MERGES = 32
 COUNTERS = 96
+DROP_REASONS = Counter.GRO_FIRST
+"""Counters below this may be reasons for a drop."""
+DROPS_ON_RECEIVING = (
+    Counter.RX_TOO_SHORT, Counter.RX_STALE_SLOT, Counter.RX_BAD_OUTER_CHECKSUM, Counter.RX_OUTER_FRAGMENT,
+    Counter.RX_UNKNOWN_TUNNEL, Counter.RX_ECN_INCOMPATIBLE, Counter.RX_RING_FULL, Counter.NOT_IP,
+    Counter.DRIVER_QUEUE_FULL,
+)  # fmt: skip
+ERRORS_ON_RECEIVING = (Counter.RX_BAD_DESCRIPTOR,)
+ERRORS_ON_SENDING = (Counter.TAP_ERROR, Counter.PACKET_ERROR)
 
 
 def _record(**fields):
@@ -430,8 +440,9 @@ RANGES = 2 * BURST + 4
 port_dtype = _record(
     kind="i8", number="i8", up="i8", fd="i8", mtu="i8", wire="i8", socket="i8", ready="i8", capture="i8",
     forwarding="i8",  # 1: of a VM that forwards connections (S0.9)
-    rx_packets="i8", rx_bytes="i8", rx_dropped="i8", rx_errors="i8",
-    tx_packets="i8", tx_bytes="i8", tx_dropped="i8", tx_errors="i8",
+    # what it received, and what became of that but for drops; what it was to send, and what it sent
+    rx_packets="i8", rx_bytes="i8", rx_forwarded="i8", rx_decapsulated="i8", rx_held="i8",
+    tx_requested="i8", tx_packets="i8", tx_bytes="i8",
     rx_missed="i8",  # frames that the kernel had no room for; written by the agent
     punts="i8",  # punt slots that hold its packets
     punts_from_ns="i8",  # none before that time: it has cost the agent too much; written by the agent
@@ -564,6 +575,8 @@ held_dtype = _record(
     # of a punt slot: what became of it (Held), its key with the whole TOS, the number of its punt, its hash,
     # what it counts for; of one that waits, the next one in its bucket
     state="i8", key=("i8", (KEY_WORDS,)), number="i8", hash="i8", packets="i8", bytes="i8", next="i8",
+    # the port that received it, as how many frames that are accounted for as held
+    account="i8", frames="i8",
 )  # fmt: skip
 """What is known of a packet that lies whole in a punt or injection slot."""
 HELD_BUCKETS = 256
@@ -580,7 +593,12 @@ tables_dtype = _record(
     worker="i8", workers="i8", controls="i8", handed=("i8", (MAX_WORKERS,)), finished=("i8", (MAX_WORKERS,)),
     settling="i8", awaited="i8", agreed="i8",
     now_ns="i8", clocked="i8", loops="i8", sleeps="i8", agent_fd="i8", wake_fd="i8", random="i8", sweep="i8",
+    # drops by reason; of received frames and of those to be sent, by port too. The fate of the packet in hand
+    # (account.py): the port that received it, as how many frames that are not accounted for yet, and why the
+    # last copy of it that was dropped was dropped
     counters=("i8", (COUNTERS,)),
+    rx_drops=("i8", (MAX_PORTS, DROP_REASONS)), tx_drops=("i8", (MAX_PORTS, DROP_REASONS)),
+    account="i8", open_frames="i8", drop_reason="i8",
     # ports
     ports=(port_dtype, (MAX_PORTS,)),
     taps=("i8", (MAX_PORTS,)), tap_count="i8", tap_turn="i8", tunnels=("i8", (MAX_PORTS,)), tunnel_count="i8",

@@ -10,16 +10,19 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from vswitch import layout
 from vswitch.config import DEFAULT_MTU, MAX_PORT_NUMBER, PortConfig, WireSettings
+from vswitch.dataplane.account import NOBODY
 from vswitch.dataplane.memory import Memory
 from vswitch.dataplane.ports.packet_device import PacketDevice
 from vswitch.dataplane.ports.tap_device import TapDevice, inside_namespace, namespace_path
 from vswitch.dataplane.ports.wire_file import WireEnd
 from vswitch.errors import ConfigError
-from vswitch.flow import PortCounters, PortInfo
+from vswitch.flow import PortAccount, PortCounters, PortInfo
 from vswitch.format_table import FormatTable, outer_headers
-from vswitch.layout import Command, PortKind
+from vswitch.layout import Command, Counter, PortKind
 from vswitch.link_watch import LinkWatch
 from vswitch.nic import Nic, SavedNic
 from vswitch.openflow.constants import Port as PortNumber
@@ -28,6 +31,12 @@ from vswitch.rings import CommandRing
 from vswitch.rows import first_free
 from vswitch.sniffer import Sniffer
 from vswitch.tunnel_formats import overhead
+
+NO_PORT = "no port"
+_RX_DROPPED = list(layout.DROPS_ON_RECEIVING)
+_RX_ERRORS = list(layout.ERRORS_ON_RECEIVING)
+_TX_ERRORS = list(layout.ERRORS_ON_SENDING)
+_COUNTED = [name for name in PortCounters._fields if name in layout.port_dtype.names]
 
 
 class Port:
@@ -266,17 +275,43 @@ class Ports:
                 port.mtu,
                 port.up,
                 port.peer,
-                self._port_counters(port),
+                self._counters(port.index),
                 port.speed_kbps,
                 port.uplink,
             )
             for _number, port in sorted(self._ports.items())
         ]
 
-    def _port_counters(self, port: Port) -> PortCounters:
-        rows = self._tables["ports"][:, port.index]
-        counters = PortCounters(*(int(rows[name].sum()) for name in PortCounters._fields))
-        return counters._replace(rx_dropped=counters.rx_dropped + int(rows[0]["rx_missed"]))
+    def accounts(self) -> dict[str, PortAccount]:
+        """What became of each port's frames, by its name; NO_PORT: of those that no port received, or no port
+        was to send."""
+        indexes = {port.name: port.index for _number, port in sorted(self._ports.items())}
+        return {
+            name: PortAccount(self._counters(index), *map(_by_reason, self._drops(index)))
+            for name, index in {**indexes, NO_PORT: NOBODY}.items()
+        }
+
+    def _counters(self, index: int) -> PortCounters:
+        rows = self._tables["ports"][:, index]
+        received, unsent = self._drops(index)
+        counted = {name: int(rows[name].sum()) for name in _COUNTED}
+        counted["rx_packets"] += int(rows[0]["rx_missed"])
+        rx_dropped, rx_errors = int(received[_RX_DROPPED].sum()), int(received[_RX_ERRORS].sum())
+        tx_errors = int(unsent[_TX_ERRORS].sum())
+        return PortCounters(
+            **counted,
+            rx_not_forwarded=int(received.sum()) - rx_dropped - rx_errors,
+            rx_dropped=rx_dropped,
+            rx_errors=rx_errors,
+            tx_dropped=int(unsent.sum()) - tx_errors,
+            tx_errors=tx_errors,
+        )
+
+    def _drops(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Frames that a port received and that it was to send, dropped by Counter."""
+        received = self._tables["rx_drops"][:, index].sum(axis=0)
+        received[Counter.RX_RING_FULL] += self.t["ports"][index]["rx_missed"]
+        return received, self._tables["tx_drops"][:, index].sum(axis=0)
 
     def nic(self, port_no: int) -> Nic:
         """The receive side of a wire or packet port, or of the switch's port in front of a VM."""
@@ -379,6 +414,8 @@ class Ports:
         at = layout.TEMPLATES_OFFSET + index * layout.TEMPLATE_SIZE
         self.memory.write(at, template)
         self.t["ports"][index] = 0
+        for drops in ("rx_drops", "tx_drops"):
+            self._tables[drops][:, index] = 0
         row = self.t["ports"][index]
         row["number"], row["format"], row["uplink"] = port_no, self._formats.place(format), uplink.index
         row["local_ip"], row["remote_ip"], row["template"], row["template_len"] = (
@@ -416,6 +453,11 @@ class Ports:
     def tunnels_of(self, format: str) -> list[str]:
         """The names of the tunnels of a format."""
         return [port.name for port in self if port.format == format]
+
+
+def _by_reason(drops: np.ndarray) -> dict[str, int]:
+    """The reasons for which there were drops."""
+    return {Counter(int(reason)).name.lower(): int(drops[reason]) for reason in np.nonzero(drops)[0]}
 
 
 def _ipv4(where: str, text: str) -> int:

@@ -32,6 +32,7 @@ from vswitch.flow import (
     PopMpls,
     PopPbb,
     PopVlan,
+    PortAccount,
     PortCounters,
     PortInfo,
     Punt,
@@ -408,6 +409,9 @@ class FakeDatapath:
 
     def counters(self):
         return dict(Counter(reason.name.lower() for reason in self.discarded))
+
+    def accounts(self):
+        return {info.name: PortAccount(info.counters, {}, {}) for info in sorted(self.ports())}
 
     def capabilities(self):
         return {"version": "0.1.0", "formats": sorted(self.formats()), "queues": 8, "workers": 1}

@@ -15,6 +15,7 @@ import struct
 import numpy as np
 from numba import config
 
+from tests.accounts import imbalance
 from vswitch import flow, layout
 from vswitch.dataplane import actions, commands, flow_table, gro, outgoing, parse, tso, worker
 from vswitch.dataplane.intrinsics import pointed
@@ -242,7 +243,7 @@ class Rig:
         self.t["now_ns"] = self.now_ns
         flow_table.make_key(self.mem, self.t, self.t["packets"][0])
         at, length = self.store.place(program)
-        actions.run_program(self.mem, self.t, STORE + at, length)
+        actions.run_program(self.mem, self.t, STORE + at, length, port, 1)
         for index in range(len(self.wire_ports)):
             wire.flush(self.mem, self.t, index)
         return self.outgoing()
@@ -283,8 +284,11 @@ class Rig:
             actions.forward(self.mem, self.t, self.t["groups"][number])
 
     def step(self) -> int:
-        """One pass of the worker at `now_ns`."""
-        return int(worker.step(self.mem, self.tables, 0, self.now_ns))
+        """One pass of the worker at `now_ns`, in which every frame meets with one fate."""
+        before = imbalance(self.tables)
+        worked = int(worker.step(self.mem, self.tables, 0, self.now_ns))
+        assert (imbalance(self.tables) == before).all()
+        return worked
 
     # The peer of a wire
 

@@ -7,6 +7,7 @@ import socket
 import struct
 from dataclasses import dataclass
 
+from tests.accounts import imbalance
 from tests.packets import IP, TCP, UDP, Ether
 from tests.reference import internet_sum, l4_checksum_right
 from vswitch import datapath
@@ -101,7 +102,10 @@ class Server:
 
     def step(self, now_ns: int) -> int:
         """A pass of each worker, beginning with the one that serves the ports."""
-        return sum(self.step_worker(number, now_ns) for number in range(len(self.dp.tables)))
+        worked = sum(self.step_worker(number, now_ns) for number in range(len(self.dp.tables)))
+        if len(self.dp.tables) == 1:
+            assert not imbalance(self.dp.tables).any()
+        return worked
 
     def step_worker(self, number: int, now_ns: int) -> int:
         """A pass of one worker."""
@@ -127,8 +131,8 @@ class Server:
     def hand_over(self, frame: bytes, gso_size: int = 0) -> None:
         """As send(), to a worker that looks for itself."""
         header = bytes(VNET.size)
-        packet = Ether(frame)
         if gso_size:
+            packet = Ether(frame)
             l4 = len(frame) - len(bytes(packet[TCP]))
             kind = GSO_TCPV4 if IP in packet else GSO_TCPV6
             ip = bytes(packet.payload)

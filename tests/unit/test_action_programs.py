@@ -134,6 +134,7 @@ def test_bytes_that_are_no_packet_are_disposed_of_once(frame, program):
         "no_rule",
         "invalid_ttl",
         "meter_drop",
+        "headers_too_long",
         "mtu_exceeded",
         "unknown_port",
         "punt_overflow",

@@ -275,7 +275,7 @@ def test_local_is_down_and_counts_what_is_sent_there(server, dp):
     local = dp.ports()[-1]
     assert (local.port_no, local.name, local.kind, local.up) == (Port.LOCAL, "local", "local", False)
     assert local.mac == bytes.fromhex("024c00000001")
-    assert local.counters == PortCounters(tx_dropped=3)
+    assert local.counters == PortCounters(tx_requested=3, tx_dropped=3)
     assert (dp.counters()["port_down"], dp.counters()["unknown_port"]) == (3, 0)
     assert len(server.received()) == 3
 

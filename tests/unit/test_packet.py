@@ -42,7 +42,7 @@ from vswitch.dataplane.ports.vnet import (
     GSO_UDP_L4,
     NEEDS_CSUM,
 )
-from vswitch.layout import Op, PortKind
+from vswitch.layout import Counter, Op, PortKind
 
 OUTSIDE, INSIDE = 1, 2
 VNET = struct.Struct("<BBHHHH")
@@ -328,7 +328,7 @@ def test_a_super_frame_that_the_kernel_could_not_queue_is_counted(rig):
     rig.step()
     assert rig.frames() == [small]
     assert rig.counted() == {"rx_ring_full": 1}
-    assert rig.t["ports"][OUTSIDE]["rx_dropped"] == 1
+    assert rig.t["rx_drops"][OUTSIDE, Counter.RX_RING_FULL] == 1
 
 
 def test_super_frames_wait_for_a_wire_whose_receiver_takes_nothing_yet():
@@ -402,7 +402,7 @@ def test_a_busy_interface_is_counted_and_the_switch_goes_on(rig):
     assert 0 < busy < 200
     assert rig.frames() == [frame] * (200 - busy)
     port = rig.t["ports"][INSIDE]
-    assert (port["tx_packets"], port["tx_dropped"]) == (200 - busy, busy)
+    assert (port["tx_packets"], rig.t["tx_drops"][INSIDE, Counter.PACKET_BUSY]) == (200 - busy, busy)
     assert port["tx_bytes"] == (200 - busy) * len(frame)
     rig.arrives(frame)
     rig.step()
@@ -416,7 +416,7 @@ def test_an_interface_that_is_gone_is_counted(rig):
         rig.arrives(tcp_segment(100, flags="PA"))
     rig.step()
     assert rig.counted() == {"packet_error": 3}
-    assert rig.t["ports"][INSIDE]["tx_errors"] == 3
+    assert rig.t["tx_drops"][INSIDE, Counter.PACKET_ERROR] == 3
 
 
 def test_without_a_free_buffer_a_super_frame_waits(rig):
@@ -569,7 +569,7 @@ def test_a_datagram_of_more_frames_than_fit_is_counted(uplink, length, size):
     uplink.step()
     assert uplink.frames() == [after]
     assert uplink.counted() == {"rx_bad_descriptor": 1}
-    assert uplink.t["ports"][OUTSIDE]["rx_errors"] == 1
+    assert uplink.t["rx_drops"][OUTSIDE, Counter.RX_BAD_DESCRIPTOR] == 1
     assert not any(uplink.read(pool, layout.BUFFERS * layout.BUFFER_SIZE))
     with pytest.raises(BlockingIOError):
         uplink._sockets[0].recv(1)

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.accounts import imbalance
 from tests.packets import IP, MPLS, TCP, Ether, payload_of, tcp_segment
 from tests.patience import PATIENCE_S
 from tests.unit.rig import INTERPRETED, examples
@@ -219,6 +220,8 @@ def test_several_workers_deliver_what_one_delivers(seed, workers, queues):
                     packet.assert_consistent()
                     arrived[Ether(packet.frame)[TCP].dport] += payload_of(packet.frame)
             results.append((arrived, pair.servers[1].dropped()))
+            assert not imbalance(pair.servers[1].dp.tables).any()
+            assert not pair.servers[1].dp.t["ports"]["rx_held"].any()
             pair.close()
     assert results[0] == results[1]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
+from tests.accounts import imbalance
 from tests.packets import UDP, Ether, Raw, ip_header, payload, vm_ether
 from tests.protocol.harness import Peer
 from tests.unit.servers import VNET
@@ -57,7 +58,9 @@ class Switch:
 
     def step(self) -> int:
         self.now_ns += 1000
-        return int(worker.step(pointed(self.dp.memory.array), self.dp.tables, 0, self.now_ns))
+        worked = int(worker.step(pointed(self.dp.memory.array), self.dp.tables, 0, self.now_ns))
+        assert not imbalance(self.dp.tables).any()
+        return worked
 
     def answer(self, limit: int = 64) -> int:
         return self.of.slowpath.handle_punts(limit)

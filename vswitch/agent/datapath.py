@@ -16,6 +16,7 @@ from vswitch.flow import (
     FlowStats,
     MeterConfig,
     MeterStats,
+    PortAccount,
     PortInfo,
     Program,
     Punt,
@@ -126,6 +127,10 @@ class Datapath(Protocol):
         ...
 
     def counters(self) -> dict[str, int]: ...
+
+    def accounts(self) -> dict[str, PortAccount]:
+        """Counters and drops of each port, by its name, and of what no port received or was to send."""
+        ...
 
     def capabilities(self) -> dict[str, Any]:
         """{"version": str, "formats": [str], "queues": int, "workers": int}."""

@@ -104,8 +104,15 @@ class SwitchView:
         return {**counted, "last": {"seconds": round((now_ns - then_ns) / SECOND_NS, 3), **before}}
 
     def _counted(self) -> dict[str, Any]:
-        ports = {info.name: info.counters._asdict() for info in sorted(self.switch.datapath.ports())}
-        return {"reasons": reasons(self.switch), "ports": ports}
+        accounts = self.switch.datapath.accounts()
+        return {
+            "reasons": reasons(self.switch),
+            "ports": {name: account.counters._asdict() for name, account in accounts.items()},
+            "drops": {
+                name: {"receiving": account.receiving, "sending": account.sending}
+                for name, account in accounts.items()
+            },
+        }
 
     def flows(self) -> Iterator[dict[str, Any]]:
         flows = list(self.switch.slowpath.flows.values())

@@ -2,6 +2,15 @@
 """Forwarding: find a packet's flow, run its action program, send it out of ports, or punt it to the agent."""
 
 from vswitch.dataplane import checksum, flow_table, held, meters, mss, rewrite
+from vswitch.dataplane.account import (
+    NOBODY,
+    close_frames,
+    drop_copy,
+    drop_sent,
+    hand_on,
+    hold,
+    open_frames,
+)
 from vswitch.dataplane.compiled import compiled, inlined
 from vswitch.dataplane.gro import FIN, RST, SYN
 from vswitch.dataplane.intrinsics import (
@@ -25,7 +34,7 @@ from vswitch.dataplane.outgoing import (
 from vswitch.dataplane.ports import tap
 from vswitch.dataplane.ports.packet import SHORTEST
 from vswitch.dataplane.ports.vnet import is_super_frame
-from vswitch.dataplane.tso import NO_TUNNEL, path_mtu, segment
+from vswitch.dataplane.tso import NO_TUNNEL, frame_count, path_mtu, segment
 from vswitch.dataplane.workers import hand_back
 from vswitch.flow import MAX_SAVED
 from vswitch.layout import (
@@ -64,13 +73,6 @@ WHOLE = MAX_SAVED
 UNCUT = MAX_SAVED + 1
 """Where the packet is saved that an operation cuts; it may be such a segment."""
 
-CHANGED = 0
-"""What an operation did: changed the packet, or left it as it is …"""
-HANDED_ON = 1
-"""… gave it or a copy of it to a port or to the agent …"""
-ENDED = 2
-"""… or dropped it, and counted that."""
-
 
 @compiled
 def forward(mem, t, group):
@@ -82,17 +84,20 @@ def forward(mem, t, group):
         hand_back(mem, t, group)
         return
     received = take_group(mem, t, group)
+    frames = t["outgoing"]["frames"]
     if place == flow_table.NOT_FOUND:
         place = flow_table.find_drop(t)
         if place == flow_table.NOT_FOUND:
             t["key"][KEY_TOS] |= first["tos"]
+            open_frames(t, first["in_port"], frames)
             punt(mem, t, PuntKind.MISS.value, 0, received, 0)
+            close_frames(t)
             return
     flow = t["flows"][place]
-    flow["packets"] += t["outgoing"]["frames"]
+    flow["packets"] += frames
     flow["bytes"] += received
     flow["last_used_ns"] = t["now_ns"]
-    run_program(mem, t, flow["program"], flow["program_len"])
+    run_program(mem, t, flow["program"], flow["program_len"], first["in_port"], frames)
 
 
 @compiled
@@ -107,22 +112,24 @@ def _is_ours(t, group, place):
 
 
 @compiled
-def run_program(mem, t, program, length):
-    """Run `length` operations at `program` on `t['outgoing']`. One that hands nothing on drops by rule."""
-    handed_on = False
+def run_program(mem, t, program, length, port, frames):
+    """Run `length` operations at `program` on `t['outgoing']`. One that hands nothing on drops by rule.
+
+    port, frames: which port received the packet, as how many frames that are not accounted for yet.
+    """
+    open_frames(t, port, frames)
     for step in range(length):
         at = program + OP_WORDS * step
         op = t["programs"][at]
         if op == OUTPUT:
+            hand_on(t)
             output(mem, t, t["programs"][at + 1])
-            handed_on = True
         elif op == SET_TUNNEL:
             t["outgoing"]["tunnel_id"] = t["programs"][at + 1]
         else:
-            handed_on = _run_rewriting(mem, t, at, length - step) or handed_on
+            _run_rewriting(mem, t, at, length - step)
             break
-    if not handed_on:
-        t["counters"][Counter.NO_RULE.value] += 1
+    close_frames(t)
 
 
 # Programs that do more than to output
@@ -130,16 +137,22 @@ def run_program(mem, t, program, length):
 
 @inlined
 def _run_rewriting(mem, t, program, length):
-    """Run operations of any kind; whether the packet was handed on, or dropped and counted."""
-    if not is_super_frame(t["outgoing"]) or not _tells_segments_apart(t, program, length):
-        return _run_any(mem, t, program, length)
+    """Run operations of any kind."""
+    out = t["outgoing"]
+    if not is_super_frame(out) or not _tells_segments_apart(t, program, length):
+        _run_any(mem, t, program, length)
+        return
     save(mem, t, WHOLE)
-    handed_on = False
-    for number in range(segment_count(t["outgoing"])):
+    count = segment_count(out)
+    are_frames = t["open_frames"] == count
+    for number in range(count):
         restore(mem, t, WHOLE)
         _cut_segment(mem, t, number)
-        handed_on = _run_any(mem, t, program, length) or handed_on
-    return handed_on
+        if are_frames:
+            open_frames(t, t["account"], 1)
+        _run_any(mem, t, program, length)
+        if are_frames:
+            close_frames(t)
 
 
 @compiled
@@ -176,7 +189,6 @@ def _run_any(mem, t, program, length):
     """As _run_rewriting, of a packet that can be treated as a whole."""
     depth = 0
     over = 0  # SAVEs without their RESTORE since a copy of the packet ended
-    handed_on = False
     step = 0
     while step < length:
         at = program + OP_WORDS * step
@@ -191,7 +203,7 @@ def _run_any(mem, t, program, length):
                 continue
         if op == SAVE:
             if depth == MAX_SAVED:
-                return handed_on
+                return
             save(mem, t, depth)
             depth += 1
         elif op == RESTORE and depth > 0:
@@ -200,17 +212,13 @@ def _run_any(mem, t, program, length):
         elif op == LOOK_UP_AGAIN:
             place = _look_up_again(mem, t, t["programs"][at + 1])
             if place == flow_table.NOT_FOUND:
-                return True
+                return
             program, length = t["flows"][place]["program"], t["flows"][place]["program_len"]
             step = 0
-        else:
-            result = _operate(mem, t, at)
-            if result == ENDED:
-                if depth == 0:
-                    return True
-                over = 1  # that copy only: go on at its RESTORE
-            handed_on = handed_on or result != CHANGED
-    return handed_on
+        elif not _operate(mem, t, at):
+            if depth == 0:
+                return
+            over = 1  # that copy only: go on at its RESTORE
 
 
 @compiled
@@ -221,7 +229,7 @@ def _look_up_again(mem, t, number):
     shift = REMARKS_SHIFT + 2 * number
     precedence = (out["tos"] >> 3) & 3
     if precedence == 0:  # no packet that a meter may remark has that, and the key would stay what it is
-        t["counters"][Counter.NO_RULE.value] += 1
+        drop_copy(t, Counter.NO_RULE.value, 1)
         return flow_table.NOT_FOUND
     t["key"][0] = (t["key"][0] & ((1 << shift) - 1)) | (precedence << shift)
     place = flow_table.find(t, t["key"])
@@ -237,32 +245,34 @@ def _look_up_again(mem, t, number):
 
 @compiled
 def _operate(mem, t, at):
-    """Carry out the operation at `at`, which is no SAVE: CHANGED, HANDED_ON or ENDED."""
+    """Carry out the operation at `at`, which is no SAVE; False: it dropped the packet, and counted that."""
     op, a, b, c = t["programs"][at], t["programs"][at + 1], t["programs"][at + 2], t["programs"][at + 3]
     if op == OUTPUT:
+        hand_on(t)
         output(mem, t, a)
-        return HANDED_ON
+        return True
     if op == CONTROLLER:
-        _punt_packets(mem, t, a)
-        return HANDED_ON
+        if _punt_packets(mem, t, a):
+            hand_on(t)
+        return True
     if op == METER:
-        return CHANGED if meters.apply(mem, t, a) else ENDED
+        return meters.apply(mem, t, a)
     if op == SET_TUNNEL:
         t["outgoing"]["tunnel_id"] = a
-        return CHANGED
+        return True
     if op == RESTORE:
-        return CHANGED  # there is nothing to restore
+        return True  # there is nothing to restore
     result = _rewrite(mem, t, op, a, b, c)
     if result == rewrite.MISSING:
         t["counters"][Counter.NO_SUCH_HEADER.value] += 1
     elif result == rewrite.NO_ROOM:
-        t["counters"][Counter.MTU_EXCEEDED.value] += 1
-        return ENDED
+        drop_copy(t, Counter.HEADERS_TOO_LONG.value, 1)
+        return False
     elif result == rewrite.BAD_TTL:
-        t["counters"][Counter.INVALID_TTL.value] += segment_count(t["outgoing"])
         _punt_packets(mem, t, a)
-        return ENDED
-    return CHANGED
+        drop_copy(t, Counter.INVALID_TTL.value, segment_count(t["outgoing"]))
+        return False
+    return True
 
 
 @inlined
@@ -291,16 +301,19 @@ def output(mem, t, index):
     port = t["ports"][index]
     kind = port["kind"]
     if kind == PortKind.NONE.value:
-        t["counters"][Counter.UNKNOWN_PORT.value] += 1
+        t["ports"][NOBODY]["tx_requested"] += 1
+        drop_sent(t, NOBODY, Counter.UNKNOWN_PORT.value, 1)
     elif not port["up"]:
-        t["counters"][Counter.PORT_DOWN.value] += 1
-        port["tx_dropped"] += 1
+        frames = frame_count(t["outgoing"]) if _cuts(kind) else 1
+        port["tx_requested"] += frames
+        drop_sent(t, index, Counter.PORT_DOWN.value, frames)
     elif kind == PortKind.TAP.value:
         if port["forwarding"]:
             mss.to_vm(mem, t, index)
         if is_super_frame(t["outgoing"]) and is_udp_tunnelled_by_sender(t["outgoing"]):
             _send_segments_to_vm(mem, t, index)
         else:
+            port["tx_requested"] += 1
             tap.send(mem, t, index)
     elif kind == PortKind.WIRE.value or kind == PortKind.PACKET.value:
         if t["forwarded_mss"]:
@@ -311,12 +324,19 @@ def output(mem, t, index):
 
 
 @compiled
+def _cuts(kind):
+    """Whether ports of this kind carry the segments of a super-frame one by one."""
+    return kind == PortKind.WIRE.value or kind == PortKind.TUNNEL.value
+
+
+@compiled
 def _send_segments_to_vm(mem, t, index):
     """Cut a super-frame for a VM whose kernel does not take it whole.
 
     Linux takes one in a UDP tunnel for one of UDP, and drops it, if the virtio-net header tells of no tunnel.
     """
     save(mem, t, UNCUT)
+    t["ports"][index]["tx_requested"] += segment_count(t["outgoing"])
     for number in range(segment_count(t["outgoing"])):
         restore(mem, t, UNCUT)
         _cut_segment(mem, t, number)
@@ -329,14 +349,14 @@ def _output_to_tunnel(mem, t, index):
     port = t["ports"][index]
     uplink = t["ports"][port["uplink"]]
     if uplink["kind"] == PortKind.NONE.value or not uplink["up"]:
-        t["counters"][Counter.NO_UPLINK.value] += 1
-        port["tx_dropped"] += 1
+        frames = frame_count(t["outgoing"])
+        port["tx_requested"] += frames
+        drop_sent(t, index, Counter.NO_UPLINK.value, frames)
         return
     if t["forwarded_mss"]:
         mss.fit_to_path(mem, t, port["uplink"], index)
+    port["tx_requested"] += frame_count(t["outgoing"])
     sent = segment(mem, t, port["uplink"], index)
-    port["tx_packets"] += sent
-    port["tx_bytes"] += t["outgoing"]["bytes"] if sent else 0
     if sent == 0 and t["too_big_reports"]:
         _report_if_too_big(mem, t, index)
 
@@ -346,16 +366,20 @@ def _output_to_tunnel(mem, t, index):
 
 @compiled
 def _punt_packets(mem, t, action):
-    """Hand copies to the agent, as Controller action number `action` asks: a super-frame as its segments."""
+    """Hand copies to the agent, as Controller action number `action` asks: a super-frame as its segments.
+
+    Returns whether the agent gets any.
+    """
     if not is_super_frame(t["outgoing"]):
-        punt(mem, t, PuntKind.ACTION.value, action, t["outgoing"]["bytes"], 0)
-        return
+        return punt(mem, t, PuntKind.ACTION.value, action, t["outgoing"]["bytes"], 0)
+    punted = False
     save(mem, t, UNCUT)
     for number in range(segment_count(t["outgoing"])):
         restore(mem, t, UNCUT)
         _cut_segment(mem, t, number)
-        punt(mem, t, PuntKind.ACTION.value, action, t["outgoing"]["bytes"], 0)
+        punted = punt(mem, t, PuntKind.ACTION.value, action, t["outgoing"]["bytes"], 0) or punted
     restore(mem, t, UNCUT)
+    return punted
 
 
 @compiled
@@ -408,7 +432,7 @@ def _has_room_for_punt(mem, t, port):
 
 @compiled
 def punt(mem, t, kind, action, received, mtu):
-    """Hand a copy of the packet to the agent, in a punt slot that the agent gives back.
+    """Hand a copy of the packet to the agent, in a punt slot that the agent gives back; False: there is none.
 
     action: number of the Controller action that asks for it, or 0. received: bytes of the frames that became
     the packet. mtu: how long a packet that is too big might be, or 0. The copy's checksum is a whole one, but
@@ -416,12 +440,13 @@ def punt(mem, t, kind, action, received, mtu):
     """
     out = t["outgoing"]
     port = t["ports"][out["in_port"]]
+    frames = t["open_frames"] if kind == PuntKind.MISS.value else 0
     if _is_limited(t, port):
-        t["counters"][Counter.PUNT_LIMITED.value] += 1
-        return
+        drop_copy(t, Counter.PUNT_LIMITED.value, max(frames, 1))
+        return False
     if not _has_room_for_punt(mem, t, port):
-        t["counters"][Counter.PUNT_OVERFLOW.value] += 1
-        return
+        drop_copy(t, Counter.PUNT_OVERFLOW.value, max(frames, 1))
+        return False
     port["punts"] += 1
     head = acquire64(mem, PUNT_HEAD_OFFSET)
     t["free_punt_count"] -= 1
@@ -457,10 +482,12 @@ def punt(mem, t, kind, action, received, mtu):
     info["packets"] = out["frames"]
     info["bytes"] = received
     info["state"] = Held.COPY.value
+    info["frames"] = 0
     if kind == PuntKind.MISS.value:
         for word in range(KEY_WORDS):
             info["key"][word] = t["key"][word]
         held.wait(t, slot)
+        hold(t, info)
     if out["csum"] == Csum.PARTIAL.value and not is_super_frame(out):
         l4 = at + out["gso_l4"]
         l4_sum = checksum.sum_bytes(mem, l4, out["bytes"] - out["gso_l4"])
@@ -468,6 +495,7 @@ def punt(mem, t, kind, action, received, mtu):
         info["csum"] = Csum.GOOD.value
     row["partial"] = 1 if info["csum"] == Csum.PARTIAL.value else 0
     _publish_punt(mem, t, head)
+    return True
 
 
 @compiled

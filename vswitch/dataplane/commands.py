@@ -2,6 +2,15 @@
 """What the agent asks of the worker, applied in the order in which it was asked."""
 
 from vswitch.dataplane import flow_table, held, mss
+from vswitch.dataplane.account import (
+    NOBODY,
+    close_frames,
+    drop_copy,
+    hand_on,
+    leave_to_nobody,
+    open_frames,
+    stop_holding,
+)
 from vswitch.dataplane.actions import CONTROLLER, report_evicted, run_program
 from vswitch.dataplane.compiled import compiled, inlined
 from vswitch.dataplane.gro import NO_PACKET
@@ -97,13 +106,10 @@ def _apply(mem, t, command):
         _free_punt(t, command, args[0])
     elif op == Command.DISCARD.value:
         if t["held"][args[0]]["state"] == Held.WAITING.value:
-            held.leave(t, args[0])
-            if args[1] >= 0:
-                t["counters"][args[1]] += 1
+            _discard_held(t, args[0], args[1])
         _free_punt(t, command, args[0])
     elif op == Command.SEND.value:
-        at = t["injection_memory"] + args[0] * PUNT_SLOT_SIZE
-        _execute(mem, t, at, t["injections"][args[0]], args[1], args[2], NO_SLOT)
+        _send(mem, t, args[0], args[1], args[2])
     elif op == Command.METER.value:
         _take_over_meter(t["meters"][args[0]], t["meter_settings"][args[0]], args[1])
     elif op == Command.WIRE.value:
@@ -205,14 +211,41 @@ def _sends_on(t, flow):
 def _execute_held(mem, t, slot, program, program_len, state):
     """Run a program on a miss that waits, which then is in this state."""
     held.leave(t, slot)
-    t["held"][slot]["state"] = state
+    info = t["held"][slot]
+    info["state"] = state
     at = t["punt_memory"] + slot * PUNT_SLOT_SIZE
-    _execute(mem, t, at, t["held"][slot], program, program_len, slot)
+    stop_holding(t, info)
+    _execute(mem, t, at, info, program, program_len, slot)
+
+
+@compiled
+def _discard_held(t, slot, reason):
+    """Drop a miss that waits for this reason; -1: a controller has it, which is none."""
+    held.leave(t, slot)
+    stop_holding(t, t["held"][slot])
+    if reason < 0:
+        hand_on(t)
+    else:
+        drop_copy(t, reason, max(t["open_frames"], 1))
+    close_frames(t)
+
+
+@compiled
+def _send(mem, t, slot, program, program_len):
+    """Run a program on a packet of the agent's own."""
+    info = t["injections"][slot]
+    t["ports"][NOBODY]["rx_packets"] += 1
+    t["ports"][NOBODY]["rx_bytes"] += info["length"]
+    open_frames(t, NOBODY, 1)
+    _execute(mem, t, t["injection_memory"] + slot * PUNT_SLOT_SIZE, info, program, program_len, NO_SLOT)
 
 
 @compiled
 def _execute(mem, t, at, info, program, program_len, slot):
-    """Run a program on a packet that lies whole at mem[at]; `slot` of the miss that it is, or NO_SLOT."""
+    """Run a program on a packet that lies whole at mem[at], and whose frames are open.
+
+    slot: of the miss that it is, or NO_SLOT.
+    """
     packet = t["packets"][0]
     packet["offset"] = at
     packet["length"] = info["length"]
@@ -228,7 +261,8 @@ def _execute(mem, t, at, info, program, program_len, slot):
     packet["next"] = NO_PACKET
     verdict = parse(mem, t, packet, False)
     if verdict != FORWARD:
-        t["counters"][verdict] += 1
+        drop_copy(t, verdict, 1)
+        close_frames(t)
         return
     settle_offload(mem, packet)
     packet["tunnel_id"] = info["tunnel_id"]
@@ -246,7 +280,7 @@ def _execute(mem, t, at, info, program, program_len, slot):
     group["plain"] = 0
     take_group(mem, t, group)
     t["forwarded_mss"] = info["forwarded_mss"]
-    run_program(mem, t, program, program_len)
+    run_program(mem, t, program, program_len, t["account"], t["open_frames"])
     t["forwarded_mss"] = mss.NOT_FORWARDED
     packet_port.flush_all(mem, t)
 
@@ -287,6 +321,7 @@ def _take_over_meter(meter, wanted, modified):
 
 @compiled
 def _remove_tunnel(t, index):
+    leave_to_nobody(t, index)
     t["ports"][index]["kind"] = PortKind.NONE.value
     t["last_tunnel"] = -1
     for place in range(t["tunnel_count"]):

@@ -6,6 +6,7 @@ tokens out of every bucket that has enough; of the bands that have not, that of 
 Packets are those that a wire would carry: a super-frame counts as its segments.
 """
 
+from vswitch.dataplane.account import drop_segments
 from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.outgoing import cut, is_ip, segment_count, set_tos
 from vswitch.dataplane.ports.vnet import is_super_frame
@@ -41,7 +42,8 @@ def apply(mem, t, index):
         meter["band_bytes"][band] += size
         if meter["prec_level"][band] == 0:
             _count_rest(meter, band, out, number + 1, count)
-            t["counters"][Counter.METER_DROP.value] += count - number
+            are_frames = number > 0 and out["frames"] == count
+            drop_segments(t, Counter.METER_DROP.value, count - number, are_frames)
             if number == 0:
                 return False
             cut(mem, t, 0, number * out["gso_size"])

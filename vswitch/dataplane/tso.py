@@ -10,6 +10,7 @@ where their TCP or UDP checksums are left partial, to the interface.
 """
 
 from vswitch.dataplane import checksum
+from vswitch.dataplane.account import drop_sent
 from vswitch.dataplane.checksum import PROTO_TCP, PROTO_UDP
 from vswitch.dataplane.compiled import compiled, inlined
 from vswitch.dataplane.ethernet import ETH_HEADER, ETH_IPV4, ETH_IPV6, ETH_QINQ, ETH_VLAN
@@ -68,8 +69,7 @@ def segment(mem, t, index, tunnel):
     row = t["formats"][t["ports"][tunnel]["format"]]
     verdict = encapsulation_verdict(row, out, is_ip(mem, out))
     if verdict != FIT:
-        t["counters"][verdict] += 1
-        t["ports"][tunnel]["tx_dropped"] += 1
+        drop_sent(t, tunnel, verdict, frame_count(out))
         return 0
     if not row["inner_ip"]:
         return _segment(mem, t, index, tunnel)
@@ -96,23 +96,24 @@ def _segment(mem, t, index, tunnel):
     out = t["outgoing"]
     port = t["ports"][index]
     template_len = t["ports"][tunnel]["template_len"] if tunnel >= 0 else 0
-    gso_size = out["gso_size"]
-    if gso_size == 0 or not _is_tcp_or_udp(out) or out["payload_len"] <= gso_size:
-        gso_size = out["payload_len"]
+    gso_size = _segment_size(out)
     if port["kind"] == PortKind.PACKET.value and tunnel < 0 and not _is_beyond_the_kernel(mem, out):
         packet.send(mem, t, index)
         return 1
     excess = template_len + out["header_len"] + gso_size + out["trailer_len"] - ETH_HEADER - port["mtu"]
     if excess > 0 and (tunnel >= 0 or excess > link_header(mem, t) - ETH_HEADER):
-        t["counters"][Counter.MTU_EXCEEDED.value] += 1
-        port["tx_dropped"] += 1
+        _drop_too_big(t, index, tunnel)
         return 0
+    if tunnel >= 0:
+        t["ports"][tunnel]["tx_packets"] += frame_count(out)
+        t["ports"][tunnel]["tx_bytes"] += out["bytes"]
     if port["kind"] == PortKind.PACKET.value and tunnel < 0 and _is_in_plain_udp_tunnel(mem, out):
         if packet.inject(mem, t, port["socket"]):
             return 1
     _make_prototype(mem, t, tunnel, template_len)
     whole = out["payload_len"] <= gso_size
     if port["kind"] == PortKind.WIRE.value:
+        port["tx_requested"] += frame_count(out)
         look_at_clock(mem, t, port["wire"])
         if whole:
             return _send_whole(mem, t, port["wire"], tunnel, template_len)
@@ -122,6 +123,34 @@ def _segment(mem, t, index, tunnel):
     if t["sockets"][port["socket"]]["udp_gso"] and _is_udp_tunnel(mem, t, tunnel):
         return _stage_datagrams(mem, t, port["socket"], tunnel, template_len, gso_size)
     return _stage_segments(mem, t, port["socket"], tunnel, template_len, gso_size)
+
+
+@compiled
+def frame_count(out):
+    """As how many frames wires and tunnels carry the packet."""
+    gso_size = _segment_size(out)
+    return 1 if out["payload_len"] <= gso_size else -(-out["payload_len"] // gso_size)
+
+
+@compiled
+def _segment_size(out):
+    """Payload bytes of each frame but the last, which may be shorter."""
+    gso_size = out["gso_size"]
+    if gso_size == 0 or not _is_tcp_or_udp(out) or out["payload_len"] <= gso_size:
+        return out["payload_len"]
+    return gso_size
+
+
+@compiled
+def _drop_too_big(t, index, tunnel):
+    """The packet in hand does not fit into the frames of this port, or of the tunnel that goes through it."""
+    port = index if tunnel < 0 else tunnel
+    frames = 1
+    if t["ports"][index]["kind"] == PortKind.WIRE.value or tunnel >= 0:
+        frames = frame_count(t["outgoing"])
+    if tunnel < 0:
+        t["ports"][index]["tx_requested"] += frames
+    drop_sent(t, port, Counter.MTU_EXCEEDED.value, frames)
 
 
 @compiled

@@ -4,6 +4,7 @@
 from numba import njit
 
 from vswitch.dataplane import mss, workers
+from vswitch.dataplane.account import drop_received
 from vswitch.dataplane.actions import forward
 from vswitch.dataplane.commands import apply_commands, sweep
 from vswitch.dataplane.compiled import compiled, inlined
@@ -196,10 +197,10 @@ def _parse_burst(mem, t):
             _prefetch_payload(mem, t["packets"][index + 1])
         verdict = parse_received(mem, t, row)
         if verdict != FORWARD:
-            t["counters"][verdict] += 1
-            t["ports"][row["port"]]["rx_dropped"] += 1
+            drop_received(t, row["port"], verdict, 1)
             continue
         if row["in_port"] != row["port"]:
+            t["ports"][row["port"]]["rx_decapsulated"] += 1
             t["ports"][row["in_port"]]["rx_packets"] += 1
             t["ports"][row["in_port"]]["rx_bytes"] += row["length"] - (row["l2"] - row["offset"])
         if row["csum"] == Csum.BAD.value:
@@ -258,8 +259,7 @@ def _serve_tap(mem, t, index):
         row = t["packets"][0]
         verdict = parse(mem, t, row, False)
         if verdict != FORWARD:
-            t["counters"][verdict] += 1
-            t["ports"][index]["rx_dropped"] += 1
+            drop_received(t, index, verdict, 1)
             continue
         settle_offload(mem, row)
         if t["ports"][index]["forwarding"]:

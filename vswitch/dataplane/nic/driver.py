@@ -5,6 +5,7 @@ A queue that a driver has opened is not forwarded by the switch: its packets, ag
 the driver's ring. A driver that armed the ring is woken by the next packet, once, as by a NIC's interrupt.
 """
 
+from vswitch.dataplane.account import drop_received
 from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.intrinsics import acquire64, assign, full_fence, load64, release64, store64, sys_write
 from vswitch.dataplane.outgoing import take_group, write_packet
@@ -46,9 +47,8 @@ def _put(mem, t, ring, group, first):
     head = load64(mem, ring + DRIVER_HEAD)
     full = head - acquire64(mem, ring + DRIVER_TAIL) >= DRIVER_SLOTS
     if full or out["bytes"] > DRIVER_SLOT_SIZE - DRIVER_SLOT_HEAD:
-        t["counters"][Counter.DRIVER_QUEUE_FULL.value] += out["frames"]
+        drop_received(t, first["in_port"], Counter.DRIVER_QUEUE_FULL.value, out["frames"])
         t["nic_queues"][first["port"], first["queue"]]["dropped"] += out["frames"]
-        t["ports"][first["port"]]["rx_dropped"] += out["frames"]
         return
     at = ring + DRIVER_PAGE + head % DRIVER_SLOTS * DRIVER_SLOT_SIZE
     store64(mem, at, out["bytes"])
@@ -58,6 +58,7 @@ def _put(mem, t, ring, group, first):
     store64(mem, at + 32, out["in_port"])
     store64(mem, at + 40, out["tunnel_id"])
     write_packet(mem, t, at + DRIVER_SLOT_HEAD)
+    t["ports"][first["in_port"]]["rx_forwarded"] += out["frames"]
     release64(mem, ring + DRIVER_HEAD, head + 1)
     _wake(mem, ring)
 

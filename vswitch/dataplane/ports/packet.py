@@ -11,6 +11,7 @@ Sending: frames are staged, headers copied and payload by reference, and given t
 """
 
 from vswitch.dataplane import checksum
+from vswitch.dataplane.account import drop_received, drop_sent
 from vswitch.dataplane.checksum import PROTO_TCP
 from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.ethernet import ETH_HEADER, ETH_IPV4, ETH_IPV6, ETH_VLAN, VLAN_TAG
@@ -139,8 +140,7 @@ def _take(mem, t, socket, slot, row):
     """Make packet row `row` of a frame that stands whole in its slot; 1, or 0 when it does not."""
     length = load_le32(mem, slot + 4)
     if _is_cut(mem, slot):
-        t["counters"][Counter.RX_RING_FULL.value] += 1  # the kernel had no room to queue the whole
-        t["ports"][socket["port"]]["rx_dropped"] += 1
+        _lose(t, socket, Counter.RX_RING_FULL.value)  # the kernel had no room to queue the whole
         return 0
     packet = t["packets"][row]
     _describe(mem, t, socket, slot, packet, slot + load_le16(mem, slot + TP_MAC), length)
@@ -193,9 +193,15 @@ def _take_large(mem, t, place, slot, row):
 @compiled
 def _misread(t, socket):
     """Count a frame as malformed that is not as long as its slot tells; no row comes of it."""
-    t["counters"][Counter.RX_BAD_DESCRIPTOR.value] += 1
-    t["ports"][socket["port"]]["rx_errors"] += 1
+    _lose(t, socket, Counter.RX_BAD_DESCRIPTOR.value)
     return 0
+
+
+@compiled
+def _lose(t, socket, reason):
+    """A frame came of which there will be no row."""
+    t["ports"][socket["port"]]["rx_packets"] += 1
+    drop_received(t, socket["port"], reason, 1)
 
 
 @compiled
@@ -384,8 +390,7 @@ def _discard(mem, t, socket, goes_on):
     """Count a frame as malformed, and take the whole of it off the socket's queue if it waits there."""
     if goes_on:
         sys_read(mem, socket["fd"], WAKE_OFFSET + 8, 16)  # what is not read of it is gone
-    t["counters"][Counter.RX_BAD_DESCRIPTOR.value] += 1
-    t["ports"][socket["port"]]["rx_errors"] += 1
+    _lose(t, socket, Counter.RX_BAD_DESCRIPTOR.value)
 
 
 @compiled
@@ -525,8 +530,8 @@ def send(mem, t, index):
     length = out["header_len"] + out["gso_size"] if is_super else out["bytes"]
     excess = length - ETH_HEADER - port["mtu"]
     if excess > 0 and excess > link_header(mem, t) - ETH_HEADER:
-        t["counters"][Counter.MTU_EXCEEDED.value] += 1
-        port["tx_dropped"] += 1
+        port["tx_requested"] += 1
+        drop_sent(t, index, Counter.MTU_EXCEEDED.value, 1)
         return
     place = port["socket"]
     at = stage(mem, t, place, out["range_count"])
@@ -563,6 +568,7 @@ def inject(mem, t, place):
     if sys_writev(mem, socket["injector_fd"], IOV_OFFSET, 1 + out["range_count"]) < 0:
         return False
     port = t["ports"][socket["port"]]
+    port["tx_requested"] += 1
     port["tx_packets"] += 1
     port["tx_bytes"] += out["bytes"]
     return True
@@ -601,6 +607,7 @@ def publish(mem, t, place, head_len):
     set_message(mem, socket["staging"], number, iovs + IOV * first, socket["iovs"] - first)
     socket["staged"] = number + 1
     t["staged_frames"] += 1
+    t["ports"][socket["port"]]["tx_requested"] += 1
 
 
 @compiled
@@ -642,15 +649,11 @@ def _count_sent(mem, t, socket, first, count):
 @compiled
 def _count_refused(t, socket, waiting, error):
     """Count the frame that the kernel refused, or all that wait when it has no room; their number."""
-    port = t["ports"][socket["port"]]
     count = waiting if error == EAGAIN else 1
+    reason = Counter.PACKET_ERROR.value
     if error == EAGAIN or error == ENOBUFS:
-        t["counters"][Counter.PACKET_BUSY.value] += count
-        port["tx_dropped"] += count
+        reason = Counter.PACKET_BUSY.value
     elif error == EMSGSIZE:
-        t["counters"][Counter.MTU_EXCEEDED.value] += count
-        port["tx_dropped"] += count
-    else:
-        t["counters"][Counter.PACKET_ERROR.value] += count
-        port["tx_errors"] += count
+        reason = Counter.MTU_EXCEEDED.value
+    drop_sent(t, socket["port"], reason, count)
     return count

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A VM's vNIC, compiled: super-frames with a virtio-net header (virtio 1.2, section 5.1.6) both ways."""
 
+from vswitch.dataplane.account import drop_received, drop_sent
 from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.intrinsics import copy, errno, set_iov, store_le16, sys_read, sys_writev
 from vswitch.dataplane.ports import vnet
@@ -19,8 +20,8 @@ def receive(mem, t, port_index, buffer):
     if length <= VNET_HEADER:
         return False
     if length > BUFFER_SIZE - POOL_HEADROOM:  # the kernel tells how long it was, not what it had room for
-        t["counters"][Counter.RX_BAD_DESCRIPTOR.value] += 1
-        port["rx_errors"] += 1
+        port["rx_packets"] += 1
+        drop_received(t, port_index, Counter.RX_BAD_DESCRIPTOR.value, 1)
         return False
     frame = start + VNET_HEADER
     packet = t["packets"][0]
@@ -55,11 +56,9 @@ def send(mem, t, port_index):
     if written < 0:
         error = errno()
         if error == EAGAIN or error == ENOBUFS:
-            t["counters"][Counter.TAP_BUSY.value] += 1
-            port["tx_dropped"] += 1
+            drop_sent(t, port_index, Counter.TAP_BUSY.value, 1)
         else:
-            t["counters"][Counter.TAP_ERROR.value] += 1
-            port["tx_errors"] += 1
+            drop_sent(t, port_index, Counter.TAP_ERROR.value, 1)
         return
     port["tx_packets"] += 1
     port["tx_bytes"] += out["bytes"]

@@ -8,6 +8,7 @@ when the receiver's tail has passed it; only then are its pool buffer's referenc
 """
 
 from vswitch.dataplane import checksum
+from vswitch.dataplane.account import drop_received, drop_sent
 from vswitch.dataplane.capture import capture
 from vswitch.dataplane.compiled import compiled
 from vswitch.dataplane.ethernet import ETH_HEADER, ETH_IPV4, ETH_IPV6, ETH_QINQ, ETH_VLAN, VLAN_TAG
@@ -115,16 +116,22 @@ def release_buffer(t, buffer):
 
 @compiled
 def reserve(mem, t, index):
-    """Whether slot `tx_head` may be written; a full ring is counted."""
+    """Whether slot `tx_head` may be written; for a full ring, the frame is dropped."""
+    if _has_slot(mem, t, index):
+        return True
+    wire = t["wires"][index]
+    reason = Counter.WIRE_STALLED.value if _is_stalled(t, wire) else Counter.WIRE_FULL.value
+    drop_sent(t, wire["port"], reason, 1)
+    return False
+
+
+@compiled
+def _has_slot(mem, t, index):
+    """Whether the ring has a free slot."""
     wire = t["wires"][index]
     if wire["tx_head"] - wire["tx_clean"] >= wire["slots"]:
         reclaim(mem, t, index)
-        if wire["tx_head"] - wire["tx_clean"] >= wire["slots"]:
-            stalled = _is_stalled(t, wire)
-            t["counters"][Counter.WIRE_STALLED.value if stalled else Counter.WIRE_FULL.value] += 1
-            t["ports"][wire["port"]]["tx_dropped"] += 1
-            return False
-    return True
+    return wire["tx_head"] - wire["tx_clean"] < wire["slots"]
 
 
 @compiled
@@ -185,14 +192,13 @@ def admit(t, index, length):
         return 0
     now_ns = t["now_ns"]
     if wire["loss"] and _random(wire) < wire["loss"]:
-        t["counters"][Counter.WIRE_LOSS.value] += 1
+        drop_sent(t, wire["port"], Counter.WIRE_LOSS.value, 1)
         return DROPPED
     start_ns = max(now_ns, wire["free_at_ns"])
     turns = t["wire_turns"][index]
     _leave_queue(wire, turns, now_ns)
     if wire["queue_limit"] and wire["tx_head"] - wire["queue_head"] >= wire["queue_limit"]:
-        t["counters"][Counter.WIRE_QUEUE.value] += 1
-        t["ports"][wire["port"]]["tx_dropped"] += 1
+        drop_sent(t, wire["port"], Counter.WIRE_QUEUE.value, 1)
         return DROPPED
     if wire["rate"] > 0:
         wire["free_at_ns"] = start_ns + _line_time_ns(wire, length)
@@ -278,7 +284,7 @@ def publish_frame(mem, t, index, release_ns, kind, frame_len, head_len, ext, buf
     port["tx_bytes"] += frame_len
     if wire["impaired"]:
         _mark_congestion(mem, t, wire, slot, kind, number)
-        if wire["duplicate"] and _random(wire) < wire["duplicate"] and reserve(mem, t, index):
+        if wire["duplicate"] and _random(wire) < wire["duplicate"] and _has_slot(mem, t, index):
             _duplicate(mem, t, index, slot, number, buffer)
 
 
@@ -420,6 +426,7 @@ def _note_lateness(t, release_ns):
 def _take(mem, t, wire, slot, number, place):
     """Make packet row `place` of a slot; 1, or 0 for a slot that is dropped. Trusts nothing that it says."""
     port = t["ports"][wire["port"]]
+    port["rx_packets"] += 1
     length = load_le32(mem, slot + SLOT_LENGTH)
     kind = load_le16(mem, slot + SLOT_KIND)
     head_length = length
@@ -427,22 +434,21 @@ def _take(mem, t, wire, slot, number, place):
     packet["offset"] = slot + SLOT_HEAD
     if kind == SlotKind.SPLIT.value:
         if load_le32(mem, slot + SLOT_EPOCH) != wire["peer_epoch"]:
-            t["counters"][Counter.RX_STALE_SLOT.value] += 1
-            port["rx_dropped"] += 1
+            drop_received(t, wire["port"], Counter.RX_STALE_SLOT.value, 1)
             return 0
         head_length = load_le16(mem, slot + SLOT_HEAD_LENGTH)
         ext = load64(mem, slot + SLOT_EXT)
         if head_length > SLOT_HEAD_MAX or length < head_length or ext < 0:
-            return _bad_descriptor(t, port)
+            return _bad_descriptor(t, wire)
         if ext > wire["peer_pool_size"] - (length - head_length):
-            return _bad_descriptor(t, port)
+            return _bad_descriptor(t, wire)
         packet["ext"] = wire["peer_pool"] + ext
     elif kind == SlotKind.DATA.value:
         packet["offset"] = data_of(wire, wire["rx_data"], number)
         if length > wire["data_size"]:
-            return _bad_descriptor(t, port)
+            return _bad_descriptor(t, wire)
     elif kind != SlotKind.INLINE.value or length > SLOT_HEAD_MAX:
-        return _bad_descriptor(t, port)
+        return _bad_descriptor(t, wire)
     packet["length"] = length
     packet["head_length"] = head_length
     packet["port"] = wire["port"]
@@ -450,7 +456,6 @@ def _take(mem, t, wire, slot, number, place):
     packet["buffer"] = -1
     packet["gso_size"] = 0
     packet["csum"] = 0
-    port["rx_packets"] += 1
     port["rx_bytes"] += length
     if port["capture"]:
         capture(mem, t, wire["port"], 0, packet["offset"], head_length, packet["ext"], length)
@@ -458,9 +463,8 @@ def _take(mem, t, wire, slot, number, place):
 
 
 @compiled
-def _bad_descriptor(t, port):
-    t["counters"][Counter.RX_BAD_DESCRIPTOR.value] += 1
-    port["rx_errors"] += 1
+def _bad_descriptor(t, wire):
+    drop_received(t, wire["port"], Counter.RX_BAD_DESCRIPTOR.value, 1)
     return 0
 
 

@@ -6,19 +6,26 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ryu_apps import access, garbage
 from vswitch.errors import VSwitchError
 
 RYU, OS_KEN = "ryu", "os_ken"
+SILENCE_S = 10.0
+"""A client of the REST interface from which nothing comes for so long is disconnected."""
+
+SWITCH_INTERVAL_S = 0.001
+"""How long green threads wait for Python while something is computed aside."""
+
 
 
 def running() -> str:
@@ -62,8 +69,23 @@ def prepare(framework: str) -> None:
         "OSKEN_HUB_TYPE", "eventlet"
     )  # os-ken 4 can do with threads, but misses lost connections
     importlib.import_module(f"{framework}.lib.hub").patch(thread=True)
+    web_server = importlib.import_module("eventlet.wsgi")
+    web_server.server = functools.partial(web_server.server, socket_timeout=SILENCE_S)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     garbage.guard(framework)
     signal.signal(signal.SIGINT, handler)
+
+
+def aside(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function gives that takes long and touches nothing of the green threads'; they go on meanwhile. One
+    such function runs at a time."""
+    with _aside():
+        return importlib.import_module("eventlet.tpool").execute(function, *arguments)
+
+
+@functools.cache
+def _aside() -> Any:
+    return importlib.import_module("eventlet.semaphore").Semaphore()
 
 
 def require_applications(framework: str, apps: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from ryu_apps.core import intent as intents
 from ryu_apps.core.changes import changes
 from ryu_apps.core.controller import Controller, Outcome
 from ryu_apps.core.intent import Intent
+from ryu_apps.core.rules import desired_states
 from ryu_apps.core.sections import NicPolicy
 from vswitch.errors import ConfigError, VSwitchError
 from vswitch.tunnel_formats import SHIPPED, format_numbers
@@ -56,11 +57,19 @@ class Route(NamedTuple):
 class Resources:
     """The answers to all requests, which raise VSwitchError for what cannot be.
 
-    read_intent: reads the intent file anew. counters: asks the switches.
+    read_intent: reads the intent file anew. counters: asks the switches. aside: calls a function that takes long,
+    so that others are served meanwhile.
     """
 
-    def __init__(self, controller: Controller, read_intent: Callable[[], Intent], counters: Counters) -> None:
+    def __init__(
+        self,
+        controller: Controller,
+        read_intent: Callable[[], Intent],
+        counters: Counters,
+        aside: Callable[..., Any] = lambda function, *arguments: function(*arguments),
+    ) -> None:
         self._controller = controller
+        self._aside = aside
         self._read_intent = read_intent
         self._counters = counters
 
@@ -100,10 +109,10 @@ class Resources:
         return HTTPStatus.OK, self._controller.intent.to_object()
 
     def _put_intent(self, _name: str, body: bytes) -> Answer:
-        return _done(self._controller.set_intent(_intent(body)))
+        return self._set_intent(self._aside(_intent, body))
 
     def _check_intent(self, _name: str, body: bytes) -> Answer:
-        intent = _intent(body)
+        intent = self._aside(_intent, body)
         return HTTPStatus.OK, {
             "revision": intent.revision(),
             "changes": changes(self._controller.intent, intent),
@@ -111,7 +120,10 @@ class Resources:
         }
 
     def _reload_intent(self, _name: str, _: bytes) -> Answer:
-        return _done(self._controller.set_intent(self._read_intent()))
+        return self._set_intent(self._aside(self._read_intent))
+
+    def _set_intent(self, intent: Intent) -> Answer:
+        return _done(self._controller.set_intent(intent, self._aside(desired_states, intent)))
 
     # What there is
 

@@ -110,7 +110,7 @@ class OverlayController(framework.application_class()):
         self._intent_file = os.environ.get("RYU_APPS_INTENT")
         self.controller = Controller(self._read_intent() if self._intent_file else Intent())
         self._connections: dict[Any, Connection] = {}
-        api = RestApi(Resources(self.controller, self._read_intent, self.counters))
+        api = RestApi(Resources(self.controller, self._read_intent, self.counters, framework.aside))
         if wsgi:
             _serve_with(kwargs["wsgi"], api)
         else:

@@ -67,11 +67,12 @@ class Controller:
             if self._session(dpid) is session:
                 self._connections[dpid][1](event(session))
 
-    def set_intent(self, intent: Intent) -> Outcome:
-        """Make `intent` hold on all connected switches, by the difference only."""
+    def set_intent(self, intent: Intent, states: dict[str, SwitchState] | None = None) -> Outcome:
+        """Make `intent` hold on all connected switches, by the difference only. states: its desired states, if
+        they are known already."""
         with self._lock:
             before = self._intent
-            self._take(intent)
+            self._take(intent, states)
             steps = {}
             for dpid, (session, send) in self._connections.items():
                 messages = session.update(self._desired(dpid), self._revision)
@@ -122,8 +123,8 @@ class Controller:
     def _short_name(self, dpid: int) -> str:
         return self._intent.server_of(dpid) or f"dpid-{dpid:x}"
 
-    def _take(self, intent: Intent) -> None:
-        self._states = desired_states(intent)
+    def _take(self, intent: Intent, states: dict[str, SwitchState] | None = None) -> None:
+        self._states = desired_states(intent) if states is None else states
         self._intent = intent
         self._revision = intent.revision()
 

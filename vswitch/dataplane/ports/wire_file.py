@@ -15,6 +15,7 @@ from vswitch import layout
 from vswitch.dataplane.memory import Memory
 from vswitch.errors import ConfigError
 from vswitch.wire_memory import (
+    ENDS,
     HEADER,
     SLOTS,
     allocate,
@@ -26,7 +27,6 @@ from vswitch.wire_memory import (
     wire_size,
 )
 
-ENDS = "ab"
 INIT_LOCK = 2
 """Bytes of the file that are locked: 0 and 1 by the holder of end a and b, 2 while the file is made."""
 F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW = 36, 37, 38

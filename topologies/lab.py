@@ -133,6 +133,12 @@ class Lab:
             self._make_wires([wire])
         self.wires.append(wire)
 
+    def remove_wire(self, wire: WireLink) -> None:
+        """Forget a wire that no switch uses any more, and give its memory back."""
+        self.wires.remove(wire)
+        for suffix in ("", *(f".{end}" for end in wire_memory.ENDS)):
+            Path(f"{wire.path}{suffix}").unlink(missing_ok=True)
+
     def require_new(self, name: str) -> None:
         """Raise when the lab has a node of this name."""
         if name in self.vms or name in self.switches:

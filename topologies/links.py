@@ -13,6 +13,7 @@ from topologies.options import READ_BY_KEY, is_mininets, options_of_mininets, re
 from topologies.processes import run
 from vswitch.config import MAX_MTU, MIN_MTU, WireSettings
 from vswitch.errors import ConfigError
+from vswitch.wire_memory import ENDS
 
 DEFAULT_WIRE_MTU = 1500
 DEFAULT_VM_MTU = 1450  # what VXLAN leaves of the wire's
@@ -331,8 +332,13 @@ class WireLink(LabLink):
         self.intf1 = WirePort(name1, node1, port1, self, **first)
         self.intf2 = WirePort(name2, node2, port2, self, **second)
 
+    def delete(self) -> None:
+        lab = self.intf1.node.lab
+        super().delete()
+        lab.remove_wire(self)
+
     def end_of(self, port: WirePort) -> str:
-        return "a" if port is self.intf1 else "b"
+        return ENDS[port is self.intf2]
 
     def other_end(self, port: WirePort) -> WirePort:
         return self.intf2 if port is self.intf1 else self.intf1

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 
@@ -128,3 +129,12 @@ def test_quick_has_defaults_of_its_own():
 def test_several_cores_per_server():
     core = min(os.sched_getaffinity(0))
     assert server_cores(f"{core},{core}") == (frozenset({core}), frozenset({core}))
+
+
+def test_a_full_disk_is_one_sentence(capsys, monkeypatch):
+    def full(options):
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/first/raw/1.json")
+
+    monkeypatch.setattr("experiments.command.report_command", full)
+    assert main(["report", "runs/first"]) == 1
+    assert capsys.readouterr().err == "experiments: no room left on the disk of runs/first/raw/1.json\n"

@@ -35,6 +35,12 @@ try:
     for wire in s1.lab.wires:
         state = wire.path.stat()
         print(f"size {state.st_size} of which {512 * state.st_blocks}")
+    first = s1.lab.wires[0]
+    (first.path.parent / f"{first.path.name}.a").touch()
+    net.delLink(first)
+    left = sum(path.exists() for path in first.path.parent.glob(f"{first.path.name}*")), len(s1.lab.wires)
+    net.addLink(s1, s2, port1=1, port2=1, cls=WireLink, mtu=int(sys.argv[2]))
+    print("again", left, first.path.stat().st_size)
     for _ in range(int(sys.argv[3])):
         net.addLink(s1, s2, cls=WireLink)
 except VSwitchError as error:
@@ -62,6 +68,11 @@ def test_wires_have_the_slots_that_there_is_memory_for(wires, mtu, slots):
     assert told.count(f"size {size} of which {-(-size // 4096) * 4096}") == wires
     taken = f"{wires * size / 1e6:.1f} MB"
     assert f"({wires} wires take {taken} of /dev/shm, where {ALL_FREE}, with {slots} slots each)" in told
+
+
+def test_a_wire_that_is_removed_gives_its_memory_back():
+    told = made(1)
+    assert f"again (0, 0) {wire_size(1500, 4096)}" in told
 
 
 def test_wires_that_do_not_fit_are_refused_together():

@@ -336,7 +336,7 @@ def test_late_delivery_is_counted(rig):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"delay_ns": MS}, {"rate": 1e6}, {"delay_ns": MS, "jitter_ns": MS}, {"duplicate": 1}],
+    [{"delay_ns": MS}, {"rate": 1e6}, {"delay_ns": MS, "jitter_ns": MS}],
     ids=str,
 )
 @pytest.mark.parametrize(
@@ -360,7 +360,11 @@ def test_by_how_much_a_frame_leaves_late_is_counted(rig, settings, late_ns, name
     assert rig.counted() == {"wire_timed": 1, **late, **dict.fromkeys(names, 1)}
 
 
-def test_frames_of_an_ideal_wire_have_no_time_to_miss(rig):
+@pytest.mark.parametrize(
+    "settings", [{}, {"loss": 1}, {"duplicate": 1}, {"reorder": 1}, {"ecn_threshold": 1}], ids=str
+)
+def test_frames_of_a_wire_without_rate_and_delay_have_no_time_to_miss(rig, settings):
+    rig.set_wire(**settings)
     rig.send(FRAME)
     rig.now_ns += 5 * MS
     assert rig.received(1) == [FRAME]

@@ -207,6 +207,8 @@ def admit(t, index, length):
     if wire["reorder"] and _random(wire) < wire["reorder"]:
         t["counters"][Counter.WIRE_REORDERED.value] += 1
         return start_ns
+    if wire["rate"] == 0 and wire["delay_ns"] == 0 and wire["jitter_ns"] == 0:
+        return 0  # a wire that loses or repeats frames only has no times to keep
     delay_ns = wire["delay_ns"]
     if wire["jitter_ns"]:
         # 24 bits of the random number: the product of all 32 and a long jitter is no 64-bit integer

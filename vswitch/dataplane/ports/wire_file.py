@@ -17,6 +17,7 @@ from vswitch.dataplane.memory import Memory
 from vswitch.errors import ConfigError
 from vswitch.mailbox import Mailbox, post
 from vswitch.wire_memory import (
+    ENDS,
     HEADER,
     SLOTS,
     allocate,
@@ -28,7 +29,6 @@ from vswitch.wire_memory import (
     wire_size,
 )
 
-ENDS = "ab"
 INIT_LOCK = 2
 """Bytes of the file that are locked: 0 and 1 by the holder of end a and b, 2 while the file is made."""
 F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW = 36, 37, 38

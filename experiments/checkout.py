@@ -13,8 +13,8 @@ from experiments.errors import ExperimentError
 from topologies.controllers import PYTHON_VARIABLE, ROOT, ryu_python
 from topologies.errors import LabError
 from topologies.processes import run
+from vswitch import code_cache
 
-CACHE_VARIABLE = "NUMBA_CACHE_DIR"
 MARKS = ("vswitch/datapath.py", "experiments/bench.py")  # what a checkout has
 
 
@@ -48,9 +48,8 @@ class Checkout:
         Once the dataplane is imported here, the environment names our directory of compiled code.
         """
         environment = {**os.environ, "PYTHONPATH": str(self.root)}
-        dataplane = sys.modules.get("vswitch.dataplane")
-        if dataplane and environment.get(CACHE_VARIABLE) == str(dataplane.cache_directory()):
-            del environment[CACHE_VARIABLE]
+        if environment.get(code_cache.VARIABLE) == str(code_cache.cache_directory()):
+            del environment[code_cache.VARIABLE]
         if not (self.root / ".venv-ryu").exists():
             try:
                 environment[PYTHON_VARIABLE] = str(ryu_python())

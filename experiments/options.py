@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.errors import ExperimentError
+from topologies.placement import deal, physical_cores
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,9 @@ def server_cores(text: str) -> tuple[frozenset[int], frozenset[int]]:
 
 
 def default_cores() -> tuple[frozenset[int], frozenset[int]]:
-    """One core per server; a machine with one core has both on it."""
-    cores = sorted(os.sched_getaffinity(0))
-    return frozenset(cores[:1]), frozenset(cores[1:2] or cores[:1])
+    """Those that a lab deals to two servers; a machine with one core has both on it."""
+    first, second = deal([1, 1], physical_cores())
+    return frozenset(first), frozenset(second)
 
 
 def format_cores(cores: set[int] | frozenset[int]) -> str:

@@ -27,7 +27,6 @@ SWITCH_INTERVAL_S = 0.001
 """How long green threads wait for Python while something is computed aside."""
 
 
-
 def running() -> str:
     """The framework whose manager runs. (An `except ImportError` would hide what Ryu itself fails to
     import.)"""

@@ -25,7 +25,8 @@ from mininet.log import info, warn
 from ryu_apps.core.ports import claims, missing
 from ryu_apps.core.underlay import path
 from topologies.errors import LabError, in_terms_of
-from topologies.registry import LABS_DIR, Registry, remove_leftovers
+from topologies.placement import deal, physical_cores
+from topologies.registry import LABS_DIR, Registry, cores_taken, remove_leftovers
 from topologies.users import free_group, make_folder
 from topologies.watch import Watch
 from vswitch import wire_memory
@@ -80,6 +81,7 @@ class Lab:
         self.closed = False
         self._reservations: list[socket.socket] = []
         self._validated = False
+        self._told: set[str] = set()
         self._make_folders()
         self.watch = Watch()
         atexit.register(self.close)
@@ -123,6 +125,8 @@ class Lab:
                     f"{other.name} and {switch.name} have the same datapath id {int(switch.dpid, 16):x}"
                 )
         self.switches[switch.name] = switch
+        if switch.cores:
+            self.registry.add_cores(switch.cores)
 
     def add_vm(self, vm: VM) -> None:
         self.vms[vm.name] = vm
@@ -173,6 +177,12 @@ class Lab:
         if not self.keep:
             shutil.rmtree(self.run_dir, ignore_errors=True)
         atexit.unregister(self.close)
+
+    def warn_once(self, sentence: str) -> None:
+        """Tell the user something that concerns all nodes of a kind."""
+        if sentence not in self._told:
+            self._told.add(sentence)
+            warn(sentence)
 
     @functools.cached_property
     def ovs_rundir(self) -> Path | None:
@@ -261,6 +271,16 @@ class Lab:
         need = megabytes(sum(wire_memory.wire_size(mtu, slots) for mtu in mtus))
         say = info if slots == wire_memory.SLOTS[0] else warn
         say(f"({wires_take} {need} of {SHM_DIR}, where {before}, with {slots} slots{each}) ")
+
+    def deal_cores(self) -> None:
+        """Give their cores to the servers that have none yet, and were given none."""
+        new = [switch for switch in self.switches.values() if switch.cores is None]
+        if new:
+            workers = [switch.workers for switch in new]
+            dealt = deal(workers, physical_cores(), len(self.switches), cores_taken())
+            for switch, cores in zip(new, dealt, strict=True):
+                switch.cores = cores
+                self.registry.add_cores(cores)
 
     def vnics(self) -> dict[str, TapIntf]:
         """All vNICs by name in the intent: a VM's first has the VM's, further ones their interface's."""

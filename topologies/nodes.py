@@ -17,6 +17,8 @@ from mininet.link import Intf, Link
 from mininet.log import info, warn
 from mininet.node import Controller, Host, Node, Switch
 
+from topologies.compiling import compile_dataplane
+from topologies.congestion import require_name, start_connections_with
 from topologies.controllers import ROOT, Orchestrator
 from topologies.errors import LabError, in_terms_of
 from topologies.lab import Lab
@@ -28,25 +30,28 @@ from topologies.links import (
     require_two_nodes,
 )
 from topologies.options import NODE_WORDS, options_of, require_known
-from topologies.processes import end, how_it_ended, poll_until, run, spawn
+from topologies.processes import end, how_it_ended, poll_until, run, run_on, spawn
 from topologies.switch_options import (
     backoff,
     datapath_id,
+    given_cores,
     more_options,
     require_ovs_words,
     without_controller,
+    worker_count,
 )
 from topologies.users import create
 from topologies.watch import Watched
 from vswitch import ctl, saved
+from vswitch.config import cores_in_words
 
-READY_TIMEOUT_S = 90.0  # a first start compiles the dataplane
+READY_TIMEOUT_S = 90.0  # many may start at the same time
 WIRE_TIMEOUT_S = 5.0
 PATIENCE_S = 3.0  # after which the user is told what is being waited for
 UNDERLAY = ipaddress.IPv4Network("192.168.0.0/16")
 ROLES = ("terminating", "forwarding")
 NOT_OF_A_VM = {
-    word: f"a VM has no {word}: it is not limited to cores, use taskset for the programs in it"
+    word: f"a VM has no {word}: it runs on its server's cores, which are the switch's cpu=…"
     for word in ("cores", "cpu", "sched")
 }
 """Words of Mininet's CPULimitedHost, which `mn --pin` gives."""
@@ -54,6 +59,9 @@ NOT_OF_A_VM = {
 IPERF3_ALONE = ("setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all,+net_admin")
 """What takes root's privileges from an iperf3 server, but the one to set a congestion control that not all
 may (`-C`)."""
+
+NAMED_VMS = 3
+"""So many VMs of a server are named when it starts, of more their number."""
 
 FORWARDING = ("/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding")
 
@@ -75,7 +83,8 @@ class VSwitch(Switch):
     milliseconds, OVSSwitch's word.
     underlay_ip: the server's tunnel end point; by default 192.168.x.y from the datapath id.
     workers: threads that forward packets; the receive queues of its ports go to them in turn.
-    cpu: core that its workers are pinned to, or a core for each; None leaves it to the scheduler.
+    cpu: the server's cores, one or several (in `mn`: `0+1`): its workers are pinned to them in turn, and the
+    processes of its VMs run there. None: the lab deals it its share; "any": the scheduler decides.
     lab: the lab that it belongs to; by default the current one.
     batch: set by Mininet when it starts several switches: they then start at the same time.
 
@@ -97,7 +106,7 @@ class VSwitch(Switch):
         reconnectms: int | None = None,
         underlay_ip: str | None = None,
         workers: int = 1,
-        cpu: int | Sequence[int] | None = None,
+        cpu: int | str | Sequence[int] | None = None,
         lab: Lab | None = None,
         batch: bool = False,
         **params: Any,
@@ -105,6 +114,8 @@ class VSwitch(Switch):
         require_known(name, "VSwitch has no option", params, options_of(type(self)), mininets=NODE_WORDS)
         dpid = datapath_id(name, dpid)
         require_ovs_words(name, protocols, datapath, inband)
+        self.workers = worker_count(name, workers)
+        self.cores = given_cores(name, cpu)  # None: not dealt yet
         self.lab = lab or Lab.current()
         self.process: subprocess.Popen | None = None
         self.shell = None
@@ -122,8 +133,6 @@ class VSwitch(Switch):
         super().__init__(name, dpid=dpid, opts=opts, listenPort=listenPort, **params)
         number = int(self.dpid, 16)
         self.underlay_ip = underlay_ip or str(UNDERLAY[number % UNDERLAY.num_addresses])
-        self.workers = workers
-        self.cpus = () if cpu is None else (cpu,) if isinstance(cpu, int) else tuple(cpu)
         self.batch = batch
         self.controllers: list[Controller] = []
         try:
@@ -145,6 +154,7 @@ class VSwitch(Switch):
         self.lab.validate()
         self.controllers = list(controllers)
         self._spawn()
+        info(f"({self._placement()}) ")
         if not self.batch:
             self.await_ready()
 
@@ -184,10 +194,12 @@ class VSwitch(Switch):
     def _spawn(self) -> None:
         self.end_process()
         saved.forget_ports(self._settings_path, self._gone)
+        self._settle_on_cores()
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", ""))),
         }
+        compile_dataplane(environment)
         with create(self._output_path) as output:
             self.process = spawn(
                 self._argv(),
@@ -201,6 +213,23 @@ class VSwitch(Switch):
         if self.lab.ovs_rundir:
             for suffix in ("mgmt", "snoop"):
                 self.lab.registry.add_socket(self.lab.ovs_rundir / f"{self.name}.{suffix}")
+
+    def _settle_on_cores(self) -> None:
+        """Have the lab deal cores, and the server's VMs run on its own."""
+        self.lab.deal_cores()
+        for vm in self.vms():
+            vm.run_on(self.cores or ())
+
+    def _placement(self) -> str:
+        """Where the server is, in words."""
+        names = [vm.name for vm in self.vms()]
+        if len(names) > NAMED_VMS:
+            names = [f"{len(names)} VMs"]
+        return cores_in_words(self.cores or ()) + (f", with {', '.join(names)}" if names else "")
+
+    def vms(self) -> list[VM]:
+        """The VMs of this server."""
+        return [vm for vm in self.lab.vms.values() if vm.server is self]
 
     def _argv(self) -> list[str]:
         argv = [sys.executable, "-m", "vswitch", "--name", self.name, "--dpid", f"{int(self.dpid, 16):x}"]
@@ -216,7 +245,7 @@ class VSwitch(Switch):
         argv += ["--settings", str(self._settings_path)]
         if self.lab.ovs_rundir:
             argv += ["--ovs-rundir", str(self.lab.ovs_rundir)]
-        argv += ["--cpu", ",".join(map(str, self.cpus))] if self.cpus else []
+        argv += ["--cpu", ",".join(map(str, self.cores))] if self.cores else []
         return argv + self._own_arguments
 
     def _reserve_listen_port(self) -> None:
@@ -235,7 +264,7 @@ class VSwitch(Switch):
         """Return when the process answers `ready`, with an Orchestrator has the rules of its intent, and its
         wires, as far as their other ends run, carry."""
         if not poll_until(lambda: self._state() == "ready", PATIENCE_S):
-            info(f"({self.name} is {self._state() or 'starting'}: the first start compiles its dataplane) ")
+            info(f"(waiting for {self.name}, which is {self._state() or 'starting'}) ")
             if not poll_until(lambda: self._state() == "ready", READY_TIMEOUT_S, 0.1):
                 raise LabError(
                     f"{self.name} was not ready within {READY_TIMEOUT_S:g} s; {self._last_words()}"
@@ -487,6 +516,7 @@ class VM(Host):
     vni: that network's number; None takes the next free one from 42.
     role: `terminating`, or `forwarding` for a router: it forwards IP packets between its vNICs, one for each
     TapLink, which may be in different networks.
+    congestion: TCP congestion control that its connections start with; None: the machine's default.
     iperf3: whether an iperf3 server runs in it, on its standard port, so that `vm1 iperf3 -c vm2` works.
     lab: the lab that it belongs to; by default the current one.
     Others (`ip`, `mac` …): as for Mininet's hosts, of its first vNIC.
@@ -498,6 +528,7 @@ class VM(Host):
         network: str = "blue",
         vni: int | None = None,
         role: str = "terminating",
+        congestion: str | None = "cubic",
         iperf3: bool = True,
         lab: Lab | None = None,
         **params: Any,
@@ -509,6 +540,8 @@ class VM(Host):
         self.network = network
         self.vni = vni
         self.role = role
+        self.congestion = None if congestion is None else require_name(name, congestion)
+        self.cores: tuple[int, ...] = ()  # any
         self.iperf3 = iperf3
         self.vnics: list[TapIntf] = []
         self.process: subprocess.Popen | None = None
@@ -543,9 +576,18 @@ class VM(Host):
         if self.role == "forwarding":
             for setting in FORWARDING:
                 self.cmd(f"test ! -e {setting} || echo 1 > {setting}")  # a kernel may lack IPv6
+        if self.congestion and self.inNamespace:
+            began = start_connections_with(self, self.congestion)
+            if began != self.congestion:
+                self.lab.warn_once(
+                    f"(VMs start with {began}: the kernel leaves {self.congestion} to the machine's own "
+                    "network namespace) "
+                )
         if self.iperf3 and self.process is None:
             if shutil.which("iperf3"):
-                self.process = spawn([*IPERF3_ALONE, "iperf3", "-s"], pid=self.pid)
+                self.process = spawn(
+                    [*IPERF3_ALONE, "iperf3", "-s"], pid=self.pid, cpus=frozenset(self.cores)
+                )
                 self.lab.registry.add_process(self.process.pid)
                 start = in_terms_of(f"{self.name}.cmd('iperf3 -s &')", mn=f"{self.name} iperf3 -s &")
                 who, advice = f"the iperf3 server of {self.name}", f"start another with {start}"
@@ -553,6 +595,20 @@ class VM(Host):
             else:
                 warn(f"({self.name} has no iperf3 server: iperf3 is not installed) ")
         return result
+
+    def run_on(self, cores: tuple[int, ...]) -> None:
+        """Have its processes, and those that they start, run on these cores; () stands for any."""
+        if cores != self.cores:
+            self.cores = cores
+            for process in (self.shell, self.process):
+                if process:
+                    run_on(process.pid, cores)
+
+    def _popen(self, cmd: list[str], **params: Any) -> subprocess.Popen:
+        """Mininet starts the shell so, and what `popen` and `pexec` are given."""
+        if self.cores:
+            params.setdefault("preexec_fn", lambda: os.sched_setaffinity(0, self.cores))
+        return super()._popen(cmd, **params)
 
     def terminate(self) -> None:
         self.end_process()

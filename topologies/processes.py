@@ -115,6 +115,20 @@ def _start(
     )
 
 
+def run_on(pid: int, cores: Collection[int]) -> None:
+    """Have a process, with its threads and all that it has started, run on these cores; none stand for any.
+
+    What it starts from now on does so by itself.
+    """
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(task.name), cores or os.sched_getaffinity(0))
+            for child in (task / "children").read_text().split():
+                run_on(int(child), cores)
+    except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+        pass
+
+
 def end(process: subprocess.Popen, grace_s: float = 3.0) -> None:
     """Ask a child to end (SIGTERM), then make it (SIGKILL); returns when it is gone."""
     if process.poll() is None:

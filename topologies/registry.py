@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a lab has made outside of its own process, written down so that it can be removed whatever happens.
 
-A lab's run folder holds `lab.json`, its owner, and `made.jsonl`, a line per process, directory, socket and
-network interface. A later lab, or `mn -c`, removes what labs left behind whose owner is gone: processes by
-id and start time, interfaces by index and namespace, never by name, sockets if nobody answers.
+A lab's run folder holds `lab.json`, its owner, and `made.jsonl`, a line per process, directory, socket,
+network interface and server's cores. A later lab, or `mn -c`, removes what labs left behind whose owner is
+gone: processes by id and start time, interfaces by index and namespace, never by name, sockets if nobody
+answers.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from topologies.errors import LabError
@@ -55,6 +57,10 @@ class Registry:
         """Record a folder that the lab made, and others may use since."""
         self._append({"folder": str(path)})
 
+    def add_cores(self, cores: Sequence[int]) -> None:
+        """Record the cores that a server of the lab has."""
+        self._append({"cores": list(cores)})
+
     def remove_sockets(self) -> None:
         """Remove the sockets at which nobody answers any more, and folders that are empty since."""
         _remove_sockets(self.run_dir)
@@ -89,6 +95,17 @@ def remove_leftovers(labs_dir: Path = LABS_DIR) -> list[str]:
             shutil.rmtree(run_dir, ignore_errors=True)
             removed.append(run_dir.name)
     return removed
+
+
+def cores_taken(labs_dir: Path = LABS_DIR) -> Counter[int]:
+    """How many servers of the labs that run have each core."""
+    taken: Counter[int] = Counter()
+    for run_dir in labs_dir.glob("*/"):
+        if not _owner_is_gone(run_dir):
+            for record in _records(run_dir):
+                cores = record.get("cores")
+                taken.update(cores if isinstance(cores, list) else ())
+    return taken
 
 
 def _end_processes(run_dir: Path) -> None:

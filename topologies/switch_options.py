@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -10,9 +11,10 @@ from typing import Any
 
 from topologies.errors import LabError
 from topologies.options import boolean
-from vswitch.config import parse_stp
+from vswitch.config import MAX_WORKERS, parse_stp
 from vswitch.errors import ConfigError
 
+ANY_CORE = "any"
 FAIL_MODES = ("secure", "standalone")
 
 
@@ -23,6 +25,31 @@ def datapath_id(name: str, dpid: Any) -> str | None:
     if dpid is not None and not re.fullmatch(r"[0-9a-fA-F]{1,16}", str(dpid).replace(":", "")):
         raise LabError(f"{name}: {dpid!r} is no datapath id: it is of up to 16 hexadecimal digits")
     return None if dpid is None else str(dpid)
+
+
+def worker_count(name: str, workers: Any) -> int:
+    """How many threads forward packets."""
+    if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= MAX_WORKERS:
+        raise LabError(f"{name}: workers={workers!r}: a switch has from 1 to {MAX_WORKERS}")
+    return workers
+
+
+def given_cores(name: str, cpu: Any) -> tuple[int, ...] | None:
+    """The cores that `cpu` names; () for any, None if the lab is to deal them."""
+    if cpu is None or cpu == ANY_CORE:
+        return None if cpu is None else ()
+    words = cpu.split("+") if isinstance(cpu, str) else [cpu] if isinstance(cpu, int) else cpu
+    usable = os.sched_getaffinity(0)
+    try:
+        cores = tuple(int(str(word)) for word in words)
+    except (TypeError, ValueError):
+        cores = ()
+    if not cores or not usable.issuperset(cores):
+        raise LabError(
+            f"{name}: cpu={cpu!r}: give a core, several as in '0+1', or 'any'; the cores here are "
+            + ", ".join(map(str, sorted(usable)))
+        )
+    return cores
 
 
 def require_ovs_words(name: str, protocols: str | Sequence[str] | None, datapath: str, inband: Any) -> None:

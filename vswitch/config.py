@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -204,6 +205,13 @@ def check_interface_name(where: str, name: str) -> None:
             f"{name!r} cannot name an interface",
             f"1 to {MAX_INTERFACE_NAME} characters without blank, slash and colon",
         )
+
+
+def cores_in_words(cores: Sequence[int]) -> str:
+    """`core 0`, `cores 0, 1`; `any core` for none in particular."""
+    if not cores:
+        return "any core"
+    return f"core{'s' * (len(cores) > 1)} {', '.join(map(str, cores))}"
 
 
 def _number(low: float, high: float, units: dict[str, float], allowed: str):

@@ -19,13 +19,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 
-from vswitch import layout, privileges
+from vswitch import code_cache, layout, privileges
 from vswitch.config import PortConfig, WireSettings
 from vswitch.dataplane import flow_table, worker
 from vswitch.dataplane.memory import Memory
@@ -168,8 +166,8 @@ class Datapath:
         started.wait()
         if self._failure is not None:
             raise VSwitchError(
-                f"cannot keep the compiled dataplane in {numba.config.CACHE_DIR}: {self._failure.strerror}; "
-                "free some of its disk, or set NUMBA_CACHE_DIR to another folder"
+                f"cannot keep the compiled dataplane in {code_cache.current_directory()}: "
+                f"{self._failure.strerror}; free some of its disk, or set NUMBA_CACHE_DIR to another folder"
             )
 
     def _work(self, number: int, started: threading.Event) -> None:
@@ -192,6 +190,11 @@ class Datapath:
         privileges.keep_only()  # it works on hostile bytes
         if not self._closing:
             worker.run(self.memory.views[number], self.tables, number)
+
+    def worker_cores(self) -> list[list[int]]:
+        """The processors that each worker may run on."""
+        running = [thread.native_id for thread in self._threads if thread.is_alive()]
+        return [sorted(os.sched_getaffinity(thread_id)) for thread_id in running if thread_id]
 
     def _runs(self) -> bool:
         return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
@@ -520,23 +523,18 @@ class Datapath:
         return {"version": VERSION, "formats": formats, "queues": layout.MAX_QUEUES, "workers": workers}
 
 
-def is_compiled() -> bool:
-    """Whether the cache directory holds all compiled code."""
-    return (Path(numba.config.CACHE_DIR) / "complete").exists()
-
-
 @contextmanager
 def _compiling() -> Iterator[None]:
     """One process at a time compiles for a cache directory; the others wait for what it leaves there."""
-    directory = Path(numba.config.CACHE_DIR)
-    if numba.config.DISABLE_JIT or is_compiled():
+    if code_cache.is_complete():
         yield
         return
+    directory = code_cache.current_directory()
     directory.mkdir(parents=True, exist_ok=True)
     with open(directory / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-        (directory / "complete").touch()
+        (directory / code_cache.MARKER).touch()
 
 
 def _flow_stats(t: Any, keys: Sequence[FlowKey] | None) -> dict[FlowKey, FlowStats]:

@@ -49,7 +49,7 @@ class ForwardingBed(VSwitchOverlay):
         for host in topo.hosts():
             topo.setNodeInfo(host, {**topo.nodeInfo(host), "iperf3": False})
         for switch, cpus in zip(topo.switches(), (self.servers.first, self.servers.second), strict=True):
-            topo.setNodeInfo(switch, {**topo.nodeInfo(switch), "cpu": min(cpus), "batch": True})
+            topo.setNodeInfo(switch, {**topo.nodeInfo(switch), "cpu": sorted(cpus), "batch": True})
         self.net = net = Mininet(topo=topo, switch=VSwitch, controller=None, build=False)
         net.addController("c0", Orchestrator, lab=lab)
         net.start()

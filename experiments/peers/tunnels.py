@@ -41,7 +41,7 @@ class VSwitchTunnels(VSwitchCompared):
         net.addController("c0", Orchestrator, lab=lab)
         cores = (self.servers.first, self.servers.second)
         for n, cpus in enumerate(cores, start=1):
-            net.addSwitch(f"s{n}", cls=VSwitch, cpu=min(cpus), lab=lab, batch=True)
+            net.addSwitch(f"s{n}", cls=VSwitch, cpu=sorted(cpus), lab=lab, batch=True)
         self.join(net, *net.switches)
         for n, switch in enumerate(net.switches, start=1):
             vm = net.addHost(f"vm{n}", cls=VM, lab=lab, iperf3=False, ip=f"10.0.0.{n}/24")

@@ -42,7 +42,7 @@ class VSwitchOverlay(BackEnd):
         controller = net.addController("c0", Orchestrator, lab=lab)
         cores = (self.servers.first, self.servers.second)
         switches = [
-            net.addSwitch(f"s{n}", cls=VSwitch, cpu=min(cpus), lab=lab, batch=True)
+            net.addSwitch(f"s{n}", cls=VSwitch, cpu=sorted(cpus), lab=lab, batch=True)
             for n, cpus in enumerate(cores, start=1)
         ]
         self.join(net, *switches)

@@ -25,6 +25,7 @@ from experiments.options import parse_options
 from experiments.progress import Reporter
 from experiments.stats import Estimate, median_interval, not_slower, verdict
 from experiments.system import ROOT
+from vswitch import code_cache
 
 HERE = Checkout.here()
 
@@ -184,9 +185,7 @@ def test_exit_status_of_bench(copy, capsys, monkeypatch, factor, status):
 
 def test_compiled_code_is_not_shared(copy, monkeypatch):
     """What names our directory of it is not what the user has set."""
-    import vswitch.dataplane
-
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(vswitch.dataplane.cache_directory()))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(code_cache.cache_directory()))
     assert "NUMBA_CACHE_DIR" not in Checkout.at(copy).environment()
     monkeypatch.setenv("NUMBA_CACHE_DIR", "/elsewhere")
     assert Checkout.at(copy).environment()["NUMBA_CACHE_DIR"] == "/elsewhere"

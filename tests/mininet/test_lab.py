@@ -48,6 +48,7 @@ def test_the_mn_line():
     """The line of the README, its first commands, and leaving."""
     with MnCli(*TWO_SERVERS) as mn:
         assert "Error" not in mn.greeting.replace("*** Error setting resource limits", "")
+        assert re.search(r"s1 \(core.* \d+, with vm1\) s2 \(core.* \d+, with vm2\) ", mn.greeting)
         assert "0% packet loss" in mn.enter("vm1 ping -c 1 vm2")
         assert "*** Results: 0% dropped (2/2 received)" in mn.enter("pingall")
         assert "receiver" in mn.enter("vm1 iperf3 -c vm2 -t 1")

@@ -50,7 +50,7 @@ def net():
         ),
         (
             lambda n: n.addHost("vm1", cls=VM, cores=1),
-            "vm1: a VM has no cores: it is not limited to cores, use taskset",
+            "vm1: a VM has no cores: it runs on its server's cores, which are the switch's cpu=…",
         ),
         (
             lambda n: n.addController("c0", Orchestrator, tunel="gre"),
@@ -85,6 +85,11 @@ def net():
             lambda n: n.addSwitch("s1", cls=VSwitch, inband=True),
             "s1: controllers are out of band: leave out inband",
         ),
+        (
+            lambda n: n.addSwitch("s1", cls=VSwitch, cpu=4096),
+            "s1: cpu=4096: give a core, several as in '0+1',",
+        ),
+        (lambda n: n.addSwitch("s1", cls=VSwitch, workers=9), "s1: workers=9: a switch has from 1 to 8"),
         (lambda n: n.addSwitch("s1", cls=VSwitch, max_backoff="x"), "s1: 'x' is no time to reconnect in"),
         (
             lambda n: n.addSwitch("s1", cls=VSwitch, max_backoff=1, reconnectms=1),

@@ -416,6 +416,9 @@ class FakeDatapath:
     def capabilities(self):
         return {"version": "0.1.0", "formats": sorted(self.formats()), "queues": 8, "workers": 1}
 
+    def worker_cores(self):
+        return [[0]]
+
     def nic(self, port_no):
         info = self.infos.get(port_no)
         if info is None or info.kind == "tunnel":

@@ -10,15 +10,8 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 
-from tests.protocol.fake_datapath import tap
-from tests.protocol.frames import MAC_A, MAC_B, tcp, udp
-from tests.protocol.harness import TO_CONTROLLER, FakeSwitch, add, goto, m, out
-from vswitch.agent import normal, slowpath
-from vswitch.agent.normal import MacTable
-from vswitch.agent.punts import BURST_NS, PACKET_IN_NS, SHARE, PuntBudget, PuntQueue
-from vswitch.flow import DropReason, FlowKey, Punt, PuntReason
-from vswitch.openflow.constants import FragmentHandling, Port
-from vswitch.openflow.oxm import Match
+from tests.protocol.frames import MAC_B
+from tests.protocol.harness import add, goto, out
 
 FRAMES = 300
 FEW = 90

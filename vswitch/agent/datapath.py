@@ -136,6 +136,10 @@ class Datapath(Protocol):
         """{"version": str, "formats": [str], "queues": int, "workers": int}."""
         ...
 
+    def worker_cores(self) -> list[list[int]]:
+        """The processors that each worker may run on."""
+        ...
+
     def nic(self, port_no: int) -> Nic:
         """The receive side of a wire, a packet port, or of the port in front of a VM; raises ConfigError."""
         ...

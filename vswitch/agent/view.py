@@ -71,6 +71,7 @@ class SwitchView:
             "rules": sum(len(table.rules) for table in switch.tables.tables),
             "flows": len(switch.slowpath.flows),
             "workers": switch.datapath.capabilities()["workers"],
+            "worker_cores": switch.datapath.worker_cores(),
             "version": switch.datapath.capabilities()["version"],
         }
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from vswitch.cli.arguments import Arguments, Command, Option
 from vswitch.cli.text import table
+from vswitch.config import cores_in_words
 
 PORT_COLUMNS = (
     "port",
@@ -29,7 +30,8 @@ def _render_show(result: dict[str, Any], arguments: Arguments) -> str:
     lines = [
         f"{result['name']}: {result['state']}, dpid {result['dpid']}, pid {result['pid']}, "
         f"up {result['uptime']:.0f} s, version {result['version']}",
-        f"  {result['rules']} rules, {result['flows']} cached flows, {result['workers']} worker(s), "
+        f"  {result['rules']} rules, {result['flows']} cached flows, "
+        f"{result['workers']} worker(s) on {'; '.join(map(cores_in_words, result['worker_cores']))}, "
         f"intent revision {'none' if result['intent_revision'] is None else result['intent_revision']}",
     ]
     for controller in result["controllers"]:

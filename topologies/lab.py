@@ -140,7 +140,7 @@ class Lab:
     def remove_wire(self, wire: WireLink) -> None:
         """Forget a wire that no switch uses any more, and give its memory back."""
         self.wires.remove(wire)
-        for suffix in ("", *(f".{end}" for end in wire_memory.ENDS)):
+        for suffix in ("", *(f".{end}{kind}" for end in wire_memory.ENDS for kind in ("", ".pool"))):
             Path(f"{wire.path}{suffix}").unlink(missing_ok=True)
 
     def require_new(self, name: str) -> None:

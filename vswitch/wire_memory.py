@@ -17,7 +17,7 @@ from pathlib import Path
 from vswitch import layout
 
 ENDS = "ab"
-"""Of the two switches on a wire; beside its file stands a FIFO for each."""
+"""Of the two switches on a wire; beside its file stand a FIFO and a mailbox for each."""
 HEADER = struct.Struct("<QQQQ")  # magic, slots of each direction, bytes of a data area, MTU
 SLOTS = (layout.WIRE_SLOTS, layout.WIRE_SLOTS // 2, layout.MIN_WIRE_SLOTS)
 """How many slots a wire may have in each direction."""

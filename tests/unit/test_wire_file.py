@@ -11,7 +11,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vswitch import layout, wire_memory
@@ -312,6 +312,7 @@ def test_a_file_with_impossible_slots_is_no_wire(attach, path, slots):
         attach("a")
 
 
+@settings(max_examples=30)
 @given(
     mtus=st.lists(st.sampled_from([68, 1500, 9216]), min_size=1, max_size=20), free=st.integers(0, 1 << 30)
 )
@@ -323,7 +324,7 @@ def test_more_slots_are_taken_as_long_as_half_stays_free(mtus, free):
         assert sum(wire_size(mtu, slots) for mtu in mtus) <= free / 2
 
 
-def test_wires_that_are_made_together_are_made_all_or_none(room, tmp_path):
+def test_wires_that_are_made_together_are_made_all_or_none(tmp_path):
     paths = [tmp_path / name for name in ("one", "two", "three")]
     paths[2].touch()
     with pytest.raises(FileExistsError):

@@ -302,7 +302,8 @@ def test_a_change_holds_though_it_cannot_be_saved(live, tmp_path, caplog):
 def test_a_wire_is_set_while_its_switch_is_down(live, tmp_path):
     """What is said last holds."""
     path = tmp_path / "s1.settings"
-    saved.change_wire(path, "uplink", {"loss": 2})  # nothing was set: the command line will say it
+    saved.change_wire(path, "uplink", {"loss": 2})
+    assert not path.exists()  # nothing was set: the command line will say it
     live().asks("wire.set", port=WIRE, loss=1, delay="5ms")
     saved.change_wire(path, "uplink", {"loss": 3, "link": "down"})
     shown = live(wire=",loss=3").asks("wire.show", port=WIRE)

@@ -243,7 +243,8 @@ def test_what_openflow_carries_is_not_kept(live):
 
 def test_what_does_not_fit_any_more_is_said(live):
     life = live(workers=2)
-    life.asks(QUEUES[0], **QUEUES[1])
+    for setting in (ex.NicQueuesSet(WIRE, 4), ex.LroSet(VM, 0, "rules")):
+        life.controller_says(setting)
     life.asks("offload.set", message="NicWorkersSet", port=WIRE, workers=[1])
     life.asks("offload.set", message="LroSet", port=VM, queue=0, lro="on")
     again = live(workers=1)
@@ -252,6 +253,8 @@ def test_what_does_not_fit_any_more_is_said(live):
     ]
     assert again.asks("nic.show", port=WIRE)["queue_count"] == 1
     assert again.asks("nic.show", port=VM)["queues"][0]["lro"] == "on"
+    # a controller that asks finds that there is one queue, and says again that there are to be four
+    assert list(again.agent.switch.extensions.settings.values()) == [ex.LroSet(VM, 0, "rules")]
 
 
 def test_queues_that_nobody_gave_workers_go_to_those_that_there_are(live):
@@ -299,7 +302,8 @@ def test_a_change_holds_though_it_cannot_be_saved(live, tmp_path, caplog):
 def test_a_wire_is_set_while_its_switch_is_down(live, tmp_path):
     """What is said last holds."""
     path = tmp_path / "s1.settings"
-    saved.change_wire(path, "uplink", {"loss": 2})  # nothing was set: the command line will say it
+    saved.change_wire(path, "uplink", {"loss": 2})
+    assert not path.exists()  # nothing was set: the command line will say it
     live().asks("wire.set", port=WIRE, loss=1, delay="5ms")
     saved.change_wire(path, "uplink", {"loss": 3, "link": "down"})
     shown = live(wire=",loss=3").asks("wire.show", port=WIRE)

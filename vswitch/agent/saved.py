@@ -52,32 +52,36 @@ class SavedSettings:
         Raises ConfigError when the file is of something else.
         """
         told = saved.read(self.path)
-        problems = []
-        for what, restore in self._restorers(told):
+        problems, failed = [], set()
+        for what, place, restore in self._restorers(told):
             try:
                 restore()
             except (ConfigError, msgspec.ValidationError) as error:
+                failed.add(place)
                 problems.append(f"{what} is not set as it was before: {error}")
                 log.warning("%s: %s", self.switch.name, problems[-1])
         for kept in told.of_controllers:
             setting = kept.message()
+            if _place(setting) in failed:
+                continue  # so that a controller sets it anew
             self.switch.extensions.settings[setting.key] = setting
             if isinstance(setting, ex.PacketTooBigSet):  # nobody sets it by hand
                 self.switch.extensions.carry_out(setting)
         return problems
 
-    def _restorers(self, told: saved.Saved) -> Iterator[tuple[str, Callable[[], object]]]:
-        """What is to be set, by name. Ports that are not there any more have no settings."""
+    def _restorers(self, told: saved.Saved) -> Iterator[tuple[str, int | str | None, Callable[[], object]]]:
+        """What is to be set: its name, its place, how. Ports that are not there any more have no settings."""
         datapath, carry_out = self.switch.datapath, self.switch.extensions.carry_out
         for name, numbers in told.formats.items():
-            yield f"the format {name}", partial(carry_out, ex.FormatAdd(name, numbers))
+            yield f"the format {name}", name, partial(carry_out, ex.FormatAdd(name, numbers))
         for info in datapath.ports():
-            if info.name in told.wires:
-                yield info.name, partial(datapath.set_wire, info.port_no, **told.wires[info.name])
-            if info.name in told.nics:
-                yield info.name, partial(self._restore_nic, info.port_no, told.nics[info.name])
-            if info.name in told.forwarding:
-                yield info.name, partial(carry_out, ex.RoleSet(info.port_no, "forwarding"))
+            name, port_no = info.name, info.port_no
+            if name in told.wires:
+                yield name, None, partial(datapath.set_wire, port_no, **told.wires[name])
+            if name in told.nics:
+                yield name, port_no, partial(self._restore_nic, port_no, told.nics[name])
+            if name in told.forwarding:
+                yield name, port_no, partial(carry_out, ex.RoleSet(port_no, "forwarding"))
 
     def _restore_nic(self, port_no: int, told: msgspec.Raw) -> None:
         self.switch.datapath.nic(port_no).restore(msgspec.json.decode(told, type=SavedNic))
@@ -93,3 +97,8 @@ class SavedSettings:
             formats={name: format_numbers(datapath.formats()[name]) for name in own},
             of_controllers=[ex.Kept.of(setting) for setting in extensions.settings.values()],
         )
+
+
+def _place(setting: ex.Setting) -> int | str | None:
+    """The port, or the format, that a controller's setting is of; None: of the switch."""
+    return setting.name if isinstance(setting, ex.FormatAdd) else getattr(setting, "port_no", None)

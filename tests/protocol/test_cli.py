@@ -81,7 +81,8 @@ def test_who_asks_for_json_does_not_look(says, live):
 def test_all_counters(says, live):
     lines = [line.split() for line in says("counters --all").splitlines()]
     assert ["slow_path_misses", "0"] in lines
-    assert ["s1-eth2", *"00000000"] in lines
+    (wire,) = (line for line in lines if line[:1] == ["s1-eth2"])
+    assert set(wire[1:]) == {"0"}
 
 
 def test_watch_goes_on_with_what_changes(says, live, monkeypatch):

@@ -115,7 +115,8 @@ def test_what_every_server_has_for_a_nic(api: RestApi) -> None:
 def test_an_answer_says_what_changed(
     api: RestApi, intent: dict[str, Any], expected: dict[str, Any], lines: list[str]
 ) -> None:
-    answer = {"revision": from_object(intent).revision(), "changes": expected}
+    nobody = {"not_connected": ["s1", "s2"]}
+    answer = {"revision": from_object(intent).revision(), "changes": expected, **nobody}
     assert asks(api, "POST", "/intent/check", intent) == (200, answer)
     assert asks(api, "PUT", "/intent", intent) == (200, {**answer, "steps": {}})
     assert sentences(expected) == lines

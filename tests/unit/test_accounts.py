@@ -123,6 +123,11 @@ FROM_A_WIRE = {
         [(Op.METER, 0), *output(VM)],
         {WIRE: received(10, 4, meter_drop=6), VM: to_send(1, 1)},
     ),
+    "a meter takes the end of an aggregate that is treated one by one": (
+        STREAM,
+        [(Op.SET_FIELD, IP_PROTO, 0, 6), (Op.METER, 0), *output(VM)],
+        {WIRE: received(10, 4, meter_drop=6), VM: to_send(4, 4)},
+    ),
     "a meter takes the end of a mirrored aggregate": (
         STREAM,
         [*output(OTHER_VM), (Op.METER, 0), *output(VM)],

@@ -17,7 +17,7 @@ from vswitch import ctl
 from vswitch.cli import counters
 from vswitch.cli.arguments import EVERYWHERE
 from vswitch.cli.main import COMMANDS
-from vswitch.flow import DropReason
+from vswitch.flow import DropReason, PortAccount, PortCounters
 
 
 @pytest.fixture
@@ -76,6 +76,20 @@ def test_who_asks_for_json_does_not_look(says, live):
     count(live, 1)
     assert json.loads(says("counters --json"))["reasons"]["table_miss"] == 1
     assert "since the last look" in says("counters")
+
+
+def test_counters_tell_which_port_dropped_what_on_which_way(says, live, monkeypatch):
+    drops = [{"rx_too_short": 3}, {"mtu_exceeded": 1}]
+    monkeypatch.setattr(live.datapath, "accounts", lambda: {"tap1": PortAccount(PortCounters(), *drops)})
+    lines = [line.split() for line in says("counters").splitlines()]
+    assert lines[-3:] == [
+        ["port", "dropped", "on", "reason", "packets"],
+        ["tap1", "receiving", "rx_too_short", "3"],
+        ["tap1", "sending", "mtu_exceeded", "1"],
+    ]
+    drops[1] = {"mtu_exceeded": 1, "wire_loss": 5}
+    _, _, since = says("counters").partition("since the last look")
+    assert [line.split() for line in since.splitlines()[2:]] == [["tap1", "sending", "wire_loss", "5"]]
 
 
 def test_all_counters(says, live):

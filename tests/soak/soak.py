@@ -38,6 +38,7 @@ SLACK_KB = 24 << 10
 tables were touched."""
 SETTLED_ROUNDS = 2
 GARBAGE_FRAMES = 500
+LEAST_FRAMES = 100
 FORMATS = ("vxlan", "gre")
 WIRES = (
     {"loss": 0, "delay": 0},
@@ -140,6 +141,11 @@ class Balance:
             found |= {f"{switch.name} {port} holds": frames for port, frames in held.items()}
         return found
 
+    def frames(self) -> list[int]:
+        """What each switch has received since it was started."""
+        counters = [switch.control("counters")["ports"].values() for switch in self.network.switches]
+        return [sum(port["rx_packets"] for port in ports) for ports in counters]
+
     def lost_between(self) -> dict[str, int]:
         """Frames that one end has counted as sent, and the other not as received."""
         now = self._between()
@@ -239,13 +245,15 @@ def soak(seconds: float, round_s: float, seed: int = 1, tell: Callable[[str], No
                 restarted = _change(lab, draw, number)
             lab.wire.set(loss=0, delay=0, duplicate=0)
             balance.check(between=not restarted)
+            frames = balance.frames()
+            assert restarted or min(frames) > LEAST_FRAMES, f"there was hardly any traffic: {frames}"
             if restarted:
                 balance.begin()
             pids = {node.name: node.process.pid for node in (*lab.switches, lab.c0)}
             said = flat.check(pids | {"this process": os.getpid()})
             assert _devices(lab) == devices, (devices, _devices(lab))
             what = f", {restarted} restarted" if restarted else ""
-            tell(f"round {number}{what}: every frame accounted for; {said}")
+            tell(f"round {number}{what}: all of {sum(frames)} frames are accounted for; {said}")
             if time.monotonic() > end:
                 return number
     raise AssertionError

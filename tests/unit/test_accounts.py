@@ -123,6 +123,11 @@ FROM_A_WIRE = {
         [(Op.METER, 0), *output(VM)],
         {WIRE: received(10, 4, meter_drop=6), VM: to_send(1, 1)},
     ),
+    "a meter takes the end of an aggregate that is treated one by one": (
+        STREAM,
+        [(Op.SET_FIELD, IP_PROTO, 0, 6), (Op.METER, 0), *output(VM)],
+        {WIRE: received(10, 4, meter_drop=6), VM: to_send(4, 4)},
+    ),
     "a meter takes the end of a mirrored aggregate": (
         STREAM,
         [*output(OTHER_VM), (Op.METER, 0), *output(VM)],
@@ -300,6 +305,22 @@ def test_what_the_agent_has_no_room_for_is_dropped(rig, program):
     rig.step()
     assert account(rig, WIRE) == received(1, punt_overflow=1)
     assert rig.counted() == {"punt_overflow": 1}
+
+
+def test_of_an_aggregate_that_the_agent_has_no_room_for_each_frame_is_dropped(rig):
+    rig.t["free_punt_count"] = 0
+    for frame in STREAM:
+        rig.put(frame)
+    rig.step()
+    assert account(rig, WIRE) == received(10, punt_overflow=10)
+    assert rig.counted()["punt_overflow"] == 10
+
+
+def test_what_a_port_may_not_give_the_agent_is_dropped(rig):
+    rig.t["ports"][WIRE]["punts_from_ns"] = rig.now_ns + 1
+    rig.put(FRAME)
+    rig.step()
+    assert account(rig, WIRE) == received(1, punt_limited=1)
 
 
 def test_a_copy_for_a_controller_that_finds_no_room_leaves_the_frame_forwarded(rig):

@@ -12,8 +12,10 @@ from vswitch.cli.client import Call
 from vswitch.cli.text import seconds, table
 
 INTERVAL_S = 1.0
+NOTHING: dict[str, Any] = {"reasons": {}, "ports": {}, "drops": {}}
 Counted = Mapping[str, Any]
-"""`reasons`: counters by name; `ports`: by port name, counters by name."""
+"""`reasons`: counters by name; `ports`: by port name, counters by name; `drops`: by port name and direction,
+drops by reason."""
 
 
 def _run(arguments: Arguments) -> dict[str, Any]:
@@ -50,6 +52,13 @@ def difference(now: Counted, before: Counted) -> dict[str, Any]:
             for name, counters in now["ports"].items()
             if (changed := _difference(counters, before["ports"].get(name, {})))
         },
+        "drops": {
+            name: {
+                direction: _difference(drops, before["drops"].get(name, {}).get(direction, {}))
+                for direction, drops in directions.items()
+            }
+            for name, directions in now["drops"].items()
+        },
     }
 
 
@@ -62,7 +71,7 @@ def _render(result: dict[str, Any], arguments: Arguments) -> str:
     if "seconds" in result:
         changed = _tables(result) or "nothing has changed"
         return f"{result['time']}, in {seconds(result['seconds'])}:\n{changed}\n"
-    shown: Counted = result if "--all" in arguments else difference(result, {"reasons": {}, "ports": {}})
+    shown: Counted = result if "--all" in arguments else difference(result, NOTHING)
     text = _tables(shown) or "nothing was counted yet (--all shows the zeros)"
     last = result.get("last")
     if last is None:
@@ -76,7 +85,7 @@ def _render(result: dict[str, Any], arguments: Arguments) -> str:
 
 
 def _tables(counted: Counted) -> str:
-    """Reasons and ports as two tables; of ports, the columns that any has."""
+    """Reasons, ports and their drops as tables; of ports, the columns that any has."""
     parts = []
     if counted["reasons"]:
         parts.append(table(("reason", "packets"), sorted(counted["reasons"].items())))
@@ -84,6 +93,14 @@ def _tables(counted: Counted) -> str:
         columns = _in_order(counters for counters in counted["ports"].values())
         rows = ([name, *(c.get(column, 0) for column in columns)] for name, c in counted["ports"].items())
         parts.append(table(("port", *columns), rows))
+    drops = [
+        [name, direction, reason, packets]
+        for name, directions in counted["drops"].items()
+        for direction, reasons in directions.items()
+        for reason, packets in sorted(reasons.items())
+    ]
+    if drops:
+        parts.append(table(("port", "dropped on", "reason", "packets"), drops))
     return "\n\n".join(parts)
 
 

@@ -87,6 +87,7 @@ def test_a_large_intent_delays_no_other_request(ryu: RyuProcess) -> None:
     print(f"{count} requests, the longest took {longest:.3f} s of {time.monotonic() - began:.1f} s")
     assert count > 5 and longest < (time.monotonic() - began) / 2
 
+
 def test_too_long_a_body_is_refused_unread(ryu: RyuProcess) -> None:
     ryu.start("--no-token", "--intent", ryu.file)
     assert ryu.rest("GET", "/status", authorization="")[0] == 200
@@ -97,11 +98,15 @@ def test_too_long_a_body_is_refused_unread(ryu: RyuProcess) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [b"", b"GET /", b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"], ids=["nothing", "line", "body"]
+    "said",
+    [b"", b"GET /", b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"],
+    ids=["nothing", "line", "body"],
 )
 def test_who_says_nothing_more_is_disconnected(said: bytes) -> None:
     port = free_port()
-    with subprocess.Popen([PYTHON, "-c", IMPATIENT, str(port)], cwd=ROOT, stderr=subprocess.DEVNULL) as server:
+    with subprocess.Popen(
+        [PYTHON, "-c", IMPATIENT, str(port)], cwd=ROOT, stderr=subprocess.DEVNULL
+    ) as server:
         try:
             client = None
             deadline = time.monotonic() + PATIENCE_S

@@ -210,9 +210,9 @@ class SlowPath:
         handled = 0
         while handled < limit and self.clock() < turn_ends_ns:
             punts = self.datapath.poll_punts(min(AT_ONCE, limit - handled))
+            self.retire_ended()
             if not punts:
                 break
-            self.retire_ended()
             with self.datapath.together():
                 for punt in punts:
                     self._handle(punt)

@@ -27,7 +27,6 @@ SWITCH_INTERVAL_S = 0.001
 """How long green threads wait for Python while something is computed aside."""
 
 
-
 def running() -> str:
     """The framework whose manager runs. (An `except ImportError` would hide what Ryu itself fails to
     import.)"""
@@ -77,8 +76,8 @@ def prepare(framework: str) -> None:
 
 
 def aside(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function gives that takes long and touches nothing of the green threads'; they go on meanwhile. One
-    such function runs at a time."""
+    """What a function gives that takes long and touches nothing of the green threads'; they go on meanwhile.
+    One such function runs at a time."""
     with _aside():
         return importlib.import_module("eventlet.tpool").execute(function, *arguments)
 

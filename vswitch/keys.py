@@ -17,11 +17,7 @@ def key_words(key: FlowKey) -> tuple[int, ...]:
         key.tunnel_id,
         key.eth_dst << 8 | key.ip_proto,
         key.eth_src << 8 | key.ip_tos,
-        key.drop_mask << 56
-        | key.vlan_inner << 40
-        | key.eth_type << 24
-        | key.vlan_tci << 8
-        | key.ip_frag,
+        key.drop_mask << 56 | key.vlan_inner << 40 | key.eth_type << 24 | key.vlan_tci << 8 | key.ip_frag,
         key.ip_src >> 64,
         key.ip_src & MASK64,
         key.ip_dst >> 64,

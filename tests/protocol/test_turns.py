@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """No client of the agent can stall the others, whatever it asks, and however little it reads.
 
-How long others wait is told in the processor time of the agent's thread: how much else the machine does does not
-matter.
+How long others wait is told in the processor time of the agent's thread: how much else the machine does does
+not matter.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from vswitch.openflow.actions import Output
 from vswitch.openflow.constants import MultipartType
 from vswitch.openflow.oxm import Match
 
-RULES = 3000
+RULES = 1500
 GREEDY = 6
 FLOOD_S = 0.4
 LONGEST_NS = 50_000_000

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may work in the agent's loop: one client at a time, for one slice, so that no number of them delays others.
+"""Who may work in the agent's loop: one client at a time, for one slice, so that no number of them delays
+others.
 
 Start-time fair queueing (Goyal, Vin, Cheng 1997): who has had the least time is next, and who was idle starts
-with as much as the one whose turn it is had when it began. Every second turn is for those who were idle, if there
-are some: who asks for little is served soon, however many others ask for much, and who asks for much goes on,
-however many come for little.
+with as much as the one whose turn it is had when it began. Every second turn is for those who were idle, if
+there are some: who asks for little is served soon, however many others ask for much, and who asks for much
+goes on, however many come for little.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Client:
 
 
 class Turns:
-    """Turns in the loop that runs: one in each of its rounds, so that what is not a client's is done in between.
+    """Turns in the loop that runs: one in each of its rounds, so that what is not a client's is done in
+    between.
 
     clock: gives nanoseconds.
     """
@@ -41,8 +43,9 @@ class Turns:
         self._was_idle = False  # before its turn
         self._began_ns = 0
         self._virtual_ns = 0  # what it had had when its turn began
-        self._idle: deque[tuple[Client, asyncio.Future[None]]] = deque()  # who has come to wait, having been idle
-        self._busy: list[tuple[int, int, Client, asyncio.Future[None]]] = []  # who had a turn just before
+        # who has come to wait, having been idle, and who had a turn just before
+        self._idle: deque[tuple[Client, asyncio.Future[None]]] = deque()
+        self._busy: list[tuple[int, int, Client, asyncio.Future[None]]] = []
         self._numbers = count()
 
     async def take(self, client: Client) -> None:

@@ -76,8 +76,8 @@ def prepare(framework: str) -> None:
 
 
 def aside(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function gives that takes long and touches nothing of the green threads'; they go on meanwhile. One
-    such function runs at a time."""
+    """What a function gives that takes long and touches nothing of the green threads'; they go on meanwhile.
+    One such function runs at a time."""
     with _aside():
         return importlib.import_module("eventlet.tpool").execute(function, *arguments)
 

@@ -57,8 +57,8 @@ class Route(NamedTuple):
 class Resources:
     """The answers to all requests, which raise VSwitchError for what cannot be.
 
-    read_intent: reads the intent file anew. counters: asks the switches. aside: calls a function that takes long,
-    so that others are served meanwhile.
+    read_intent: reads the intent file anew. counters: asks the switches. aside: calls a function that takes
+    long, so that others are served meanwhile.
     """
 
     def __init__(

@@ -374,8 +374,8 @@ class Datapath:
         self._commands.give(Command.TOS_MASK, mask, self._punts.unseen)
 
     def set_drop_mask(self, number: int, mask: FlowKey) -> None:
-        """Have entries whose `drop_mask` is `number` + 1 stand for all packets that agree with them in these bits
-        of the key. There must be none of that number."""
+        """Have entries whose `drop_mask` is `number` + 1 stand for all packets that agree with them in these
+        bits of the key. There must be none of that number."""
         self._commands.give(Command.DROP_MASK, number, key=mask)
 
     def hold_back_punts(self, port_no: int, until_ns: int) -> None:
@@ -438,8 +438,8 @@ class Datapath:
     def flow_stats_in_parts(self) -> Iterator[dict[FlowKey, FlowStats]]:
         """Counters of all entries, some thousands at a time, each as it is by then; of some twice.
 
-        Entries move towards the table's beginning, or from there to its end, when others go: this goes the other
-        way, so that it misses none.
+        Entries move towards the table's beginning, or from there to its end, when others go: this goes the
+        other way, so that it misses none.
         """
         used = self.t["flow_bits"].reshape(STATS_PARTS, -1)
         size = layout.FLOWS // STATS_PARTS

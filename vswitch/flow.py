@@ -38,8 +38,8 @@ class FlowKey(NamedTuple):
     # what meters have made of the packet: the drop precedence (RFC 2597), in two bits, for each time that a
     # program looked it up again; the fields before are those of its arrival. 0: it has just arrived
     remarks: int = 0
-    # of an entry for all packets that agree with these fields under a drop mask: its number + 1; the fields are
-    # masked then. 0: the entry is for the packets of this key alone
+    # of an entry for all packets that agree with these fields under a drop mask: its number + 1; the fields
+    # are masked then. 0: the entry is for the packets of this key alone
     drop_mask: int = 0
 
 

@@ -68,8 +68,8 @@ class Controller:
                 self._connections[dpid][1](event(session))
 
     def set_intent(self, intent: Intent, states: dict[str, SwitchState] | None = None) -> Outcome:
-        """Make `intent` hold on all connected switches, by the difference only. states: its desired states, if
-        they are known already."""
+        """Make `intent` hold on all connected switches, by the difference only. states: its desired states,
+        if they are known already."""
         with self._lock:
             before = self._intent
             self._take(intent, states)

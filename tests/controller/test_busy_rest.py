@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One client of the REST interface cannot stall the others: what takes long is computed aside, and who says nothing
-is disconnected."""
+"""One client of the REST interface cannot stall the others: what takes long is computed aside, and who says
+nothing is disconnected."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def large_intent() -> dict[str, Any]:
 
 
 def test_a_large_intent_delays_no_other_request(ryu: RyuProcess) -> None:
-    """It takes seconds; others are answered meanwhile. (Loaded machines are slow: what counts is that none waits for
-    the large one.)"""
+    """It takes seconds; others are answered meanwhile. (Loaded machines are slow: what counts is that none
+    waits for the large one.)"""
     ryu.start()
     assert ryu.rest("GET", "/status")[0] == 200
     body = json.dumps(large_intent())

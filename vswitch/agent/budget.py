@@ -31,7 +31,7 @@ class PuntBudget:
         return self._paid_until_ns.get(port_no, 0) - now_ns > BURST_NS / SHARE
 
     def held_back_until(self, port_no: int, now_ns: int) -> int | None:
-        """Until when the dataplane is to keep the port's packets to itself: even to turn them down has cost too
-        much. None: it need not."""
+        """Until when the dataplane is to keep the port's packets to itself: even to turn them down has cost
+        too much. None: it need not."""
         until_ns = self._paid_until_ns.get(port_no, 0) - (BURST_NS + SURPLUS_NS) / SHARE
         return int(until_ns) if until_ns > now_ns else None

@@ -5,7 +5,8 @@ Rules that look at the same bits share a dictionary, so a look-up costs one prob
 not one comparison per rule. It goes by stages (Pfaff et al., The Design and Implementation of Open vSwitch,
 NSDI 2015, section 5.3): what no rule has in its first fields is not asked for its last ones, so that flows
 which differ there are seen to be treated alike. Of what no rule has, no more leading bits are looked at than
-tell it from all that rules have (prefix tracking, section 5.4, for every field): random addresses are few flows.
+tell it from all that rules have (prefix tracking, section 5.4, for every field): random addresses are few
+flows.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ T = TypeVar("T")
 class ControlServer:
     """Serves `methods`, whose parameters are those of the request, at the UNIX socket `path`.
 
-    What a method returns as an iterator is answered as a list, whose items are made as they are read; where it gives
-    None, others may run. Clients take `turns`.
+    What a method returns as an iterator is answered as a list, whose items are made as they are read; where
+    it gives None, others may run. Clients take `turns`.
     """
 
     def __init__(self, path: Path, methods: dict[str, Method], turns: Turns) -> None:

@@ -34,8 +34,8 @@ class Datapath(Protocol):
     punt_fd: int  # readable while punts wait
 
     def poll_punts(self, limit: int = 64) -> list[Punt]:
-        """Up to `limit` packets that wait for a decision, of all ports in turn. `punt_fd` stays readable while
-        there are more."""
+        """Up to `limit` packets that wait for a decision, of all ports in turn. `punt_fd` stays readable
+        while there are more."""
         ...
 
     def hold_back_punts(self, port_no: int, until_ns: int) -> None:
@@ -70,8 +70,8 @@ class Datapath(Protocol):
         ...
 
     def set_drop_mask(self, number: int, mask: FlowKey) -> None:
-        """Have entries whose `drop_mask` is `number` + 1 stand for all packets that agree with them in these bits
-        of the key. There must be none of that number."""
+        """Have entries whose `drop_mask` is `number` + 1 stand for all packets that agree with them in these
+        bits of the key. There must be none of that number."""
         ...
 
     def counted(self) -> list[int]:

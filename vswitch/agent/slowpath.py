@@ -70,7 +70,8 @@ MAX_FLOWS_WITH_REVERSE = MAX_FLOWS // 2
 AGING_PERIOD_NS = 5_000_000_000
 
 PORT_SHARE = 8
-"""A port may have so many times the entries that are still free: one that fills the cache leaves some to others."""
+"""A port may have so many times the entries that are still free: one that fills the cache leaves some to
+others."""
 
 MAX_DROPS = 4096
 """Entries for all packets of a kind that no rule wants; beyond, all are forgotten."""
@@ -204,15 +205,16 @@ class SlowPath:
     # --- packets -----------------------------------------------------------------------------------------
 
     def handle_punts(self, limit: int = 64) -> int:
-        """Dispose of up to `limit` waiting packets, for no longer than a turn; returns how many there were."""
+        """Dispose of up to `limit` waiting packets, for no longer than a turn; returns how many there
+        were."""
         self.revalidate()
         turn_ends_ns = self.clock() + TURN_NS
         handled = 0
         while handled < limit and self.clock() < turn_ends_ns:
             punts = self.datapath.poll_punts(min(AT_ONCE, limit - handled))
+            self.retire_ended()
             if not punts:
                 break
-            self.retire_ended()
             with self.datapath.together():
                 for punt in punts:
                     self._handle(punt)
@@ -690,8 +692,8 @@ class SlowPath:
         return ending
 
     def credit_all(self) -> Iterator[None]:
-        """Bring all counters of rules and groups up to date, part by part: what happens between them is counted
-        later."""
+        """Bring all counters of rules and groups up to date, part by part: what happens between them is
+        counted later."""
         self.retire_ended()
         for part in self.datapath.flow_stats_in_parts():
             self._credit_live(part)

@@ -204,8 +204,8 @@ class OpenFlowSwitch:
                 await self.turns.take(client)
 
     def handle(self, session: Session, message: Message) -> Replies:
-        """Carry out one message of an open session. Errors are queued in the session, and answers that are short;
-        the parts of those that may be long come one by one."""
+        """Carry out one message of an open session. Errors are queued in the session, and answers that are
+        short; the parts of those that may be long come one by one."""
         if self.standalone is not None and session.primary:
             self.standalone.heard()
         try:

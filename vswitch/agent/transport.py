@@ -217,8 +217,8 @@ async def _turn_away(reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
 
 
 class Guests:
-    """The sessions that one listener has accepted, no more than MAX_GUESTS: for one more, one that has not said
-    hello yet makes room."""
+    """The sessions that one listener has accepted, no more than MAX_GUESTS: for one more, one that has not
+    said hello yet makes room."""
 
     def __init__(self, switch: OpenFlowSwitch, clock: Callable[[], int]) -> None:
         self._switch = switch

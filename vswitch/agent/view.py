@@ -292,8 +292,8 @@ def describe_key(key: FlowKey) -> dict[str, Any]:
 
 
 def describe_masked(key: FlowKey, mask: FlowKey) -> dict[str, Any]:
-    """The key of an entry for all packets that agree with it under a mask: the fields of the mask alone, with the
-    mask where it has not all bits."""
+    """The key of an entry for all packets that agree with it under a mask: the fields of the mask alone, with
+    the mask where it has not all bits."""
     values, masks, whole = describe_key(key), describe_key(mask), EVERY_BIT._asdict()
     shown = {}
     for name, bits in mask._asdict().items():

@@ -115,9 +115,9 @@ class Connection:
             self._buffer += data
 
     def messages(self) -> Iterator[Message | None]:
-        """The messages that are complete; None for each that was dealt with here. Each is looked at when its turn
-        comes, so that what is answered to those before, is answered before: a barrier ahead of the error of what
-        follows it."""
+        """The messages that are complete; None for each that was dealt with here. Each is looked at when its
+        turn comes, so that what is answered to those before, is answered before: a barrier ahead of the error
+        of what follows it."""
         offset = 0
         while self.closed is None and len(self._buffer) - offset >= HEADER.size:
             length = HEADER.unpack_from(self._buffer, offset)[2]

@@ -367,8 +367,8 @@ class Encoded:
 
 
 def replies(kind: int, items: Iterable[ReplyItem], xid: int) -> Iterator[MultipartReply | None]:
-    """The reply to one request, in as many messages as its length needs; at least one. None: some items have been
-    encoded, and more will be."""
+    """The reply to one request, in as many messages as its length needs; at least one. None: some items have
+    been encoded, and more will be."""
     part: list[Encoded] = []
     used = 0
     for number, item in enumerate(items, 1):

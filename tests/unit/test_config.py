@@ -110,6 +110,11 @@ def test_settings_are_told_in_the_words_that_they_are_given_in(delay):
     assert WireSettings().changed("wire", told).in_words() == told
 
 
+def test_whole_numbers_are_told_as_such():
+    told = WireSettings().changed("wire", {"bw": "100", "loss": "0.5"}).in_words()
+    assert [str(told[name]) for name in ("bw", "loss", "duplicate")] == ["100", "0.5", "0"]
+
+
 def test_changing_one_setting_leaves_the_others():
     before = WireSettings(bw=10, loss=1)
     assert before.changed("w", {"loss": 2}) == WireSettings(bw=10, loss=2)

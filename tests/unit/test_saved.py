@@ -145,6 +145,8 @@ CHANGES: dict[str, list[Request]] = {
     "FormatDelete": [offload("FormatAdd", name="mine", numbers=NUMBERS),
                      offload("FormatDelete", name="mine")],
     "RoleSet": [offload("RoleSet", port=VM, role="forwarding")],
+    "RoleSet, as it was": [offload("RoleSet", port=VM, role="forwarding"),
+                           offload("RoleSet", port=VM, role="terminating")],
 }  # fmt: skip
 READS = {
     "show",

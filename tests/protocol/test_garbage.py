@@ -12,8 +12,8 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 
 from tests.protocol.frames import MAC_A, MAC_B, udp
 from tests.protocol.harness import TO_CONTROLLER, FakeSwitch, add, goto, m, out
-from vswitch.agent import budget, normal, slowpath
-from vswitch.agent.budget import BURST_NS, PACKET_IN_NS, SHARE, PuntBudget
+from vswitch.agent import normal, slowpath
+from vswitch.agent.budget import BURST_NS, PACKET_IN_INTERVAL_NS, PACKET_INS_AT_ONCE, SHARE, Budget
 from vswitch.agent.normal import MacTable
 from vswitch.agent.slowpath import TURN_DOWN_NS
 from vswitch.flow import DropReason, FlowKey, Punt, PuntReason
@@ -149,23 +149,26 @@ def packet_ins(switch, datapath, port_no, count):
 
 def test_a_flood_through_one_port_leaves_the_controllers_to_the_others(switch, datapath, clock):
     switch.says(add({}, TO_CONTROLLER, priority=0))
-    burst = BURST_NS // PACKET_IN_NS
-    assert burst <= packet_ins(switch, datapath, 1, burst + 100) <= burst + 1
+    burst = PACKET_INS_AT_ONCE
+    assert burst <= packet_ins(switch, datapath, 1, burst + 100) <= burst + 2
     assert packet_ins(switch, datapath, 2, 10) == 10
     clock.advance(0.5)
-    assert packet_ins(switch, datapath, 1, 1000) == pytest.approx(0.5e9 * SHARE / PACKET_IN_NS, abs=2)
+    assert packet_ins(switch, datapath, 1, 200) == pytest.approx(PACKET_INS_AT_ONCE, abs=2)
+    clock.advance(0.1)
+    assert packet_ins(switch, datapath, 1, 200) == pytest.approx(1e8 / PACKET_IN_INTERVAL_NS, abs=2)
 
 
 def test_the_datapath_keeps_a_flood_to_itself_that_costs_much_to_turn_down(
     switch, datapath, clock, monkeypatch
 ):
-    monkeypatch.setattr(budget, "SURPLUS_NS", 1000 * TURN_DOWN_NS)
+    monkeypatch.setattr(slowpath, "SURPLUS_NS", 300 * TURN_DOWN_NS)
+    switch.slowpath._time = Budget(SHARE, 1000)
     switch.says(add({}, TO_CONTROLLER, priority=0))
     number = 0
     while 1 not in datapath.held_back:
         switch.receives(1, udp(sport=number % 60_000))
         number += 1
-    assert number == pytest.approx(1000 + BURST_NS // PACKET_IN_NS, abs=50)
+    assert number == pytest.approx(300 + PACKET_INS_AT_ONCE, abs=5)
     assert 0 < datapath.held_back[1] - clock() < 1e9
     datapath.discarded.clear()
     assert packet_ins(switch, datapath, 2, 10) == 10
@@ -184,7 +187,7 @@ def test_known_stations_are_served_when_their_port_has_cost_too_much(datapath, c
 
 def test_what_ports_may_cost():
     """A share of the time in the long run, whatever comes how."""
-    ports, now_ns, cost_ns = PuntBudget(), 10**9, 0
+    ports, now_ns, cost_ns = Budget(SHARE, BURST_NS), 10**9, 0
     for _ in range(20_000):
         now_ns += ANY.randrange(200_000)
         if not ports.is_spent(1, now_ns):

@@ -14,7 +14,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from vswitch.agent.bpdu import STP_ADDRESS
-from vswitch.agent.budget import PACKET_IN_NS, PuntBudget
+from vswitch.agent.budget import (
+    BURST_NS,
+    PACKET_IN_INTERVAL_NS,
+    PACKET_INS_AT_ONCE,
+    SHARE,
+    SURPLUS_NS,
+    Budget,
+)
 from vswitch.agent.datapath import Datapath
 from vswitch.agent.drops import DropMasks
 from vswitch.agent.fields import ETH_DST
@@ -160,7 +167,8 @@ class SlowPath:
         self.too_big_sent = 0
         self._memo = Memo()
         self._index = FlowIndex()
-        self._budget = PuntBudget()
+        self._time = Budget(SHARE, BURST_NS)
+        self._packet_ins = Budget(1, PACKET_INS_AT_ONCE * PACKET_IN_INTERVAL_NS)
         self._drop_masks = DropMasks(datapath.set_drop_mask)
         self._drops: set[FlowKey] = set()  # the keys of flows under drop masks
         self._flows_of: Counter[int] = Counter()  # by port of arrival
@@ -232,7 +240,7 @@ class SlowPath:
     def _asked_for(self, punt: Punt) -> None:
         """A program's Controller action sent this packet."""
         action = punt.action
-        if self._turn_down(punt, punt.key):
+        if self._turn_down(punt, punt.key, self._packet_ins):
             return
         self.datapath.discard(punt.packet, DropReason.DELIVERED)
         if action is None:
@@ -244,21 +252,20 @@ class SlowPath:
 
     def _tell_controllers(self, event: PacketInEvent) -> None:
         self.packet_in(event)
-        self._charge(event.in_port, PACKET_IN_NS)
+        self._packet_ins.charge(event.in_port, PACKET_IN_INTERVAL_NS, self.clock())
 
     def _charge(self, port_no: int, cost_ns: int) -> None:
-        """The packets of a port have cost so much time."""
+        """The packets of a port have cost so much of the agent's time."""
         if port_no not in self.world.ports:
             return
         now_ns = self.clock()
-        self._budget.charge(port_no, cost_ns, now_ns)
-        until_ns = self._budget.held_back_until(port_no, now_ns)
-        if until_ns is not None:
-            self.datapath.hold_back_punts(port_no, until_ns)
+        self._time.charge(port_no, cost_ns, now_ns)
+        if self._time.is_spent(port_no, now_ns, SURPLUS_NS):
+            self.datapath.hold_back_punts(port_no, int(self._time.spent_until(port_no, SURPLUS_NS)))
 
-    def _turn_down(self, punt: Punt, key: FlowKey) -> bool:
+    def _turn_down(self, punt: Punt, key: FlowKey, budget: Budget) -> bool:
         """Discard a packet whose port has cost too much, unless its sender is known; True if so."""
-        if not self._budget.is_spent(key.in_port, self.clock()):
+        if not budget.is_spent(key.in_port, self.clock()):
             return False
         if self.macs.port_of(key.vlan_tci & VID, key.eth_src) == key.in_port:
             return False
@@ -286,7 +293,10 @@ class SlowPath:
             return
         flow = self.flows.get(key)
         translation = self._memo.find(key) if flow is None else flow.translation
-        if (translation is None or translation.asks_controller) and self._turn_down(punt, key):
+        if translation is None and self._turn_down(punt, key, self._time):
+            return
+        asks = translation is not None and translation.asks_controller
+        if asks and self._turn_down(punt, key, self._packet_ins):
             return
         if flow is None or translation is None:
             translation = self._learn(key, frame, translation)

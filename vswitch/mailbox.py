@@ -21,10 +21,14 @@ MAX_KEPT = 8
 
 class Mailbox:
     """A UNIX socket at which open files arrive, each with a label of up to MAX_LABEL bytes; for our own user
-    only. It takes the place of one that an earlier process has left. Raises OSError."""
+    only. It takes the place of one that an earlier process has left.
 
-    def __init__(self, path: Path) -> None:
+    most: files that wait to be taken; of more, the oldest are closed. Raises OSError.
+    """
+
+    def __init__(self, path: Path, most: int = MAX_KEPT) -> None:
         self.path = path
+        self._most = most
         self._kept: dict[bytes, int] = {}
         if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
             raise FileExistsError(errno.EEXIST, "a file is there that is no socket", str(path))
@@ -43,7 +47,7 @@ class Mailbox:
         return self._socket.fileno()
 
     def collect(self) -> None:
-        """Take in what waits. Of more than MAX_KEPT that nobody takes, the oldest are closed."""
+        """Take in what waits."""
         while True:
             try:
                 label, descriptors, _flags, _sender = socket.recv_fds(self._socket, MAX_LABEL, 1)
@@ -51,16 +55,20 @@ class Mailbox:
                 return
             for descriptor in descriptors:
                 os.set_inheritable(descriptor, False)
-                if (before := self._kept.pop(label, None)) is not None:
-                    os.close(before)
+                self.discard(label)
                 self._kept[label] = descriptor
-            while len(self._kept) > MAX_KEPT:
+            while len(self._kept) > self._most:
                 os.close(self._kept.pop(next(iter(self._kept))))
 
     def take(self, label: bytes) -> int | None:
         """The last file that came with this label, which is the caller's to close; None: none has come."""
         self.collect()
         return self._kept.pop(label, None)
+
+    def discard(self, label: bytes) -> None:
+        """Close the file that came with this label, if one has."""
+        if (descriptor := self._kept.pop(label, None)) is not None:
+            os.close(descriptor)
 
     def close(self) -> None:
         self._socket.close()

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from vswitch import layout, wire_memory
 from vswitch.dataplane.memory import Memory
 from vswitch.dataplane.ports import wire_file
-from vswitch.dataplane.ports.wire_file import WireEnd
+from vswitch.dataplane.ports.wire_file import EPOCH, WireEnd
 from vswitch.errors import ConfigError
+from vswitch.mailbox import post
 from vswitch.wire_memory import data_size, make_wires, slots_to_try, wire_size
 
 
@@ -230,6 +231,27 @@ def test_mail_wakes_and_is_taken_in_at_each_look(attach, pools):
     assert select.select([one.mail_fd], [], [], 0)[0]
     one.exchange_pools()
     assert not select.select([one.mail_fd], [], [], 0)[0]
+    for end in (other, one, other, one):
+        end.exchange_pools()
+    for end in (one, other):
+        assert not select.select([end.mail_fd], [], [], 0)[0]  # each has what it needs, and gets no more
+
+
+def test_no_pool_is_kept_beyond_its_owner(attach, pools):
+    """Neither one that came twice, nor that of a life which ended before it was looked at."""
+    one, other = attach("a"), attach("b")
+    mapped(one, pools(8192)), mapped(other, pools(4096))
+    pool = pools(4096)
+    assert taken(one)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        assert post(one._mailbox_path(0), EPOCH.pack(other.epoch), pool)
+        one.exchange_pools()
+        assert len(os.listdir("/proc/self/fd")) == before
+    for life in range(1, 4):
+        assert post(one._mailbox_path(0), EPOCH.pack(other.epoch + life), pool)
+        one.exchange_pools()
+        assert len(os.listdir("/proc/self/fd")) == before + 1
 
 
 # Memory

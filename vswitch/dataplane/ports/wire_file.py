@@ -127,7 +127,7 @@ class WireEnd:
     def _make_mailbox(self) -> Mailbox:
         path = self._mailbox_path(self.side)
         try:
-            return Mailbox(path)
+            return Mailbox(path, most=1)
         except OSError as error:
             raise ConfigError(self.where, f"cannot make {path}: {error.strerror}", "an unused path") from None
 
@@ -172,7 +172,7 @@ class WireEnd:
         self._tx[layout.CURSOR_CUT // 8] = 0
         self._tx[layout.CURSOR_EPOCH // 8] = self.epoch
         self._pool_fd = pool_fd
-        self._offered_to = -1  # life of the other end
+        self._offered_to = self._taken_of = -1  # lives of the other end
         self.exchange_pools()
 
     def cut(self, cut: bool) -> None:
@@ -190,6 +190,7 @@ class WireEnd:
     def exchange_pools(self) -> None:
         """Take in what has come, and hand our pool to each new life of the other end."""
         self._mailbox.collect()
+        self._mailbox.discard(EPOCH.pack(self._taken_of))  # once more: it would outlive its owner here
         epoch = self.peer_epoch()
         if epoch != self._offered_to:
             theirs = self._mailbox_path(1 - self.side)
@@ -199,7 +200,10 @@ class WireEnd:
     def take_peer_pool(self, epoch: int) -> tuple[int, int] | None:
         """Descriptor and size of the pool of the other end's life `epoch`; None while it has not come."""
         descriptor = self._mailbox.take(EPOCH.pack(epoch))
-        return None if descriptor is None else (descriptor, os.fstat(descriptor).st_size)
+        if descriptor is None:
+            return None
+        self._taken_of = epoch
+        return descriptor, os.fstat(descriptor).st_size
 
     def confirm_peer_pool(self, epoch: int) -> None:
         """Tell the other end that the pool of its life `epoch` is mapped here."""

@@ -15,4 +15,5 @@ def test_labs_come_and_go_without_a_trace():
 
 
 def test_nothing_is_lost_and_nothing_grows_under_mixed_traffic_changes_and_restarts():
-    assert soak(seconds=12, round_s=2) >= 3
+    """The third round has the restart, the fourth what comes after it."""
+    soak(seconds=0, rounds=4, round_s=3)

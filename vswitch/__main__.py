@@ -151,7 +151,6 @@ def _run(options: argparse.Namespace) -> int:
     ports = [parse_port(text) for text in options.port]
     run_dir = Path(options.run_dir)
     _start_log(run_dir, options.name)
-    _refuse_huge_pages()
     from vswitch.agent.agent import Agent
     from vswitch.agent.transport import TlsFiles
     from vswitch.datapath import Datapath
@@ -277,6 +276,7 @@ def _processors(text: str) -> list[int]:
 
 def _prepare_process() -> None:
     """What holds for the whole process, before anything is made or started."""
+    _refuse_huge_pages()
     privileges.forbid_gaining()
     os.umask(UMASK)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # others would start with privileges, and keep them

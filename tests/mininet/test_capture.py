@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -144,12 +145,15 @@ def test_a_capture_of_a_vm_hears_nothing_before_and_after(network, tmp_path):
 def test_a_capture_at_the_command_line(network, tmp_path):
     """It says what it does, and at the end what it has done; Ctrl-C ends it early."""
     file = tmp_path / "vm.pcapng"
+    words = ["capture", "s1", "s1-eth2", "-w", str(file)]
     capture = network.s1.popen(
-        VSWITCHCTL, "-r", str(network.lab.run_dir), "capture", "s1", "s1-eth2", "-w", str(file), text=True
+        [VSWITCHCTL, "-r", str(network.lab.run_dir), *words],
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background ignores it
     )
     assert capture.stderr.readline() == f"capturing vm1-eth0 to {file}, for 60 s or until Ctrl-C\n"
     assert "1 received" in network.vm1.cmd(f"ping -c 1 {network.vm2.IP()}")
-    capture.send_signal(2)
+    capture.send_signal(signal.SIGINT)
     printed, _ = capture.communicate(timeout=PATIENCE_S)
     assert capture.returncode == 0
     assert printed == f"vm1-eth0: {len(tshark(file))} frames written to {file}\n"

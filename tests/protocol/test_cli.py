@@ -137,7 +137,9 @@ def test_watch_prints_an_object_a_line_as_json(says, live, monkeypatch):
 def test_ctrl_c_ends_watching(live, tmp_path):
     """The program itself, and the signal."""
     with subprocess.Popen(
-        [sys.executable, "-m", "vswitch.ctl", "counters", "--all", "--watch", "0.1"], stdout=subprocess.PIPE
+        [sys.executable, "-m", "vswitch.ctl", "counters", "--all", "--watch", "0.1"],
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background ignores it
     ) as watching:
         assert watching.stdout.readline() and watching.stdout.readline()
         watching.send_signal(signal.SIGINT)

@@ -224,7 +224,7 @@ def test_a_tunnel_that_cannot_be_is_refused_with_a_sentence(dp, change, sentence
         (lambda dp: dp.remove_tunnel(WIRE_PORT), "port_no: wire2 is no tunnel (allowed: a tunnel port)"),
         (
             lambda dp: dp.set_wire(WIRE_PORT, loss=101),
-            "wire2.loss: 101 is out of range (allowed: a number from 0 to 100)",
+            "wire2.loss: 101 is out of range (allowed: a number from 0 to 100, in percent)",
         ),
     ],
 )

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from mininet.net import Mininet
@@ -423,10 +424,12 @@ def test_an_interface_of_another_network():
 
 def test_a_run_folder_with_the_settings_of_an_earlier_network(net, tmp_path):
     """The switch of that name then is not this one."""
-    (tmp_path / "s1.settings").write_text("{}")
+    earlier = tmp_path / "s1.settings"
+    earlier.write_text("{}")
     with contextlib.closing(Lab(run_dir=tmp_path)) as made:
-        net.addSwitch("s1", cls=VSwitch, lab=made)
-        assert not (tmp_path / "s1.settings").exists()
+        argv = net.addSwitch("s1", cls=VSwitch, lab=made)._argv()
+        settings = Path(argv[argv.index("--settings") + 1])
+        assert settings != earlier and not settings.exists()
 
 
 def test_a_link_that_gets_the_name_of_another_is_as_it_is_made(net, monkeypatch):

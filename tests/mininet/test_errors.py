@@ -312,7 +312,8 @@ def test_an_orchestrator_over_vms_and_others_says_whom_it_does_not_serve(net, mo
     build(net, switch)
     net.build()
     switch.lab.validate()
-    assert told == ([f"(c0: its rules serve VMs at TapLinks: {whom} will reach nobody) "] if whom else [])
+    sentence = f"(c0: its rules serve VMs at TapLinks: {whom} will reach nobody) "
+    assert [text for text in told if "c0" in text] == ([sentence] if whom else [])
 
 
 INTENT = """
@@ -346,7 +347,7 @@ def test_an_intent_file_of_other_switches(overlay, tmp_path, monkeypatch):
     network = overlay(controller={"intent": str(intent)})
     network.net.build()
     network.lab.validate()
-    assert told == [
+    assert [text for text in told if "c0" in text] == [
         f"(c0: {intent} names no server of s1's datapath id: it will forward nothing) ",
         f"(c0: {intent} names no server of s2's datapath id: it will forward nothing) ",
         f"(c0: {intent}: servers.s1: this network has no switch of its datapath id) ",
@@ -437,7 +438,7 @@ def test_a_link_that_gets_the_name_of_another_is_as_it_is_made(net, monkeypatch)
     s1, s2 = (net.addSwitch(name, cls=VSwitch) for name in ("s1", "s2"))
     first = net.addLink(s1, s2, port1=1, port2=1, cls=WireLink)
     vnic = net.addLink(net.addHost("vm1", cls=VM), s1, port2=2, cls=TapLink)
-    path = s1.lab.run_dir / "s1.settings"
+    path = s1._settings_path
     saved.write(path, saved.Saved(wires={"s1-eth1": {"loss": 9}}, forwarding=["vm1-eth0", "vm2-eth0"]))
     for link in (first, vnic):
         net.delLink(link)

@@ -185,6 +185,7 @@ def _run(options: argparse.Namespace) -> int:
             log.info("worker %d is on %s", number, cores_in_words(cores))
         gc.freeze()
         rehearse()
+        log.info("first packets are rehearsed after %.1f s", time.monotonic() - started)
         gc.set_threshold(GC_THRESHOLD)
         asyncio.run(_serve(agent, datapath, pid_file, _needed(ports)))
     finally:

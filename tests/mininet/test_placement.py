@@ -150,10 +150,15 @@ def test_an_algorithm_that_the_kernel_does_not_have(net, congestion):
     assert str(error.value) == f"vm1: congestion={congestion!r}: this kernel has {', '.join(sorted(known))}"
 
 
-def test_a_switch_takes_no_huge_pages(net):
-    """Of which the first packet of a flow would have to wait for 2 MB that are cleared."""
+def test_a_switch_is_prepared_for_its_first_packets(net):
+    """Its agent has rehearsed them before it is ready, and none waits for 2 MB of memory to be cleared."""
     switch = net.addSwitch("s1", cls=VSwitch)
     net.start()
+    _, rehearsed, rest = (
+        Path(switch.lab.run_dir / "s1.log").read_text().partition("first packets are rehearsed")
+    )
+    assert rehearsed
+    assert "s1: ready" in rest
     status = Path(f"/proc/{switch.process.pid}/status").read_text()
     if "THP_enabled" not in status:
         pytest.skip("this kernel does not tell")
@@ -195,7 +200,14 @@ def test_a_compiler_that_fails_is_told_by_its_last_words(uncompiled):
         compile_dataplane(environment)
 
 
-def test_a_lab_compiles_what_is_not_compiled_and_nothing_else(uncompiled):
+def test_a_switch_has_its_dataplane_compiled_before_it_starts(net, uncompiled):
+    uncompiled[0].write_text("raise SystemExit('it was asked to')")
+    net.addSwitch("s1", cls=VSwitch)
+    with pytest.raises(LabError, match="it was asked to"):
+        net.start()
+
+
+def test_what_is_compiled_is_not_compiled_again(uncompiled):
     compiler, environment = uncompiled
     compiler.write_text("raise SystemExit('it was asked to')")
     code_cache.current_directory().mkdir()

@@ -50,8 +50,16 @@ def executed(action):
     return found
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_rounds():
+    """All are alike."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rehearsal, "ROUNDS", 2)
+        yield
+
+
 @pytest.fixture(scope="module")
-def rehearsed():
+def rehearsed(few_rounds):
     return executed(rehearse)
 
 

@@ -245,7 +245,7 @@ def test_a_link_from_a_host_to_itself_in_our_network():
     [
         (("--switch", "vswitch,workes=2"), "s1: VSwitch has no option 'workes', the nearest is 'workers' ("),
         (("--switch", "vswich"), "vswich: there is no 'vswich', the nearest is 'vswitch' ("),
-        (("--switch", "vswitch,workers=x"), "argument --workers: invalid int value: 'x'"),
+        (("--switch", "vswitch,workers=x"), "s1: workers='x': a switch has from 1 to 8"),
         (("--switch", "vswitch,dpid=xyz"), "s1: 'xyz' is no datapath id"),
         (("--switch", "vswitch,opts=--colour"), "unrecognized arguments: --colour"),
         (("--switch", "vswitch", "--host", "vm,netwrok=red"), "h1: VM has no option 'netwrok'"),

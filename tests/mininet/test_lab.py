@@ -353,7 +353,8 @@ def test_a_setting_that_the_switch_refuses(overlay):
 
     network = overlay()
     network.s1.ports_by_number()[1].settings["loss"] = 200
-    with pytest.raises(LabError, match=r"s1 ended with exit status 1 while it was starting; its last words: vswitch: .*loss"):
+    said = r"s1 ended with exit status 1 while it was starting; its last words: vswitch: .*loss"
+    with pytest.raises(LabError, match=said):
         network.start()
 
 

@@ -166,6 +166,26 @@ def test_every_packet_is_delivered_or_counted(make_pair, options, gro):
     assert arrived > 0
 
 
+@pytest.mark.parametrize(
+    ("options", "line_ns"),
+    [(",bw=100", 80_000), (",bw=100,framing=tc", 80_000), (",bw=100,framing=ethernet", 81_920)],
+)
+def test_a_rate_is_of_frames_or_of_all_that_they_take_of_a_line(make_pair, options, line_ns):
+    """80 ns for a byte: of 1000, or of 1024."""
+    pair = make_pair(options, tunnel=False)
+    sender, receiver = pair.servers
+    for _ in range(2):  # both switches know the flow then
+        sender.send(tcp_segment(946))
+        pair.run(until_ns=MS)
+    assert len(receiver.received()) == 2
+    sender.send(tcp_segment(946))
+    sender.step(pair.now_ns)
+    receiver.step(pair.now_ns + line_ns - 1)
+    assert receiver.received() == []
+    receiver.step(pair.now_ns + line_ns)
+    assert len(receiver.received()) == 1
+
+
 def test_all_of_a_vms_buffers_are_free_when_traffic_has_ended(make_pair):
     pair = make_pair(",delay=1ms,jitter=1ms,duplicate=10,loss=10")
     for _ in range(5):

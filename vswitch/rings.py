@@ -232,16 +232,24 @@ class PuntQueue:
         return bool(self._by_port)
 
     def add(self, number: int, punt: Punt) -> None:
-        self._by_port.setdefault(punt.key.in_port, deque()).append((number, punt))
+        waiting = self._by_port.get(punt.key.in_port)
+        if waiting is None:
+            self._by_port[punt.key.in_port] = deque(((number, punt),))
+        else:
+            waiting.append((number, punt))
 
-    def take(self) -> Punt:
-        """The next one; there must be one."""
-        port_no = next(iter(self._by_port))
-        waiting = self._by_port.pop(port_no)
-        _number, punt = waiting.popleft()
-        if waiting:
-            self._by_port[port_no] = waiting
-        return punt
+    def take(self, limit: int) -> list[Punt]:
+        """The next ones, up to `limit`."""
+        taken: list[Punt] = []
+        while self._by_port and len(taken) < limit:
+            port_no = next(iter(self._by_port))
+            waiting = self._by_port.pop(port_no)
+            alone = not self._by_port
+            for _ in range(min(len(waiting), limit - len(taken)) if alone else 1):
+                taken.append(waiting.popleft()[1])
+            if waiting:
+                self._by_port[port_no] = waiting
+        return taken
 
     @property
     def first(self) -> int:
@@ -275,11 +283,8 @@ class PuntRing:
         self._searched = 0  # number of the first punt that evicted() has not looked at
         self._taken: int = self._words[layout.PUNT_TAIL_OFFSET // 8]  # punts that were taken from the ring
         self._queue = PuntQueue()
-
-    @property
-    def unseen(self) -> int:
+        self.unseen = self._taken
         """A number: poll() has given all punts before, and perhaps some of those from there on."""
-        return self._queue.first if self._queue else self._taken
 
     def poll(self, limit: int) -> list[Punt]:
         """Up to `limit` punts, of all ports in turn. Keys of misses have the whole TOS."""
@@ -288,9 +293,8 @@ class PuntRing:
         except BlockingIOError:
             pass
         self._take_all()
-        punts: list[Punt] = []
-        while self._queue and len(punts) < limit:
-            punts.append(self._queue.take())
+        punts = self._queue.take(limit)
+        self.unseen = self._queue.first if self._queue else self._taken
         # The worker signals only what it puts into an empty ring, and looks at the tail after that.
         with self._fence:
             if self._queue or self._taken < self._words[layout.PUNT_HEAD_OFFSET // 8]:

@@ -101,6 +101,16 @@ def test_what_no_rule_wants_is_dropped_without_the_agent(switch, datapath, kind,
     assert datapath.held == 0
 
 
+def test_unknown_networks_of_a_tunnel_are_dropped_without_the_agent(switch, datapath):
+    switch.says(*PIPELINES["an overlay"])
+    for _ in range(FRAMES):
+        assert switch.receives(2, udp(), tunnel_id=ANY.randrange(200, 1 << 24)) == []
+    assert switch.slowpath.misses < FEW
+    assert switch.receives(2, bytes(Ether(src=MAC_A, dst="00:00:00:00:07:0c") / IP()), tunnel_id=107) == []
+    assert switch.receives(3, udp()) == []
+    assert switch.stats(3)[0].lookup_count == FRAMES + 2
+
+
 def test_entries_of_what_no_rule_wants_end_when_a_rule_comes(switch, datapath):
     switch.says(add({"eth_dst": 0x0C}, out(2)))
     assert switch.receives(1) == []
@@ -209,7 +219,7 @@ def test_ports_are_served_in_turn():
     taken = []
     while queue:
         assert queue.first == min(set(range(100)) - set(taken))
-        taken.append(queue.take().packet)
+        taken += [punt.packet for punt in queue.take(ANY.randrange(1, 9))]
     ports = [1 if number < 90 else number % 3 + 1 for number in taken]
     assert ports[:9] == [1, 2, 3] * 3
     for port_no in (1, 2, 3):

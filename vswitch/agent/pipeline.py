@@ -138,6 +138,7 @@ class Translation:
         "drop",
         "flows",
         "groups",
+        "is_unwanted",
         "last_used_ns",
         "masks",
         "mirror",
@@ -169,6 +170,8 @@ class Translation:
         self.destinations = tuple(run.destinations)
         places = {*self.destinations, *((source.vlan, source.mac) for source in self.sources)}
         self.things = frozenset(run.things).union((On.ADDRESS, *place) for place in places)
+        # whether no rule wants these packets, and they teach nothing
+        self.is_unwanted = not (program or self.sources or self.destinations)
         self.flows: set[CachedFlow] = set()
         self.packets = 0
         self.bytes = 0
@@ -184,11 +187,6 @@ class Translation:
             and self.groups == other.groups
             and self.buckets == other.buckets
         )
-
-    @property
-    def is_unwanted(self) -> bool:
-        """Does no rule want these packets, and do they teach nothing?"""
-        return not (self.program or self.sources or self.destinations)
 
     def count(self, packets: int, octets: int, last_used_ns: int) -> None:
         self.packets += packets

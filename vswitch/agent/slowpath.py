@@ -9,7 +9,7 @@ flows that it touches, or would now touch, are translated again.
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -92,7 +92,7 @@ MAC_BITS = (1 << 48) - 1
 TURN_NS = 5_000_000
 """How long packets are handled before others may run."""
 
-AT_ONCE = 16
+AT_ONCE = 32
 """And how many of them between two looks at the clock."""
 
 MAX_UNFLUSHED = 4096
@@ -171,7 +171,7 @@ class SlowPath:
         self._packet_ins = Budget(1, PACKET_INS_AT_ONCE * PACKET_IN_INTERVAL_NS)
         self._drop_masks = DropMasks(datapath.set_drop_mask)
         self._drops: set[FlowKey] = set()  # the keys of flows under drop masks
-        self._flows_of: Counter[int] = Counter()  # by port of arrival
+        self._flows_of: defaultdict[int, int] = defaultdict(int)  # how many, by port of arrival
         self._ending: dict[FlowKey, list[_Ending]] = {}  # the oldest first; seldom more than one
         # what was counted for the packets that were released last, by their handles
         self._in_hand: dict[int, tuple[Translation, int, int]] = {}
@@ -225,17 +225,14 @@ class SlowPath:
                 break
             with self.datapath.together():
                 for punt in punts:
-                    self._handle(punt)
+                    if punt.reason == PuntReason.MISS:
+                        self._miss(punt)
+                    elif punt.reason == PuntReason.TOO_BIG:
+                        self._too_big(punt)
+                    else:
+                        self._asked_for(punt)
             handled += len(punts)
         return handled
-
-    def _handle(self, punt: Punt) -> None:
-        if punt.reason == PuntReason.MISS:
-            self._miss(punt)
-        elif punt.reason == PuntReason.TOO_BIG:
-            self._too_big(punt)
-        else:
-            self._asked_for(punt)
 
     def _asked_for(self, punt: Punt) -> None:
         """A program's Controller action sent this packet."""
@@ -295,11 +292,13 @@ class SlowPath:
         translation = self._memo.find(key) if flow is None else flow.translation
         if translation is None and self._turn_down(punt, key, self._time):
             return
-        asks = translation is not None and translation.asks_controller
-        if asks and self._turn_down(punt, key, self._packet_ins):
+        if translation is None:
+            translation = self._learn(key, frame)
+        elif translation.asks_controller and self._turn_down(punt, key, self._packet_ins):
             return
-        if flow is None or translation is None:
-            translation = self._learn(key, frame, translation)
+        elif flow is None:
+            self._learn_sources(translation)
+            self._install_new(key, translation)
         octets = punt.bytes or len(frame)
         self._count(translation, punt.packets, octets, self.clock())
         self._in_hand[punt.packet] = translation, punt.packets, octets
@@ -325,16 +324,12 @@ class SlowPath:
         except VSwitchError:  # no room for the program
             self.datapath.discard(punt.packet, DropReason.RULE)
 
-    def _learn(self, key: FlowKey, frame: bytes, translation: Translation | None) -> Translation:
-        """Install a new flow, its reverse too; translate it first if the memo has no translation."""
-        if translation is None:
-            began_ns = self.clock()
-            translation = self._translate_packet(key, frame)
-            self._install_new(key, translation)
-            self._charge(key.in_port, self.clock() - began_ns)
-        else:
-            self._learn_sources(translation)
-            self._install_new(key, translation)
+    def _learn(self, key: FlowKey, frame: bytes) -> Translation:
+        """Translate a new flow and install it, its reverse too."""
+        began_ns = self.clock()
+        translation = self._translate_packet(key, frame)
+        self._install_new(key, translation)
+        self._charge(key.in_port, self.clock() - began_ns)
         return translation
 
     def _translate_packet(self, key: FlowKey, frame: bytes) -> Translation:
@@ -350,14 +345,10 @@ class SlowPath:
             self.uncacheable += 1
         elif translation.is_unwanted and not key.remarks:
             self._install_drop(key, translation)
-        elif self._has_room(key.in_port):
+        elif self._flows_of[key.in_port] < PORT_SHARE * (MAX_FLOWS - len(self.flows)):
             self._install(key, translation, proactive=False)
             if self.proactive_reverse and len(self.flows) < MAX_FLOWS_WITH_REVERSE:
                 self._install_reverse(key, translation)
-
-    def _has_room(self, port_no: int) -> bool:
-        """May the cache take one more flow that comes through this port?"""
-        return self._flows_of[port_no] < PORT_SHARE * (MAX_FLOWS - len(self.flows))
 
     def _install_drop(self, key: FlowKey, translation: Translation) -> None:
         """Have the datapath drop all packets that are treated so, by one entry under a mask."""
@@ -457,7 +448,8 @@ class SlowPath:
         self._unlink(flow)
         del self.flows[flow.key]
         self._flows_of[flow.key.in_port] -= 1
-        self._drops.discard(flow.key)
+        if flow.key.drop_mask:
+            self._drops.discard(flow.key)
 
     def _link(self, flow: CachedFlow) -> None:
         translation = flow.translation

@@ -53,11 +53,9 @@ def difference(now: Counted, before: Counted) -> dict[str, Any]:
             if (changed := _difference(counters, before["ports"].get(name, {})))
         },
         "drops": {
-            name: {
-                direction: _difference(drops, before["drops"].get(name, {}).get(direction, {}))
-                for direction, drops in directions.items()
-            }
-            for name, directions in now["drops"].items()
+            name: changed
+            for name, drops in now["drops"].items()
+            if (changed := _difference_of_drops(drops, before["drops"].get(name, {})))
         },
     }
 
@@ -65,6 +63,14 @@ def difference(now: Counted, before: Counted) -> dict[str, Any]:
 def _difference(now: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
     changes = {name: value - before.get(name, 0) for name, value in now.items()}
     return {name: change for name, change in changes.items() if change}
+
+
+def _difference_of_drops(
+    now: Mapping[str, Mapping[str, int]], before: Mapping[str, Mapping[str, int]]
+) -> dict[str, dict[str, int]]:
+    """Of one port: by direction and reason."""
+    changes = {direction: _difference(drops, before.get(direction, {})) for direction, drops in now.items()}
+    return {direction: changed for direction, changed in changes.items() if changed}
 
 
 def _render(result: dict[str, Any], arguments: Arguments) -> str:

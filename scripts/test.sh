@@ -33,8 +33,10 @@ with_compiler() {
     compile && pytest tests/unit >"$LOGS/compiled" 2>&1
 }
 # Labs wait more than they work: two processes take file after file, the slow ones first, and do not see each other.
+# Names of sockets are short: so is that of the folder for temporary files.
 labs() {
-    pytest --dist loadfile --no-loadscope-reorder --tx '2*popen//python=scripts/isolated.sh .venv/bin/python' "$@"
+    pytest --dist loadfile --no-loadscope-reorder --basetemp "$LOGS/t" \
+        --tx '2*popen//python=scripts/isolated.sh .venv/bin/python' "$@"
 }
 
 failed=0

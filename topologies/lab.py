@@ -87,7 +87,7 @@ class Lab:
         atexit.register(self.close)
 
     def _make_folders(self) -> None:
-        if len(str(self.run_dir)) > MAX_SOCKET_PATH - len("/0123456789.ctl"):
+        if len(str(self.run_dir)) > MAX_SOCKET_PATH - len("/0123456789.files"):
             raise LabError(
                 f"the run folder {self.run_dir} has too long a name for the switches' sockets in it"
             )

@@ -96,7 +96,7 @@ def test_tcp_learns_the_path_mtu(large, version, tunnel, mtu):
     assert '"error"' not in report, report
     assert path_mtu(network.vm1, addresses[version]) == mtu
     dropped, told, suppressed = counted(network.s1, *TOO_BIG)
-    assert 0 < told == dropped - suppressed
+    assert 0 < told <= dropped - suppressed  # of a super-frame, whose frames are all dropped, it is told once
 
 
 @pytest.mark.parametrize("version", [4, 6])

@@ -283,10 +283,9 @@ class VSwitch(Switch):
         """Say so when `ovs-ofctl … NAME` means another switch, or none."""
         folder = self.lab.ovs_rundir
         if folder and str(folder / f"{self.name}.mgmt") not in self.show()["listens_by_name_at"]:
-            warn(
-                f"({self.name}: ovs-ofctl finds another switch by this name in {folder}: "
-                f"use tcp:127.0.0.1:{self.listenPort}) "
-            )
+            port = self.listenPort
+            advice = f"use tcp:127.0.0.1:{port}" if port else "give this one another, or a listenPort"
+            warn(f"({self.name}: ovs-ofctl finds another switch by this name in {folder}: {advice}) ")
 
     def _await_wires(self) -> None:
         """Return when every wire of which both switches are ready carries, in the eyes of both."""

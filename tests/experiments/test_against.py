@@ -301,7 +301,7 @@ def test_plain_hosts_at_the_switches_of_two_checkouts(copy, tmp_path):
 
 @pytest.mark.root
 @pytest.mark.slow
-def test_the_overlays_of_two_checkouts(copy, tmp_path):
+def test_two_overlays(copy, tmp_path):
     """Its own topology, controller and rules, too. Over veths whose names are those of ours."""
     summary = run(
         copy, tmp_path / "out", "overlay-gro", "switches=vswitch", "flows=1", "wire=veth", "warmup=0.25"

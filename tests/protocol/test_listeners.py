@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import tempfile
 from pathlib import Path
@@ -152,3 +154,28 @@ def test_vswitchctl_of_another_user_says_whose_it_is(capsys, monkeypatch, folder
             agent.close()
     whose = "is for its owner only: run this as the user whose switch it is, for a lab's with sudo"
     assert capsys.readouterr().err == f"vswitchctl: {run_dir / named} {whose}\n"
+
+
+def test_programs_that_are_gone_before_they_are_accepted_do_no_harm(live):
+    reset = struct.pack("ii", 1, 0)
+    for _ in range(200):
+        with socket.create_connection((live.address, live.port), PATIENCE_S) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+    client = connect(live)
+    client.say(m.BarrierRequest(xid=7))
+    assert client.hear() == m.BarrierReply(xid=7)
+    client.close()
+
+
+def test_where_the_kernel_cannot_be_asked_nobody_is_served_and_the_switch_goes_on(live, monkeypatch):
+    def out_of_descriptors(near, far):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(peer_user, "user_of", out_of_descriptors)
+        client = connect(live)
+        error = client.hear()
+        assert (error.type, error.code) == (ErrorType.HELLO_FAILED, HelloFailed.EPERM)
+        assert b"cannot be asked whose program this is ([Errno 24] Too many open files)" in error.data
+        client.close()
+    test_root_is_served(live)

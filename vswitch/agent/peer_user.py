@@ -43,7 +43,10 @@ def refusal(ours: Endpoint, peer: Endpoint) -> str | None:
     """
     if not ipaddress.ip_address(ours.host).is_loopback:
         return None
-    user = user_of(peer, ours)
+    try:
+        user = user_of(peer, ours)
+    except OSError as error:
+        return f"only root may use this port, and the kernel cannot be asked whose program this is ({error})"
     if user in (ROOT, os.geteuid()):
         return None
     whose = (

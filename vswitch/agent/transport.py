@@ -182,7 +182,11 @@ async def listen(
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal quiet_until_ns
-        ours, far = (Endpoint(*writer.get_extra_info(name)[:2]) for name in ("sockname", "peername"))
+        ends = [writer.get_extra_info(name) for name in ("sockname", "peername")]
+        if None in ends:  # it has gone meanwhile
+            writer.close()
+            return
+        ours, far = (Endpoint(*end[:2]) for end in ends)
         peer = f"{target.text} from {far.host}:{far.port}"
         problem = None if target.secure else refusal(ours, far)
         if problem:

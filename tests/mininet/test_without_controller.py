@@ -210,19 +210,25 @@ def test_the_folder_is_that_of_the_environment(make, monkeypatch, tmp_path):
     assert not folder.exists()
 
 
-def test_a_switch_of_open_vswitch_with_the_same_name_is_left_alone(make, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("where", "advice"),
+    [({}, "give this one another, or a listenPort"), ({"listenPort": 6700}, "use tcp:127.0.0.1:67")],
+)
+def test_a_switch_of_open_vswitch_with_the_same_name_is_left_alone(
+    make, monkeypatch, tmp_path, where, advice
+):
     monkeypatch.setenv(OVS_RUNDIR_VARIABLE, str(tmp_path))
     said = []
     monkeypatch.setattr("topologies.nodes.warn", said.append)
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as other:
         other.bind(str(tmp_path / "s1.mgmt"))
         other.listen()
-        net = make(failMode="standalone")
+        net = make(failMode="standalone", **where)
         net.start()
         net["s1"].stop()
         assert (tmp_path / "s1.mgmt").exists()
     assert len(said) == 1
-    assert f"s1: ovs-ofctl finds another switch by this name in {tmp_path}: use tcp:" in said[0]
+    assert f"s1: ovs-ofctl finds another switch by this name in {tmp_path}: {advice}" in said[0]
 
 
 def test_what_a_killed_lab_left_is_removed(tmp_path):

@@ -48,6 +48,15 @@ class Overlay:
         self.lab.close()
 
 
+@pytest.fixture
+def net() -> Iterator[Mininet]:
+    """A network of Mininet's for a test to build, without a controller, that is taken down afterwards."""
+    network = Mininet(controller=None)
+    yield network
+    network.stop()
+    Lab.close_current()
+
+
 def _overlays() -> Iterator[Callable[..., Overlay]]:
     """Makes networks that are not started yet, and stops them afterwards."""
     made: list[Overlay] = []

@@ -11,12 +11,10 @@ import subprocess
 
 import pytest
 from mininet.log import StreamHandlerNoNewline, lg
-from mininet.net import Mininet
 
 from tests.mininet.mn_cli import MnCli
 from tests.patience import PATIENCE_S
 from topologies.controllers import Ryu
-from topologies.lab import Lab
 from topologies.nodes import VM, VSwitch
 from topologies.processes import how_it_ended, poll_until
 from vswitch.ctl import CtlError
@@ -28,14 +26,6 @@ ENDS = {
     signal.SIGKILL: "s1 was killed by SIGKILL (by somebody, or by the kernel when memory ran out: see dmesg)",
     signal.SIGTERM: "s1 ended with exit status 0",
 }
-
-
-@pytest.fixture
-def net():
-    network = Mininet(controller=None)
-    yield network
-    network.stop()
-    Lab.close_current()
 
 
 @pytest.fixture

@@ -29,14 +29,6 @@ from vswitch import saved
 pytestmark = pytest.mark.root
 
 
-@pytest.fixture
-def net():
-    network = Mininet(controller=None)
-    yield network
-    network.stop()
-    Lab.close_current()
-
-
 def test_mtu_too_large_for_the_wire(overlay):
     network = overlay(tap={"mtu": 1451})
     with pytest.raises(LabError) as error:

@@ -21,14 +21,6 @@ from topologies.nodes import VM, VSwitch
 pytestmark = pytest.mark.root
 
 
-@pytest.fixture
-def net():
-    network = Mininet(controller=None)
-    yield network
-    network.stop()
-    Lab.close_current()
-
-
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from mininet.log import lg
-from mininet.net import Mininet
 from mininet.node import Host
 
 from topologies.compiling import compile_dataplane
@@ -30,14 +29,6 @@ ALGORITHM = (
     f"{sys.executable} -c 'import socket; s = socket.socket(); "
     "print(s.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(bytes(1)).decode())'"
 )
-
-
-@pytest.fixture
-def net():
-    network = Mininet(controller=None)
-    yield network
-    network.stop()
-    Lab.close_current()
 
 
 @pytest.fixture

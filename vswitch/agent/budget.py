@@ -32,10 +32,10 @@ class Budget:
         earned_ns = max(self._paid_until_ns.get(port_no, 0), now_ns)
         self._paid_until_ns[port_no] = earned_ns + cost_ns / self._share
 
-    def is_spent(self, port_no: int, now_ns: int, surplus_ns: int = 0) -> bool:
-        """Has the port nothing left, nor of so much more?"""
-        return self.spent_until(port_no, surplus_ns) > now_ns
+    def is_spent(self, port_no: int, now_ns: int) -> bool:
+        """Has the port nothing left?"""
+        return self.spent_until(port_no) > now_ns
 
     def spent_until(self, port_no: int, surplus_ns: int = 0) -> float:
-        """Until when is_spent() holds."""
+        """Until when the port has nothing left, nor of so much more."""
         return self._paid_until_ns.get(port_no, 0) - (self._burst_ns + surplus_ns) / self._share

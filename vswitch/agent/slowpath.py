@@ -257,8 +257,9 @@ class SlowPath:
             return
         now_ns = self.clock()
         self._time.charge(port_no, cost_ns, now_ns)
-        if self._time.is_spent(port_no, now_ns, SURPLUS_NS):
-            self.datapath.hold_back_punts(port_no, int(self._time.spent_until(port_no, SURPLUS_NS)))
+        spent_until_ns = self._time.spent_until(port_no, SURPLUS_NS)
+        if spent_until_ns > now_ns:
+            self.datapath.hold_back_punts(port_no, int(spent_until_ns))
 
     def _turn_down(self, punt: Punt, key: FlowKey, budget: Budget) -> bool:
         """Discard a packet whose port has cost too much, unless its sender is known; True if so."""
